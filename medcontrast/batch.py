@@ -1,0 +1,49 @@
+"""The contract between data and methods: what a training batch holds.
+
+Letters: b rows, c channels, x, y, z voxels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+
+if TYPE_CHECKING:  # this floor stays free of torch
+    from torch import Tensor
+
+
+class Batch(TypedDict):
+    """Rows of a step; labeled rows come first.
+
+    Attributes:
+        image: (b, c, x, y, z) float32, after the deterministic transforms and the crop.
+        label: (b, 1, x, y, z) int64 class indices; -1 where ignored, and everywhere in an unlabeled row.
+        labeled: (b,) bool.
+        case: Case names, one a row.
+        index: (b,) int64, the row's place in the step, the same whatever the number of processes.
+        spacing_mm: (b, 3) float32.
+        views: Versions of `image` made on the device; all share one geometry, and `label` is in it too.
+    """
+
+    image: Tensor
+    label: Tensor
+    labeled: Tensor
+    case: list[str]
+    index: Tensor
+    spacing_mm: NotRequired[Tensor]
+    views: NotRequired[dict[str, Tensor]]
+
+
+class StepInfo(NamedTuple):
+    """Where training stands.
+
+    Attributes:
+        step: Optimiser steps done before this one, from 0.
+        total: Steps of the whole run.
+        epoch: Passes over the labeled cases done so far.
+        seed: The run's seed; with step and row it decides every random draw.
+    """
+
+    step: int
+    total: int
+    epoch: int = 0
+    seed: int = 0

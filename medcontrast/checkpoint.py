@@ -1,0 +1,229 @@
+"""Checkpoints: network weights with their recipe and labels (.safetensors), and everything for a resume (.pt).
+
+Only tensors and plain values are read back; no file can run code. Files are written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import secrets
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from medcontrast.errors import CheckpointError, OutputError
+
+FORMAT = "medcontrast"
+VERSION = 1
+LAST, BEST, RESUME = "last.safetensors", "best.safetensors", "last.pt"
+HEADER_KEYS = ("recipe", "labels", "channels", "network", "step")
+"""What every header says: the recipe's tree, LabelTable.to_json(), channel names, teacher or student, steps done."""
+
+
+def save_weights(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Writes one network for inference.
+
+    Args:
+        path: The .safetensors file; replaced in one move if it exists.
+        tensors: The network's `state_dict()`, names unchanged.
+        header: Plain values, HEADER_KEYS among them.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    missing = [key for key in HEADER_KEYS if key not in header]
+    if missing:
+        raise ValueError(f"the header lacks {', '.join(missing)}")
+    # safetensors refuses tensors that share memory, as tied weights do
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    words = {key: json.dumps(value, allow_nan=False) for key, value in header.items()}
+    data = safetensors.torch.save(plain, {**words, "format": FORMAT, "version": str(VERSION)})
+    _write_atomically(path, lambda file: file.write(data))
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads the inference network out of a .safetensors file or a resume checkpoint; 16-bit weights become float32.
+
+    Returns:
+        The network's `state_dict()` on the CPU, and the header.
+
+    Raises:
+        CheckpointError: Missing, damaged, or not one of ours.
+    """
+    if _is_zip(path):
+        tensors, header = _inference_part(load_resume(path), path)
+    else:
+        tensors, header = _read_safetensors(path)
+    half = (torch.float16, torch.bfloat16)
+    return {name: tensor.float() if tensor.dtype in half else tensor for name, tensor in tensors.items()}, header
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header alone; the tensors of a .safetensors file stay unread.
+
+    Raises:
+        CheckpointError: Missing, damaged, or not one of ours.
+    """
+    if _is_zip(path):
+        return _inference_part(load_resume(path), path)[1]
+    return _header(_open_safetensors(path).metadata(), path)
+
+
+def save_resume(path: Path, state: dict[str, Any]) -> None:
+    """Writes everything a resume needs.
+
+    Args:
+        path: The .pt file; replaced in one move if it exists.
+        state: Tensors and plain values. For `infer` to read it too: `method` (the Method's state_dict), `header`
+            (as for save_weights) and `inference_prefix` (what stands before the inference network's names
+            in `method`, such as "teacher.").
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    _write_atomically(path, lambda file: torch.save({**state, "format": FORMAT, "version": VERSION}, file))
+
+
+def load_resume(path: Path) -> dict[str, Any]:
+    """Reads a resume checkpoint onto the CPU, without unpickling anything but tensors and plain values.
+
+    Raises:
+        CheckpointError: Missing, damaged, or not one of ours.
+    """
+    if not _is_zip(path):
+        raise _foreign(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on foreign pickles; the answer below says more
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path}: holds more than tensors and plain values, so it was not written by medcontrast and may run "
+            "code when opened; it was not opened. Give a run folder, a .safetensors file or a last.pt."
+        ) from None
+    except Exception:  # broken bytes fail in every way there is
+        raise CheckpointError(f"{path}: damaged or cut off; copy it again, or take an earlier checkpoint.") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise _foreign(path)
+    _check_version(state.get("version"), path)
+    return state
+
+
+def resolve_checkpoint(path: Path) -> Path:
+    """Finds the file meant by a run folder, a folder with one model, or a file.
+
+    Raises:
+        CheckpointError: There is none, or more than one could be meant.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: there is no such checkpoint or run folder.")
+    if not path.is_dir():
+        return path
+    for name in (LAST, RESUME):
+        if (path / name).is_file():
+            return path / name
+    models = sorted(file.name for file in path.glob("*.safetensors"))
+    if len(models) == 1:
+        return path / models[0]
+    if models:
+        raise CheckpointError(f"{path}: holds {len(models)} models ({', '.join(models)}); name one of them.")
+    if (path / "resolved.yaml").exists() or (path / "run.json").exists():
+        raise CheckpointError(
+            f"{path}: this run has no checkpoint yet: training has not begun, or was stopped before its first save "
+            "(train.save_every). Start it again with the same command."
+        )
+    raise CheckpointError(f"{path}: no checkpoint in this folder; expected {LAST}, as a run folder has it.")
+
+
+def checkpoint_hash(path: Path) -> str:
+    """SHA-256 of the file in hex; its first 16 digits serve as a short name."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Writes through a temporary file in the same folder, flushed and renamed, so that no reader sees half a file."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        raise OutputError(f"{path}: cannot be written ({error}).") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such checkpoint.") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def _open_safetensors(path: Path) -> Any:
+    try:
+        return safetensors.safe_open(path, framework="pt", device="cpu")
+    except safetensors.SafetensorError:
+        if path.suffix == ".safetensors":
+            raise CheckpointError(f"{path}: damaged or cut off; copy it again, or take another checkpoint.") from None
+        raise _foreign(path) from None
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    file = _open_safetensors(path)
+    header = _header(file.metadata(), path)
+    return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 - not a dict
+
+
+def _header(words: dict[str, str] | None, path: Path) -> dict[str, Any]:
+    if not words or words.get("format") != FORMAT:
+        raise _foreign(path)
+    try:
+        header = {key: json.loads(word) for key, word in words.items() if key != "format"}
+    except ValueError:
+        raise CheckpointError(f"{path}: its header is not readable; copy it again.") from None
+    _check_version(header.pop("version", None), path)
+    return _complete(header, path)
+
+
+def _inference_part(state: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    prefix, method, header = state.get("inference_prefix"), state.get("method"), state.get("header")
+    if not isinstance(prefix, str) or not isinstance(method, dict) or not isinstance(header, dict):
+        raise CheckpointError(f"{path}: serves only to resume training; give {LAST} of the same run.")
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in method.items() if name.startswith(prefix)}
+    return tensors, _complete(header, path)
+
+
+def _complete(header: dict[str, Any], path: Path) -> dict[str, Any]:
+    missing = [key for key in HEADER_KEYS if key not in header]
+    if missing:
+        raise CheckpointError(f"{path}: its header lacks {', '.join(missing)}, which `medcontrast train` writes.")
+    return header
+
+
+def _check_version(version: object, path: Path) -> None:
+    if version != VERSION:
+        raise CheckpointError(
+            f"{path}: has checkpoint version {version}, but this medcontrast reads version {VERSION}; update it."
+        )
+
+
+def _foreign(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: not a checkpoint of medcontrast. Give a run folder, its {LAST} or {BEST}, or its {RESUME}."
+    )

@@ -1,0 +1,53 @@
+"""The command line: one line a command, nothing heavy imported."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import medcontrast
+from medcontrast.commands import check, data, evaluate, export, infer, recipe, recipes, train
+from medcontrast.errors import MedcontrastError
+
+app = typer.Typer(
+    name="medcontrast",
+    help="Semi-supervised 3D medical segmentation: a recipe in, an honest score and a mask for 3D Slicer out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"medcontrast {medcontrast.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Semi-supervised 3D medical segmentation."""
+
+
+app.command("recipes")(recipes.recipes)
+app.command("check")(check.check)
+app.add_typer(data.app, name="data")
+app.add_typer(recipe.app, name="recipe")
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("infer")(infer.infer)
+app.command("export")(export.export)
+
+
+def main() -> None:
+    """Runs a command; errors of ours become one message and exit code 1 or 2, never a traceback."""
+    try:
+        app()
+    except MedcontrastError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)

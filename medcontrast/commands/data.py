@@ -1,0 +1,171 @@
+"""`medcontrast data`: check, split, phantom and import; what comes before a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medcontrast.errors import InputError
+
+app = typer.Typer(help="Check and split data sets, make a phantom, import public ones.", no_args_is_help=True)
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+@app.command("check")
+def check(
+    manifest: Annotated[Path, typer.Argument(help="The manifest.")],
+    splits: Annotated[list[str] | None, typer.Option("--split", help="Only this split; repeatable.")] = None,
+    root: Annotated[Path | None, typer.Option("--root", help="Folder the manifest's paths start from.")] = None,
+    patch: Annotated[str | None, typer.Option("--patch", help="X,Y,Z voxels; smaller images are noted.")] = None,
+    cases: Annotated[bool, typer.Option("--cases", help="One line a case too.")] = False,
+) -> None:
+    """Open every file a manifest names and say what is wrong; labels of unlabeled cases stay unopened."""
+    from medcontrast.commands.progress import counting
+    from medcontrast.data.check import check_manifest
+    from medcontrast.data.check_page import print_report
+    from medcontrast.data.manifest import load_manifest
+
+    loaded = load_manifest(manifest, root)
+    with counting("reading") as tell:
+        report = check_manifest(loaded, splits=splits, patch=_triple(patch, "--patch"), tell=tell)
+    print_report(report, cases=cases)
+    if not report.ok:
+        raise typer.Exit(2)
+
+
+@app.command("split")
+def split(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Manifest to write; NAME_foldK.json with --folds.")],
+    labeled: Annotated[int, typer.Option("--labeled", min=1, help="How many training cases keep their labels.")],
+    source: Annotated[Path | None, typer.Argument(help="A Decathlon dataset.json or a folder of scans.")] = None,
+    validation: Annotated[int, typer.Option("--validation", min=0, help="How many cases to watch.")] = 0,
+    test: Annotated[int, typer.Option("--test", min=0, help="How many cases to report on.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the permutation.")] = 0,
+    folds: Annotated[int | None, typer.Option("--folds", min=2, help="Write this many cross-validation folds.")] = None,
+    inside: Annotated[
+        Path | None, typer.Option("--inside", help="Take the training cases of this manifest, in their order.")
+    ] = None,
+    patients: Annotated[Path | None, typer.Option("--patients", help="CSV or JSON: case, patient.")] = None,
+    patient_pattern: Annotated[
+        str | None,
+        typer.Option("--patient-pattern", help="Regular expression that finds the patient in a case's name."),
+    ] = None,
+    labels: Annotated[list[str] | None, typer.Option("--label", help="VALUE=NAME, such as '1=left atrium'.")] = None,
+    labels_from: Annotated[
+        Path | None, typer.Option("--labels-from", help="Manifest or JSON whose label table and texts are taken.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option("--root", help="Write paths relative to this folder.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Split a data set by a written rule and write the manifest."""
+    from medcontrast.data.listing import write_manifest
+    from medcontrast.data.splitting import SplitRequest, split_trees
+
+    request = SplitRequest(
+        output=output,
+        labeled=labeled,
+        source=source,
+        validation=validation,
+        test=test,
+        seed=seed,
+        folds=folds,
+        inside=inside,
+        patients=patients,
+        patient_pattern=patient_pattern,
+        labels=tuple(labels or ()),
+        labels_from=labels_from,
+        root=root,
+    )
+    trees, notes = split_trees(request, overwrite=overwrite)
+    for path, tree in trees.items():
+        write_manifest(path, tree, overwrite=overwrite)
+        typer.echo(f"{path}: {_sizes(tree)}.")
+    for note in notes:
+        typer.echo(note)
+
+
+@app.command("phantom")
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    labeled: Annotated[int, typer.Option("--labeled", min=0, help="Cases with labels.")] = 4,
+    unlabeled: Annotated[int, typer.Option("--unlabeled", min=0, help="Cases without.")] = 36,
+    validation: Annotated[int, typer.Option("--validation", min=0, help="Cases to watch.")] = 8,
+    test: Annotated[int, typer.Option("--test", min=0, help="Cases to report on.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the whole data set.")] = 0,
+    shape: Annotated[str, typer.Option("--shape", help="Voxels X,Y,Z; cases differ a little.")] = "64,64,40",
+    manifest_name: Annotated[
+        str | None, typer.Option("--manifest-name", help="Name written into FOLDER/manifest.json.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make left-atrium-like scans with known truth; the same ones for the same seed."""
+    from medcontrast.commands.progress import counting
+    from medcontrast.data.phantom import write_phantom
+
+    with counting("making") as tell:
+        path = write_phantom(
+            folder,
+            seed=seed,
+            labeled=labeled,
+            unlabeled=unlabeled,
+            validation=validation,
+            test=test,
+            shape=_triple(shape, "--shape") or (64, 64, 40),
+            name=manifest_name,
+            overwrite=overwrite,
+            tell=tell,
+        )
+    counts = {"labeled": labeled, "unlabeled": unlabeled, "validation": validation, "test": test}
+    typer.echo(f"{path}: {', '.join(f'{count} {name}' for name, count in counts.items() if count)}.")
+
+
+@app.command("import")
+def import_(
+    form: Annotated[str, typer.Argument(help="la-h5 or la-nrrd, the left atrium's two public forms.")],
+    source: Annotated[Path, typer.Argument(help="Folder of case folders.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")],
+    train_list: Annotated[
+        Path | None, typer.Option("--train-list", help="File of names, in their public order.")
+    ] = None,
+    test_list: Annotated[Path | None, typer.Option("--test-list", help="File of names.")] = None,
+    labeled: Annotated[int, typer.Option("--labeled", min=1, help="How many of --train-list keep their labels.")] = 8,
+    overwrite: Overwrite = False,
+) -> None:
+    """Convert a public data set to NIfTI; with --train-list also write OUTPUT/manifest.json."""
+    from medcontrast.commands.progress import counting
+    from medcontrast.data.importers import import_la, la_tree
+    from medcontrast.data.listing import names_from_file, refuse_existing, write_manifest
+
+    train = names_from_file(train_list) if train_list is not None else []
+    test = names_from_file(test_list) if test_list is not None else []
+    path = output / "manifest.json"
+    if test and not train:
+        raise InputError("--test-list goes with --train-list: a manifest needs cases to train on.")
+    tree = None
+    if train:
+        refuse_existing(path, overwrite=overwrite)
+        tree = la_tree(train, test, labeled=labeled, name=f"la_{labeled}of{len(train)}", form=form)
+    with counting("writing") as tell:
+        names = import_la(form, source, output, train=train, test=test, overwrite=overwrite, tell=tell)
+    typer.echo(f"{output}: {len(names)} case(s).")
+    if tree is not None:
+        write_manifest(path, {**tree, "root": "."}, overwrite=overwrite)
+        typer.echo(f"{path}: {_sizes(tree)}.")
+
+
+def _sizes(tree: dict[str, object]) -> str:
+    from medcontrast.data.manifest import SPLITS
+
+    return ", ".join(f"{len(entries)} {name}" for name in SPLITS if isinstance(entries := tree.get(name), list))
+
+
+def _triple(text: str | None, option: str) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    parts = text.replace("x", ",").split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise InputError(f"{option} {text}: expected three whole numbers such as 64,64,40.")
+    return int(parts[0]), int(parts[1]), int(parts[2])

@@ -1,0 +1,53 @@
+"""`medcontrast evaluate`: an honest score of a checkpoint, or of anybody's masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medcontrast.errors import InputError
+
+
+def evaluate(
+    checkpoints: Annotated[
+        list[Path] | None, typer.Option("--ckpt", help="Run folder or checkpoint; several are averaged.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="labeled, validation or test.")] = "validation",
+    manifest: Annotated[Path | None, typer.Option("--manifest", help="Other cases than the run's own.")] = None,
+    predictions: Annotated[Path | None, typer.Option("--predictions", help="Folder of masks, by anybody.")] = None,
+    labels: Annotated[Path | None, typer.Option("--labels", help="Folder of label files beside --predictions.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for tables and pictures.")] = None,
+    tolerance_mm: Annotated[float | None, typer.Option("--tolerance-mm", help="Of the surface Dice.")] = None,
+    voxels: Annotated[bool, typer.Option("--voxels", help="Distances in voxels too.")] = False,
+    flips: Annotated[bool | None, typer.Option("--flips/--no-flips", help="Average mirrored versions.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing evaluation.")] = False,
+) -> None:
+    """Score a checkpoint on a split, or masks against label files."""
+    if bool(checkpoints) == (predictions is not None):
+        raise InputError("Say what to score: --ckpt RUN (with --split), or --predictions FOLDER with --labels FOLDER.")
+    if predictions is not None and labels is None:
+        raise InputError("--predictions goes with --labels: the folder of label files to score against.")
+    if tolerance_mm is not None and tolerance_mm <= 0:
+        raise InputError(f"--tolerance-mm {tolerance_mm}: must be positive.")
+
+    from medcontrast.engine import scoring
+
+    if predictions is not None and labels is not None:
+        scoring.score_folders(
+            predictions, labels, manifest=manifest, output=output, tolerance_mm=tolerance_mm, voxels=voxels, overwrite=overwrite
+        )
+        return
+    scoring.score_checkpoints(
+        checkpoints or [],
+        split=split,
+        manifest_path=manifest,
+        output=output,
+        tolerance_mm=tolerance_mm,
+        voxels=voxels,
+        flips=flips,
+        device=device,
+        overwrite=overwrite,
+    )

@@ -1,0 +1,161 @@
+"""`medcontrast infer`: masks on the scans' own grids, each with a record beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medcontrast.errors import InputError, MedcontrastError
+
+if TYPE_CHECKING:  # --help answers without torch
+    from rich.console import Console
+
+    from medcontrast.inference.inputs import Scan
+    from medcontrast.inference.outputs import Outputs
+    from medcontrast.inference.predict import Predictor
+
+_EXPORT_ENDINGS = {"seg.nrrd": "seg.nrrd", "nii.gz": "ctbl"}
+
+
+def infer(
+    inputs: Annotated[list[Path] | None, typer.Argument(help="Volumes, folders of volumes, or DICOM folders.")] = None,
+    checkpoints: Annotated[
+        list[Path] | None, typer.Option("--ckpt", help="Run folder or checkpoint; several are averaged.")
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for masks and records.")] = Path("predictions"),
+    manifest: Annotated[Path | None, typer.Option("--manifest", help="Predict cases of a manifest instead.")] = None,
+    split: Annotated[str, typer.Option("--split", help="With --manifest: which cases.")] = "test",
+    flips: Annotated[bool | None, typer.Option("--flips/--no-flips", help="Average mirrored versions.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")] = None,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Write NAME_prob.nii.gz too.")] = False,
+    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Write NAME_entropy.nii.gz too.")] = False,
+    export: Annotated[
+        str | None, typer.Option("--export", help="seg.nrrd (3D Slicer), or nii.gz: a color table beside the mask.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
+) -> None:
+    """Segment scans with a trained checkpoint."""
+    if bool(inputs) == (manifest is not None):
+        raise InputError("Say what to segment: files or folders, or --manifest FILE with --split.")
+    if not checkpoints:
+        raise InputError("Say with what: --ckpt RUN, a run folder or a checkpoint.")
+    if export is not None and export not in _EXPORT_ENDINGS:
+        raise InputError(f"--export {export}: expected {' or '.join(_EXPORT_ENDINGS)}.")
+
+    from rich.console import Console
+
+    from medcontrast.inference.outputs import plan_outputs, require_outputs
+    from medcontrast.inference.predict import Predictor
+
+    overrides: dict[str, Any] = {} if flips is None else {"flips": flips}
+    predictor = Predictor.load(checkpoints, device, overrides)
+    scans = _scans(inputs or [], manifest, split, predictor.channels)
+    endings = [] if export is None else [_EXPORT_ENDINGS[export]]
+    outputs = plan_outputs(scans, output, probabilities=probabilities, entropy=uncertainty, export_endings=endings)
+    require_outputs(outputs, scans, output, overwrite=overwrite)
+    console = Console()
+    _say_names(console, scans, outputs)
+    failed = _predict_all(console, predictor, list(zip(scans, outputs, strict=True)), export, overwrite)
+    if failed:
+        raise InputError(f"{len(failed)} of {len(scans)} scans could not be segmented: {', '.join(failed)}.")
+
+
+def _scans(inputs: list[Path], manifest: Path | None, split: str, channels: Sequence[str]) -> list[Scan]:
+    from medcontrast.inference.inputs import find_scans, scans_of_split
+
+    if manifest is None:
+        return find_scans(inputs, channels)
+    from medcontrast.data.manifest import load_manifest
+
+    listed = load_manifest(manifest)
+    if len(listed.channels) != len(channels):
+        raise InputError(
+            f"{manifest}: has {len(listed.channels)} channel(s) ({', '.join(listed.channels)}), "
+            f"but the checkpoint takes {len(channels)} ({', '.join(channels)})."
+        )
+    return scans_of_split(listed, split)
+
+
+def _say_names(console: Console, scans: Sequence[Scan], outputs: Sequence[Outputs]) -> None:
+    from medcontrast.volume import output_stem
+
+    for scan, planned in zip(scans, outputs, strict=True):
+        if len(scan.images) == 1 and scan.name != output_stem(scan.images[0]):
+            _say(console, f"{scan.shown[0]} will be {planned.mask.name}.")
+
+
+def _predict_all(
+    console: Console,
+    predictor: Predictor,
+    work: Sequence[tuple[Scan, Outputs]],
+    export: str | None,
+    overwrite: bool,
+) -> list[str]:
+    """Predicts scan after scan; a bad one is reported and the others go on. Returns the names of the bad ones."""
+    failed = []
+    with _progress(console, len(work)) as advance:
+        for number, (scan, outputs) in enumerate(work, start=1):
+            began = time.monotonic()
+            try:
+                volumes = _predict_one(predictor, scan, outputs, export, overwrite)
+            except (MedcontrastError, MemoryError, RuntimeError) as error:
+                failed.append(scan.name)
+                typer.echo(f"[{number}/{len(work)}] {scan.shown[0]}: failed. {_reason(error)}", err=True)
+            else:
+                found = ", ".join(f"{name} {entry['volume_ml']:.2f} ml" for name, entry in volumes.items())
+                _say(console, f"[{number}/{len(work)}] {outputs.mask}  {found}  {time.monotonic() - began:.1f} s")
+            advance()
+    return failed
+
+
+def _predict_one(
+    predictor: Predictor, scan: Scan, outputs: Outputs, export: str | None, overwrite: bool
+) -> dict[str, dict[str, float]]:
+    from medcontrast.inference.outputs import write_prediction
+
+    prediction = predictor.predict_scan(
+        scan.images,
+        names=scan.shown,
+        probabilities=outputs.probabilities is not None,
+        entropy=outputs.entropy is not None,
+    )
+    write_prediction(prediction, outputs, overwrite=overwrite)
+    if export is not None:
+        from medcontrast.export import export_mask
+
+        export_mask(outputs.mask, format=export, overwrite=overwrite)
+    volumes: dict[str, dict[str, float]] = prediction.record["volumes"]
+    return volumes
+
+
+def _reason(error: Exception) -> str:
+    import torch
+
+    if isinstance(error, MedcontrastError):
+        return str(error)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        return "There is not enough memory for it; try --device cpu, or a machine with more."
+    raise error
+
+
+def _say(console: Console, sentence: str) -> None:
+    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress(console: Console, total: int) -> Iterator[Callable[[], None]]:
+    if not console.is_terminal or total == 1:
+        yield lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(
+        TextColumn("scans"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    ) as bar:
+        task = bar.add_task("scans", total=total)
+        yield lambda: bar.advance(task)

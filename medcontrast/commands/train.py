@@ -1,0 +1,67 @@
+"""`medcontrast train`: a recipe in, a run folder out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medcontrast.errors import InputError
+
+
+def train(
+    recipe: Annotated[Path | None, typer.Argument(help="The recipe file; not with --resume.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Run folder; default runs/RECIPE.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with this run folder.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the recipe; repeatable.")] = None,
+    max_time: Annotated[str | None, typer.Option("--max-time", help="Save and stop after this long: 9m, 1h30m.")] = None,
+    accelerator: Annotated[str, typer.Option("--accelerator", help="auto, cpu, cuda or mps.")] = "auto",
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Devices (on CPUs: processes).")] = 1,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines; start the command on each.")] = 1,
+    precision: Annotated[str | None, typer.Option("--precision", help="Over train.precision.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run folder.")] = False,
+) -> None:
+    """Train from a recipe, or resume a run."""
+    from medcontrast.engine.stopping import parse_duration
+
+    seconds = parse_duration(max_time) if max_time is not None else None
+    folder = _prepare(recipe, output, resume, settings or [], overwrite)
+
+    from medcontrast.engine.session import train_run
+
+    train_run(
+        folder,
+        resume=resume is not None,
+        max_time_s=seconds,
+        accelerator=accelerator,
+        devices=devices,
+        nodes=nodes,
+        precision=precision,
+    )
+
+
+def _prepare(recipe: Path | None, output: Path | None, resume: Path | None, settings: list[str], overwrite: bool) -> Path:
+    from medcontrast.engine.run import Run
+    from medcontrast.settings import load_recipe
+    from medcontrast.settings.shipped import find_recipe
+
+    if resume is not None:
+        if recipe is not None or output is not None or overwrite:
+            raise InputError("--resume RUN goes without a recipe, -o and --overwrite: the run folder has all of it.")
+        if _first_process():
+            Run.open(resume, settings)
+        return resume
+    if recipe is None:
+        raise InputError("Name a recipe (`medcontrast recipes` lists them), or --resume RUN.")
+    path = find_recipe(recipe)
+    folder = output if output is not None else Path("runs") / path.stem
+    if _first_process():
+        Run.create(folder, load_recipe(path, settings), path, overwrite=overwrite)
+    return folder
+
+
+def _first_process() -> bool:
+    # several processes start this command: by Fabric or torchrun, which number them in the environment
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))

@@ -1,0 +1,1 @@
+"""Manifests, volumes ready for training, samplers, the phantom."""

@@ -1,0 +1,241 @@
+"""Opens everything a manifest names and says what is wrong with it, before a training run finds out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from nibabel.orientations import aff2axcodes
+
+from medcontrast.data.manifest import Case, Manifest
+from medcontrast.errors import VolumeError
+from medcontrast.labels import LabelTable
+from medcontrast.volume import Volume, read_volume
+
+_SHOWN = 3
+_SAME_GRID = 0.01  # of a voxel, as in training
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """What one case is.
+
+    Attributes:
+        split: The split it stands in.
+        case: Its name.
+        shape: Voxels along the stored axes.
+        spacing_mm: Voxel size along them.
+        axes: Directions the stored axes run to, such as RAS.
+        low: Smallest image value over all channels.
+        high: Largest.
+        volumes_ml: Millilitres by label name; empty where the label was not opened.
+    """
+
+    split: str
+    case: str
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    axes: str
+    low: float
+    high: float
+    volumes_ml: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One remark; `case` is empty when it is about a whole split."""
+
+    split: str
+    case: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.split} {self.case}: {self.text}" if self.case else f"{self.split}: {self.text}"
+
+
+@dataclass
+class CheckReport:
+    """Rows of readable cases, and what was found.
+
+    Attributes:
+        manifest: What was checked.
+        splits: Names of the checked splits.
+        rows: One a case that could be read.
+        faults: Training or scoring would fail or mislead.
+        warnings: Worth a look.
+        notes: Good to know.
+    """
+
+    manifest: Manifest
+    splits: tuple[str, ...]
+    rows: list[CaseRow] = field(default_factory=list)
+    faults: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no fault."""
+        return not self.faults
+
+
+def check_manifest(
+    manifest: Manifest,
+    *,
+    splits: Sequence[str] | None = None,
+    patch: Sequence[int] | None = None,
+    tell: Callable[[str], None] = lambda case: None,
+) -> CheckReport:
+    """Opens the images of every case, and the labels of all but unlabeled cases, which are never opened.
+
+    Args:
+        manifest: As `load_manifest` gives it.
+        splits: Only these splits; default all that have cases.
+        patch: Patch of a recipe in voxels; smaller images are noted.
+        tell: Called with each case's name before it is read.
+
+    Raises:
+        ManifestError: A split in `splits` does not exist or is empty.
+    """
+    chosen = {name: manifest.split(name) for name in splits} if splits else dict(manifest.splits())
+    report = CheckReport(manifest, tuple(chosen))
+    seen: dict[str, tuple[str, str]] = {}
+    for split, cases in chosen.items():
+        missing = _missing(split, cases, manifest, report)
+        for case in cases:
+            tell(case.name)
+            if case.name not in missing:
+                _check_case(split, case, manifest, report, seen)
+        if patch is not None:
+            _note_small(split, patch, report)
+    return report
+
+
+def _note_small(split: str, patch: Sequence[int], report: CheckReport) -> None:
+    shapes = [row.shape for row in report.rows if row.split == split]
+    small = sum(any(side < wanted for side, wanted in zip(shape, patch, strict=True)) for shape in shapes)
+    if small:
+        text = f"{small} of {len(shapes)} images are smaller than the patch {_voxels(patch)} along some axis; they are padded"
+        report.notes.append(Finding(split, "", text))
+
+
+def _missing(split: str, cases: Sequence[Case], manifest: Manifest, report: CheckReport) -> set[str]:
+    """Cases without their files; one finding for all of them, so that an absent folder is one sentence."""
+    absent: dict[str, list[Path]] = {}
+    for case in cases:
+        wanted = [*case.images] if split == "unlabeled" or case.label is None else [*case.images, case.label]
+        lost = [path for path in wanted if not path.exists()]
+        if lost:
+            absent[case.name] = lost
+    if absent:
+        paths = [path for lost in absent.values() for path in lost]
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        others = " ".join(f"--split {name}" for name, _ in manifest.splits() if name != split)
+        hint = f"; to check only the others: {others}" if len(absent) == len(cases) and others else ""
+        text = (
+            f"{len(absent)} of {len(cases)} cases have no files under {manifest.root}: "
+            f"{paths[0]}{more}. Put them there or name another root{hint}"
+        )
+        report.faults.append(Finding(split, "", text))
+    return set(absent)
+
+
+def _check_case(
+    split: str,
+    case: Case,
+    manifest: Manifest,
+    report: CheckReport,
+    seen: dict[str, tuple[str, str]],
+) -> None:
+    try:
+        channels = [read_volume(path, "image") for path in case.images]
+    except VolumeError as error:
+        report.faults.append(Finding(split, case.name, str(error)))
+        return
+    first = channels[0]
+    values = [_check_image(split, case, volume, report) for volume in channels]
+    for volume in channels[1:]:
+        _same_grid(split, case, first, volume, report)
+    _content(split, case, channels, report, seen)
+    volumes = (
+        {} if split == "unlabeled" or case.label is None else _check_label(split, case, first, manifest.labels, report)
+    )
+    low, high = min(low for low, _ in values), max(high for _, high in values)
+    axes = "".join(aff2axcodes(first.grid.affine))
+    report.rows.append(CaseRow(split, case.name, first.grid.shape, first.grid.spacing_mm, axes, low, high, volumes))
+
+
+def _check_image(split: str, case: Case, volume: Volume, report: CheckReport) -> tuple[float, float]:
+    array, path = volume.array, volume.path
+    report.warnings += [Finding(split, case.name, text) for text in volume.grid.warnings]
+    finite = np.isfinite(array)
+    if not finite.all():
+        text = f"{path}: {int((~finite).sum())} voxel(s) are NaN or infinite"
+        report.faults.append(Finding(split, case.name, text))
+        if not finite.any():
+            return float("nan"), float("nan")
+        array = array[finite]
+    low, high = float(array.min()), float(array.max())
+    if low == high:
+        report.faults.append(
+            Finding(split, case.name, f"{path}: every voxel has the value {low:g}; nothing can be seen")
+        )
+    return low, high
+
+
+def _check_label(split: str, case: Case, image: Volume, table: LabelTable, report: CheckReport) -> dict[str, float]:
+    assert case.label is not None
+    try:
+        label = read_volume(case.label, "label")
+    except VolumeError as error:
+        report.faults.append(Finding(split, case.name, str(error)))
+        return {}
+    report.warnings += [Finding(split, case.name, text) for text in label.grid.warnings]
+    _same_grid(split, case, image, label, report)
+    values, counts = np.unique(label.array, return_counts=True)
+    known = {*table.values, table.ignore_value}
+    strange = [value for value in values.tolist() if value not in known]
+    if strange:
+        shown = ", ".join(f"{value:g}" for value in strange[:_SHOWN])
+        text = f"{case.label}: holds the value(s) {shown}, which the label table {list(table.values)} does not name"
+        report.faults.append(Finding(split, case.name, text))
+    voxels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    millilitre = float(np.prod(label.grid.spacing_mm)) / 1000
+    empty = [structure.name for structure in table.labels if not voxels.get(structure.value)]
+    if empty:
+        what = "is empty" if len(empty) == len(table.labels) else f"has no {', '.join(empty)}"
+        report.warnings.append(Finding(split, case.name, f"{case.label}: {what}"))
+    return {structure.name: voxels.get(structure.value, 0) * millilitre for structure in table.labels}
+
+
+def _same_grid(split: str, case: Case, image: Volume, other: Volume, report: CheckReport) -> None:
+    difference = other.grid.difference(image.grid, _SAME_GRID * min(image.grid.spacing_mm))
+    if difference is not None:
+        text = f"{other.path} does not lie on the grid of {image.path}: {difference}"
+        report.faults.append(Finding(split, case.name, text))
+
+
+def _content(
+    split: str, case: Case, channels: list[Volume], report: CheckReport, seen: dict[str, tuple[str, str]]
+) -> None:
+    """The same voxels under two names: a fault across splits (leakage), a warning within one."""
+    digest = hashlib.sha256()
+    for volume in channels:
+        digest.update(repr(volume.grid.shape).encode())
+        digest.update(np.ascontiguousarray(volume.array, dtype=np.float32).tobytes())
+    other_split, other = seen.setdefault(digest.hexdigest(), (split, case.name))
+    if other == case.name:
+        return
+    if other_split == split:
+        text = f"holds the same voxels as {other}; one of them counts twice"
+        report.warnings.append(Finding(split, case.name, text))
+    else:
+        text = f"holds the same voxels as {other} of the split {other_split}; no scan may stand in two splits"
+        report.faults.append(Finding(split, case.name, text))
+
+
+def _voxels(shape: Sequence[int]) -> str:
+    return "x".join(str(side) for side in shape)

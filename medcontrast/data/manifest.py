@@ -1,0 +1,224 @@
+"""The manifest: named lists of cases and the label table, as JSON in the MONAI/Decathlon datalist style."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medcontrast.errors import ManifestError
+from medcontrast.labels import LabelTable
+
+SPLITS = ("labeled", "unlabeled", "validation", "test")
+_KEYS = {"name", "description", "source", "licence", "root", "channels", "labels", "ignore_label", "regions", *SPLITS}
+ROOT_VARIABLE = "MEDCONTRAST_DATA"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan, its channels, and its label file where there is one.
+
+    Attributes:
+        name: Unique in the manifest.
+        images: One file (or DICOM folder) a channel.
+        label: The label file, or None.
+        patient: Cases of one patient must not stand in different splits; None where unknown.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+    patient: str | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Which cases there are and what each is for; paths are complete.
+
+    Attributes:
+        path: The JSON file it came from.
+        name: Short name of the data set and its split.
+        root: Folder that relative paths in the file started from.
+        channels: Names of the image channels.
+        labels: The label table.
+        labeled: Cases that training learns from with their labels.
+        unlabeled: Cases whose labels training never opens.
+        validation: Cases for watching and choosing; labels needed.
+        test: Cases for the final score; labels needed.
+    """
+
+    path: Path
+    name: str
+    root: Path
+    channels: tuple[str, ...]
+    labels: LabelTable
+    labeled: tuple[Case, ...] = ()
+    unlabeled: tuple[Case, ...] = ()
+    validation: tuple[Case, ...] = ()
+    test: tuple[Case, ...] = ()
+    description: str = ""
+    source: str = ""
+    licence: str = ""
+    raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def split(self, name: str) -> tuple[Case, ...]:
+        """The cases of one of `labeled`, `unlabeled`, `validation`, `test`.
+
+        Raises:
+            ManifestError: No such split, or nothing in it.
+        """
+        if name not in SPLITS:
+            raise ManifestError(f"{self.path}: there is no split {name!r}; choose one of {', '.join(SPLITS)}.")
+        cases: tuple[Case, ...] = getattr(self, name)
+        if not cases:
+            filled = [split for split in SPLITS if getattr(self, split)]
+            raise ManifestError(f"{self.path}: the split {name!r} is empty; it has {', '.join(filled)}.")
+        return cases
+
+    def splits(self) -> Iterator[tuple[str, tuple[Case, ...]]]:
+        """Every split that is not empty, with its name."""
+        for name in SPLITS:
+            if getattr(self, name):
+                yield name, getattr(self, name)
+
+
+def load_manifest(path: Path, root: Path | None = None) -> Manifest:
+    """Reads and checks a manifest; opens none of the files it names.
+
+    Args:
+        path: The JSON file.
+        root: Folder for relative paths; default: the manifest's own `root` (relative to the file itself),
+            else the environment variable MEDCONTRAST_DATA, else ./data.
+
+    Raises:
+        ManifestError: With every fault found, one a line.
+    """
+    raw = _read_json(path)
+    if "training" in raw and not any(split in raw for split in SPLITS):
+        raise ManifestError(
+            f"{path}: this is a Decathlon dataset.json, which does not say what is labeled. "
+            f"Split it first: medcontrast data split {path} --labeled 8 --validation 40 -o manifest.json"
+        )
+    unknown = sorted(set(raw) - _KEYS)
+    if unknown:
+        raise ManifestError(f"{path}: unknown key {unknown[0]!r}; known: {', '.join(sorted(_KEYS))}.")
+    labels = LabelTable.from_json(raw, where=str(path))
+    channels = _channels(raw, path)
+    folder = _root(raw, path, root)
+    faults: list[str] = []
+    splits = {name: _cases(raw.get(name, []), name, folder, len(channels), faults) for name in SPLITS}
+    if not any(splits.values()):
+        faults.append(f"no cases: at least one of {', '.join(SPLITS)} is needed")
+    faults += _overlaps(splits)
+    if faults:
+        raise ManifestError("\n".join([f"{path}: {len(faults)} fault(s):", *(f"  - {fault}" for fault in faults)]))
+    texts = {key: str(raw.get(key) or "") for key in ("description", "source", "licence")}
+    return Manifest(path, str(raw.get("name") or path.stem), folder, channels, labels, **splits, **texts, raw=raw)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: there is no such manifest.") from None
+    except _DuplicateKey as error:
+        raise ManifestError(f"{path}: key {error.args[0]!r} stands in it twice; keep one.") from None
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{path}: not a readable JSON file ({error}).") from None
+    if not isinstance(raw, dict):
+        raise ManifestError(f"{path}: a manifest is a JSON object, but this file holds {type(raw).__name__}.")
+    return raw
+
+
+class _DuplicateKey(Exception):
+    pass
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in out:
+            raise _DuplicateKey(key)
+        out[key] = value
+    return out
+
+
+def _root(raw: dict[str, Any], path: Path, root: Path | None) -> Path:
+    if root is not None:
+        return root
+    if raw.get("root"):
+        return (path.parent / str(raw["root"])).resolve()
+    return Path(os.environ.get(ROOT_VARIABLE) or "data")
+
+
+def _channels(raw: dict[str, Any], path: Path) -> tuple[str, ...]:
+    channels = raw.get("channels", {"0": "image"})
+    if not isinstance(channels, dict) or sorted(channels) != sorted(str(index) for index in range(len(channels))):
+        raise ManifestError(f'{path}: expected "channels" as {{"0": "name", "1": ...}} from 0 up, but got {channels!r}.')
+    return tuple(str(channels[str(index)]) for index in range(len(channels)))
+
+
+def _cases(entries: Any, split: str, root: Path, channels: int, faults: list[str]) -> tuple[Case, ...]:
+    if not isinstance(entries, list):
+        faults.append(f"{split}: expected a list of cases, but got {type(entries).__name__}")
+        return ()
+    cases = []
+    for number, entry in enumerate(entries):
+        place = f"{split}[{number}]"
+        if not isinstance(entry, dict) or not entry.get("image"):
+            faults.append(f'{place}: expected {{"case", "image", "label"}}, but got {entry!r}')
+            continue
+        unknown = sorted(set(entry) - {"case", "image", "label", "patient"})
+        if unknown:
+            faults.append(f"{place}: unknown key {unknown[0]!r}; known: case, image, label, patient")
+        images = [entry["image"]] if isinstance(entry["image"], str) else entry["image"]
+        if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+            faults.append(f"{place}: image is a path or a list of paths, one a channel, but got {entry['image']!r}")
+            continue
+        name = str(entry.get("case") or case_name(images[0]))
+        if len(images) != channels:
+            faults.append(f"{place} {name}: {len(images)} image file(s), but the manifest has {channels} channel(s)")
+        if split != "unlabeled" and not entry.get("label"):
+            faults.append(f"{place} {name}: the split {split} needs a label file")
+        label = root / entry["label"] if entry.get("label") else None
+        patient = str(entry["patient"]) if entry.get("patient") is not None else None
+        cases.append(Case(name, tuple(root / image for image in images), label, patient))
+    return tuple(cases)
+
+
+def case_name(image: str) -> str:
+    """File name without folder and volume suffix; what a case is called when nothing names it."""
+    name = Path(image).name
+    for suffix in (".nii.gz", ".seg.nrrd", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd"):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def _overlaps(splits: dict[str, tuple[Case, ...]]) -> list[str]:
+    faults = []
+    for kind in ("case", "patient", "image file"):
+        seen: dict[str, str] = {}
+        for split, cases in splits.items():
+            for key in [key for case in cases for key in _identities(case, kind)]:
+                first = seen.setdefault(key, split)
+                # a patient's scans may be partly labeled: both splits are training
+                if first != split and not (kind == "patient" and {first, split} == {"labeled", "unlabeled"}):
+                    faults.append(f"{kind} {key} stands in {first} and in {split}; splits must not overlap")
+        if kind == "case":
+            for split, cases in splits.items():
+                names = [case.name for case in cases]
+                twice = sorted({name for name in names if names.count(name) > 1})
+                faults += [f"case {name} stands in {split} more than once" for name in twice]
+    return faults
+
+
+def _identities(case: Case, kind: str) -> list[str]:
+    if kind == "case":
+        return [case.name]
+    if kind == "patient":
+        return [case.patient] if case.patient is not None else []
+    return [str(image) for image in case.images]

@@ -1,0 +1,212 @@
+"""A case after the deterministic transforms, and where it is kept: in memory, on disk, or nowhere.
+
+Letters: c channels, x, y, z voxels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from medcontrast import __version__
+from medcontrast.data.manifest import Case
+from medcontrast.errors import ManifestError, OutputError
+from medcontrast.labels import LabelTable
+from medcontrast.settings.data import DataSettings
+from medcontrast.transforms.volume3d import prepare_image, prepare_label, require_same_grid
+from medcontrast.volume import Grid, NiftiFields, read_volume, require_usable_image, write_atomically
+
+_FORMAT = 1
+"""Goes up when files of the disk cache change their meaning."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCase:
+    """One case as the network sees it.
+
+    Attributes:
+        name: Case name.
+        image: (c, x, y, z) float32 in canonical orientation and network units.
+        label: (1, x, y, z) int16 class indices, -1 where ignored; None where no label was read.
+        affine: (4, 4), voxels of `image` to world RAS+ in mm.
+        grid: The scan's own grid, which predictions go back to.
+    """
+
+    name: str
+    image: NDArray[np.float32]
+    label: NDArray[np.int16] | None
+    affine: NDArray[np.float64]
+    grid: Grid
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel sizes of `image`."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+
+def load_case(case: Case, data: DataSettings, labels: LabelTable, *, read_label: bool = True) -> PreparedCase:
+    """Reads a case and prepares it; nothing in it is random.
+
+    Args:
+        case: Paths of its files.
+        data: Spacing and intensity.
+        labels: The label table.
+        read_label: False leaves the label file alone: it is not even looked for.
+
+    Raises:
+        VolumeError: A file cannot be used, the files do not lie on one grid, or a label value is unknown.
+        ManifestError: A label is wanted, but the case names none.
+    """
+    volumes = [read_volume(path, "image") for path in case.images]
+    for volume in volumes:
+        require_usable_image(volume)
+    image = prepare_image(volumes, spacing_mm=data.spacing_mm, intensity=data.intensity)
+    indices = None
+    if read_label:
+        if case.label is None:
+            raise ManifestError(f"case {case.name}: it has no label file, but its label is needed; name one in the manifest.")
+        stored = read_volume(case.label, "label")
+        require_same_grid(stored, volumes[0])
+        indices = prepare_label(stored, labels, spacing_mm=data.spacing_mm).as_tensor().numpy().astype(np.int16)
+    affine = image.affine.numpy().astype(np.float64)
+    return PreparedCase(case.name, image.as_tensor().numpy(), indices, affine, volumes[0].grid)
+
+
+class PreparedCases:
+    """Cases of one kind, prepared when first asked for.
+
+    Args:
+        cases: The cases.
+        data: Spacing, intensity, and where prepared cases stay (`cache`).
+        labels: The label table.
+        read_labels: Whether label files are opened at all; False for the unlabeled cases.
+        folder: Of the disk cache; default: MEDCONTRAST_CACHE, else the user's cache folder.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        data: DataSettings,
+        labels: LabelTable,
+        *,
+        read_labels: bool,
+        folder: Path | None = None,
+    ) -> None:
+        self.cases, self.data, self.labels, self.read_labels = tuple(cases), data, labels, read_labels
+        self.folder = default_cache_folder() if folder is None else folder
+        self._memory: dict[int, PreparedCase] = {}
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> PreparedCase:
+        kept = self._memory.get(index)
+        if kept is not None:
+            return kept
+        case = self._from_disk(self.cases[index]) if self.data.cache == "disk" else self._load(self.cases[index])
+        if self.data.cache == "memory":
+            self._memory[index] = case
+        return case
+
+    def __iter__(self) -> Iterator[PreparedCase]:
+        return (self[index] for index in range(len(self)))
+
+    def preload(self) -> None:
+        """Prepares every case that the cache keeps; before loader processes start, so that they share the memory."""
+        if self.data.cache == "none":
+            return
+        # unpacking files frees the interpreter, so threads help; more of them would only hold more memory
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for _ in pool.map(self.__getitem__, range(len(self))):
+                pass
+
+    def _load(self, case: Case) -> PreparedCase:
+        return load_case(case, self.data, self.labels, read_label=self.read_labels)
+
+    def _from_disk(self, case: Case) -> PreparedCase:
+        key = self._key(case)
+        if key is None:
+            return self._load(case)  # which says what is missing
+        path = self.folder / f"{key}.safetensors"
+        try:
+            return _read(path, case.name)
+        except (OSError, SafetensorError, KeyError, ValueError):
+            prepared = self._load(case)  # not there yet, or damaged
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.folder}: the cache folder cannot be made ({error.strerror or error}).") from None
+        write_atomically(path, lambda file: file.write(_content(prepared)), overwrite=True)
+        return _read(path, case.name)
+
+    def _key(self, case: Case) -> str | None:
+        """A hash of all that a prepared case depends on; None where a file is missing."""
+        files = [*case.images, *([case.label] if self.read_labels and case.label is not None else [])]
+        try:
+            identities = [_identity(path) for path in files]
+        except OSError:
+            return None
+        facts = {
+            "format": [_FORMAT, __version__, metadata.version("monai")],
+            "files": identities,
+            "spacing_mm": self.data.spacing_mm,
+            "intensity": self.data.intensity.model_dump(mode="json"),
+            "labels": [self.labels.values, self.labels.ignore_value] if self.read_labels else None,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def default_cache_folder() -> Path:
+    """MEDCONTRAST_CACHE, else medcontrast/ in the user's cache folder."""
+    chosen = os.environ.get("MEDCONTRAST_CACHE")
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medcontrast"
+
+
+def _identity(path: Path) -> list[Any]:
+    """Path, time and size of a file, of every slice of a DICOM folder, of a header file and the data beside it."""
+    parts = [path]
+    if path.is_dir():
+        parts = sorted(path.iterdir())
+    elif path.suffix.lower() in (".nhdr", ".mhd"):
+        parts = sorted(entry for entry in path.parent.iterdir() if entry.name.startswith(f"{path.stem}."))
+    stats = [(part.name, part.stat()) for part in parts]
+    return [str(path.absolute()), [[name, stat.st_mtime_ns, stat.st_size] for name, stat in stats]]
+
+
+def _content(case: PreparedCase) -> bytes:
+    arrays: dict[str, NDArray[Any]] = {"image": case.image, "affine": case.affine, "grid_affine": case.grid.affine}
+    if case.label is not None:
+        arrays["label"] = case.label
+    nifti = None if case.grid.nifti is None else asdict(case.grid.nifti)
+    header = {"shape": case.grid.shape, "nifti": nifti, "warnings": case.grid.warnings}
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return safetensors.numpy.save(arrays, metadata={"grid": json.dumps(header)})
+
+
+def _read(path: Path, name: str) -> PreparedCase:
+    """Maps a file of the cache; pages are read when a crop needs them."""
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["grid"])
+        arrays = {key: file.get_tensor(key).numpy() for key in file.keys()}  # noqa: SIM118
+    nifti = None if header["nifti"] is None else NiftiFields(**_tuples(header["nifti"]))
+    grid = Grid(tuple(header["shape"]), arrays["grid_affine"], nifti, tuple(header["warnings"]))
+    return PreparedCase(name, arrays["image"], arrays.get("label"), arrays["affine"], grid)
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    frozen["srow"] = tuple(tuple(row) for row in fields["srow"])
+    return frozen

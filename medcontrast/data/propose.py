@@ -1,0 +1,246 @@
+"""A complete first recipe from the data: spacing, patch, intensities, network and method, each with its reason."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcontrast.data.manifest import Manifest
+from medcontrast.data.survey import Scan
+from medcontrast.errors import InputError
+from medcontrast.settings import Recipe, recipe_from_tree
+from medcontrast.settings.methods import SupervisedSettings
+from medcontrast.settings.network import NetworkSettings
+
+PATCH_VOXELS = 112 * 112 * 80
+"""Largest patch proposed: that of the left-atrium benchmark, which fits a graphics card of 12 GiB in pairs."""
+_SAME = 0.05
+_ANISOTROPIC = 3.0
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A recipe, and why its values are what they are.
+
+    Attributes:
+        recipe: Passes every check that a written one passes.
+        reasons: A sentence by dotted key, such as data.patch.
+    """
+
+    recipe: Recipe
+    reasons: dict[str, str]
+
+
+def propose_recipe(
+    manifest: Manifest, scans: Sequence[Scan], *, manifest_path: str, command: str, like: Recipe | None = None
+) -> Proposal:
+    """Proposes a recipe.
+
+    Args:
+        manifest: What to train on.
+        scans: What `survey` measured.
+        manifest_path: As the recipe shall name it, relative to the recipe's own folder.
+        command: Written into `about`.
+        like: A recipe whose network, method, training, views, inference and evaluation are taken over; the
+            grid, the patch and the intensities still come from the data.
+
+    Raises:
+        InputError: The method of `like` does not go with the splits of the manifest.
+    """
+    reasons: dict[str, str] = {}
+    spacing, target = _spacing(scans, reasons)
+    shape = np.median([scan.shape * scan.spacing_mm / target for scan in scans], axis=0)
+    network = like.network if like else _network(shape, target, reasons)
+    patch = _patch(scans, shape, target, network.patch_divisor, reasons)
+    data = {
+        "manifest": manifest_path,
+        "spacing_mm": spacing,
+        "intensity": _intensity(manifest, scans, reasons),
+        "patch": patch,
+        "foreground_crop": _foreground_crop(patch, shape, reasons),
+        "cache": _cache(manifest, shape, len(manifest.channels), reasons),
+    }
+    tree: dict[str, Any] = {"about": _about(manifest, command), "data": data}
+    tree["network"] = network.model_dump(mode="json")
+    if like:
+        _check_like(like, manifest)
+        rest = like.model_dump(mode="json", include={"seed", "augment", "method", "train", "inference", "evaluation"})
+        tree.update(rest)
+        if "patch" in tree["method"]:
+            tree["method"]["patch"] = patch
+        tree["augment"]["spatial"]["rotate90_axes"] = [
+            axis
+            for axis in like.augment.spatial.rotate90_axes
+            if len({patch[other] for other in range(3) if other != axis}) == 1
+        ]
+        tree["train"]["init_from"] = None
+    else:
+        _method_and_train(tree, manifest, patch, reasons)
+        _views(tree, manifest, reasons)
+    if not manifest.validation:
+        tree["train"]["validate_every"] = None
+        reasons["train.validate_every"] = (
+            "the manifest has no validation split, so nothing is watched and `last` is kept"
+        )
+    return Proposal(recipe_from_tree(tree, where="the proposed recipe"), reasons)
+
+
+def _spacing(scans: Sequence[Scan], reasons: dict[str, str]) -> tuple[list[float] | None, Vector]:
+    spacings = np.array([scan.spacing_mm for scan in scans])
+    median = np.median(spacings, axis=0)
+    spread = float(np.abs(spacings / median - 1).max())
+    shown = " x ".join(f"{side:.3g}" for side in median)
+    if spread <= _SAME:
+        reasons["data.spacing_mm"] = f"all {len(scans)} scans looked at agree within 5 % on {shown} mm: no resampling"
+        return None, median
+    rounded = [float(f"{side:.3g}") for side in median]
+    reasons["data.spacing_mm"] = f"median of {len(scans)} scans, which differ from it by up to {spread:.0%}"
+    if max(rounded) / min(rounded) >= _ANISOTROPIC:
+        reasons["data.spacing_mm"] += "; the thick slices stay thick, finer ones would be invented"
+    return rounded, np.array(rounded)
+
+
+def _network(shape: Vector, spacing: Vector, reasons: dict[str, str]) -> NetworkSettings:
+    """By the size of a scan and its anisotropy; a deeper network needs more voxels to halve."""
+    thick = spacing >= _ANISOTROPIC * spacing.min()
+    smallest = float(shape[~thick].min())
+    if not thick.any() and smallest >= 64:
+        reasons["network.name"] = f"scans of {_voxels(shape)} voxels: room for four halvings"
+        return NetworkSettings(name="vnet", filters=16)
+    levels = 4 if smallest >= 24 else 3
+    reasons["network.name"] = f"scans of {_voxels(shape)} voxels: {levels - 1} halvings"
+    if not thick.any():
+        return NetworkSettings(name="unet", filters=tuple(16 * 2**level for level in range(levels)))
+    strides, kept = [], spacing.copy()
+    for _ in range(levels - 1):
+        halve = kept < 2 * kept.min()
+        strides.append((*(2 if axis else 1 for axis in halve),))
+        kept = np.where(halve, kept * 2, kept)
+    reasons["network.strides"] = "thick axes are halved later, when the fine ones have caught up"
+    filters = tuple(16 * 2**level for level in range(levels))
+    return NetworkSettings(name="unet", filters=filters, strides=tuple((a, b, c) for a, b, c in strides))
+
+
+def _patch(
+    scans: Sequence[Scan], shape: Vector, target: Vector, divisor: Sequence[int], reasons: dict[str, str]
+) -> list[int]:
+    step = np.array(divisor)
+    least = step * np.ceil(8 / step)
+    patch = np.maximum(least, np.ceil(shape / step - 0.5) * step)
+    extents = [scan.extent_mm / target for scan in scans if scan.extent_mm is not None]
+    extent = np.median(extents, axis=0) if extents else shape
+    while patch.prod() > PATCH_VOXELS:
+        # the side with the most room around the structure gives way
+        room = np.where(patch - step >= least, patch / extent, -np.inf)
+        patch[int(np.argmax(room))] -= step[int(np.argmax(room))]
+    size = f"structures span {_voxels(extent)}" if extents else "no labels to measure"
+    reasons["data.patch"] = (
+        f"scans have {_voxels(shape)} voxels (median), {size}; multiples of {'x'.join(map(str, divisor))}"
+    )
+    return [int(side) for side in patch]
+
+
+def _intensity(manifest: Manifest, scans: Sequence[Scan], reasons: dict[str, str]) -> dict[str, Any]:
+    named = [bool(re.search(r"(?<![a-z])ct(?![a-z])", name.lower())) for name in manifest.channels]
+    looks = all((scan.low <= -500).all() and (scan.high >= 200).all() and scan.whole_numbers for scan in scans)
+    if all(named) or looks:
+        return _window(
+            scans, "the channel is called CT" if all(named) else "values look like Hounsfield units", reasons
+        )
+    if all((np.abs(scan.mean) < 0.05).all() and (np.abs(scan.std - 1) < 0.05).all() for scan in scans):
+        reasons["data.intensity.kind"] = "every scan has mean 0 and SD 1 already"
+        return {"kind": "as_stored"}
+    if all(_standardized(scan) for scan in scans):
+        reasons["data.intensity.kind"] = "values look z-scored before a crop (broken numbers, some negative, SD near 1)"
+        return {"kind": "as_stored"}
+    reasons["data.intensity.kind"] = "units differ from scan to scan, so each gets mean 0 and SD 1"
+    return {"kind": "zscore"}
+
+
+def _standardized(scan: Scan) -> bool:
+    near = (np.abs(scan.mean) < 3).all() and (scan.std > 0.3).all() and (scan.std < 3).all()
+    return bool(near and not scan.whole_numbers and (scan.low < 0).all() and (scan.low > -10).all())
+
+
+def _window(scans: Sequence[Scan], why: str, reasons: dict[str, str]) -> dict[str, Any]:
+    inside = np.concatenate([scan.structure.ravel() for scan in scans])
+    what = "labeled voxels" if inside.size else "voxels above -500"
+    values = inside if inside.size else np.concatenate([scan.body.ravel() for scan in scans])
+    low, high = (float(np.rint(edge)) for edge in np.percentile(values, (0.5, 99.5)))
+    high = max(high, low + 1.0)
+    reasons["data.intensity.kind"] = f"{why}: percentiles 0.5 and 99.5 of {what}, then their mean and SD"
+    clipped = np.clip(values, low, high)
+    return {
+        "kind": "clip",
+        "low": low,
+        "high": high,
+        "mean": round(float(clipped.mean()), 2),
+        "std": max(round(float(clipped.std()), 2), 0.01),
+    }
+
+
+def _foreground_crop(patch: Sequence[int], shape: Vector, reasons: dict[str, str]) -> float:
+    share = float(np.prod(np.minimum(patch, shape)) / np.prod(shape))
+    reasons["data.foreground_crop"] = f"a patch holds {share:.0%} of a median scan"
+    return 0.0 if share >= 0.5 else 0.5
+
+
+def _cache(manifest: Manifest, shape: Vector, channels: int, reasons: dict[str, str]) -> str:
+    count = sum(len(cases) for name, cases in manifest.splits() if name != "test")
+    gib = count * float(shape.prod()) * (4 * channels + 1) / 2**30
+    reasons["data.cache"] = f"about {math.ceil(gib * 10) / 10:g} GiB for {count} scans"
+    return "memory" if gib <= 16 else "disk"
+
+
+def _about(manifest: Manifest, command: str) -> dict[str, str]:
+    counts = ", ".join(f"{len(cases)} {name}" for name, cases in manifest.splits())
+    source = f" ({manifest.source})" if manifest.source else ""
+    return {
+        "command": command,
+        "needs": f"{manifest.name}: {counts}{source}",
+        "gives": "not measured yet",
+        "cost": "not measured yet; try --set train.steps=100 first",
+    }
+
+
+def _method_and_train(tree: dict[str, Any], manifest: Manifest, patch: Sequence[int], reasons: dict[str, str]) -> None:
+    rows = 2 if math.prod(patch) > 64**3 else 4
+    rows_why = "rows of one step; patches are large" if rows == 2 else "rows of one step; patches are small"
+    reasons["train.labeled_rows"] = rows_why
+    tree["train"] = {"steps": 6000, "labeled_rows": rows, "unlabeled_rows": 0, "validate_every": 300}
+    reasons["train.steps"] = "a start; the left-atrium benchmark trains for 6000"
+    if manifest.unlabeled:
+        tree["method"] = {"name": "fba_net"}
+        tree["train"]["unlabeled_rows"] = rows
+        reasons["method.name"] = f"{len(manifest.unlabeled)} unlabeled scans beside {len(manifest.labeled)} labeled"
+    else:
+        tree["method"] = {"name": "supervised"}
+        tree["inference"] = {"network": "student"}
+        reasons["method.name"] = "the manifest has no unlabeled scans"
+        reasons["inference.network"] = "supervised training has no teacher"
+
+
+def _views(tree: dict[str, Any], manifest: Manifest, reasons: dict[str, str]) -> None:
+    names = " ".join(label.name.lower() for label in manifest.labels.labels)
+    if re.search(r"\bleft\b", names) and re.search(r"\bright\b", names):
+        tree["augment"] = {"spatial": {"flip_axes": [1, 2]}}
+        reasons["augment.spatial.flip_axes"] = "labels tell left from right, so x is not mirrored"
+
+
+def _check_like(like: Recipe, manifest: Manifest) -> None:
+    if not isinstance(like.method, SupervisedSettings) and not manifest.unlabeled:
+        raise InputError(
+            f"--like: method {like.method.name} learns from unlabeled scans, but {manifest.path} has none. "
+            "Choose a supervised recipe, or add unlabeled cases."
+        )
+
+
+def _voxels(shape: Vector) -> str:
+    return "x".join(f"{side:.0f}" for side in shape)

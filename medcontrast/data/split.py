@@ -1,0 +1,193 @@
+"""Splits drawn by one written rule, so that two people with one seed and one set of names get the same lists."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medcontrast.errors import ManifestError
+
+Splits = dict[str, list[str]]
+
+
+def split_cases(
+    names: Sequence[str],
+    *,
+    labeled: int,
+    validation: int = 0,
+    test: int = 0,
+    seed: int = 0,
+    patients: Mapping[str, str] | None = None,
+) -> Splits:
+    """Splits case names.
+
+    The rule: `order = numpy.random.default_rng(seed).permutation(sorted(names))`; the first `test` are test, the
+    next `validation` are validation, the rest is training in that order, whose first `labeled` are labeled and
+    the others unlabeled.
+
+    With `patients` the same is done with patients: their ids are sorted and permuted, and whole patients (their
+    cases in sorted order) fill test, then validation, then labeled, each until it holds at least the wanted
+    number of cases; the rest is unlabeled.
+
+    Args:
+        names: Unique case names that have labels.
+        labeled: Wanted number of labeled cases.
+        validation: Wanted number of validation cases.
+        test: Wanted number of test cases.
+        seed: Of the permutation.
+        patients: Patient id of every case, or None: every case is its own patient.
+
+    Returns:
+        labeled, unlabeled, validation, test: lists of names.
+
+    Raises:
+        ManifestError: There are fewer cases than wanted, or a case has no patient.
+    """
+    groups = _groups(names, seed, patients)
+    _enough(names, {"test": test, "validation": validation, "labeled": labeled})
+    out: Splits = {}
+    for split, wanted in (("test", test), ("validation", validation), ("labeled", labeled)):
+        out[split], groups = _take(groups, wanted)
+        if len(out[split]) < wanted:
+            raise ManifestError(
+                f"{split} needs {wanted} cases, but whole patients leave only {len(out[split])} for it."
+            )
+    out["unlabeled"] = [name for group in groups for name in group]
+    return _ordered(out)
+
+
+def fold_cases(
+    names: Sequence[str],
+    *,
+    folds: int,
+    labeled: int,
+    test: int = 0,
+    seed: int = 0,
+    patients: Mapping[str, str] | None = None,
+) -> list[Splits]:
+    """Splits case names for k-fold cross-validation.
+
+    The rule: the order and the test cases of `split_cases`; what is left is cut, in that order, into `folds`
+    blocks of cases (or of patients) as equal as possible, longer ones first. Block k is fold k's validation, the
+    other blocks in their order are its training, whose first `labeled` are labeled.
+
+    Raises:
+        ManifestError: There are fewer cases or patients than wanted.
+    """
+    if folds < 2:
+        raise ManifestError(f"cross-validation needs at least 2 folds, but got {folds}.")
+    _enough(names, {"test": test})
+    tested, groups = _take(_groups(names, seed, patients), test)
+    if len(groups) < folds:
+        raise ManifestError(f"{folds} folds need as many cases or patients, but only {len(groups)} are left.")
+    blocks = [[groups[place] for place in block] for block in np.array_split(np.arange(len(groups)), folds)]
+    out = []
+    for fold, block in enumerate(blocks):
+        training = [group for other, groups in enumerate(blocks) if other != fold for group in groups]
+        _enough([name for group in training for name in group], {"labeled": labeled})
+        chosen, rest = _take(training, labeled)
+        held_out = [name for group in block for name in group]
+        unlabeled = [name for group in rest for name in group]
+        out.append(_ordered({"labeled": chosen, "unlabeled": unlabeled, "validation": held_out, "test": tested}))
+    return out
+
+
+def split_inside(training: Sequence[str], *, labeled: int, validation: int) -> Splits:
+    """Splits the training cases of another split, keeping their order and drawing nothing.
+
+    The rule: the last `validation` are validation, the others are training, whose first `labeled` are labeled.
+    There is no test split: what is chosen with such a split has not seen the outer validation or test cases.
+
+    Raises:
+        ManifestError: There are fewer cases than wanted.
+    """
+    _enough(training, {"labeled": labeled, "validation": validation})
+    kept = len(training) - validation
+    order = list(training)
+    return _ordered(
+        {"labeled": order[:labeled], "unlabeled": order[labeled:kept], "validation": order[kept:], "test": []}
+    )
+
+
+def patients_from_file(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """Patient ids out of a CSV file (a case and a patient a line, a header line allowed) or a JSON object.
+
+    Raises:
+        ManifestError: The file cannot be read, or a case is missing in it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".json":
+            table = {str(case): str(patient) for case, patient in json.loads(text).items()}
+        else:
+            rows = [row for row in csv.reader(text.splitlines()) if row]
+            table = {row[0].strip(): row[1].strip() for row in rows}
+    except (OSError, ValueError, IndexError, AttributeError) as error:
+        raise ManifestError(
+            f"{path}: expected lines `case,patient` in a CSV file or a JSON object {{case: patient}} ({error})."
+        ) from None
+    missing = [name for name in names if not table.get(name)]
+    if missing:
+        raise ManifestError(f"{path}: no patient for {len(missing)} case(s), the first is {missing[0]}.")
+    return {name: table[name] for name in names}
+
+
+def patients_from_pattern(pattern: str, names: Sequence[str]) -> dict[str, str]:
+    """Patient ids out of case names: the first group of a regular expression, else its whole match.
+
+    Raises:
+        ManifestError: The pattern is not valid, or a name does not match.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ManifestError(f"--patient-pattern {pattern!r} is not a regular expression ({error}).") from None
+    out = {}
+    for name in names:
+        found = compiled.search(name)
+        patient = (found.group(1) if compiled.groups else found.group(0)) if found else None
+        if not patient:
+            raise ManifestError(f"--patient-pattern {pattern!r} finds no patient in the case name {name!r}.")
+        out[name] = patient
+    return out
+
+
+def _groups(names: Sequence[str], seed: int, patients: Mapping[str, str] | None) -> list[list[str]]:
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if list(names).count(name) > 1})
+        raise ManifestError(f"case names must differ, but {twice[0]!r} stands there more than once.")
+    if patients is None:
+        return [[str(name)] for name in np.random.default_rng(seed).permutation(sorted(names))]
+    by_patient: dict[str, list[str]] = {}
+    for name in sorted(names):
+        if name not in patients:
+            raise ManifestError(f"case {name!r} has no patient id.")
+        by_patient.setdefault(patients[name], []).append(name)
+    return [by_patient[str(patient)] for patient in np.random.default_rng(seed).permutation(sorted(by_patient))]
+
+
+def _take(groups: list[list[str]], wanted: int) -> tuple[list[str], list[list[str]]]:
+    taken: list[str] = []
+    count = 0
+    while len(taken) < wanted and count < len(groups):
+        taken += groups[count]
+        count += 1
+    return taken, groups[count:]
+
+
+def _enough(names: Sequence[str], wanted: dict[str, int]) -> None:
+    if min(wanted.values()) < 0:
+        raise ManifestError(f"numbers of cases cannot be negative, but got {wanted}.")
+    total = sum(wanted.values())
+    if total > len(names):
+        shown = " + ".join(f"{count} {split}" for split, count in wanted.items() if count)
+        raise ManifestError(f"wanted {shown}, but there are only {len(names)} labeled cases to take them from.")
+
+
+def _ordered(splits: Splits) -> Splits:
+    return {split: splits[split] for split in ("labeled", "unlabeled", "validation", "test")}

@@ -1,0 +1,202 @@
+"""Batches of volumes for training: a crop for every row, the same for any number of loader processes.
+
+Letters: b rows, c channels, x, y, z voxels.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from medcontrast.batch import Batch
+from medcontrast.data.manifest import Manifest
+from medcontrast.data.prepared import PreparedCase, PreparedCases, load_case
+from medcontrast.data.sampler import RowKey, TwoStreamSampler
+from medcontrast.labels import IGNORE_INDEX
+from medcontrast.settings import Recipe
+from medcontrast.transforms.crop import PAD_VALUE, crop_or_pad, pad_start
+from medcontrast.transforms.draws import row_generator
+
+__all__ = ["PatchDataset", "PreparedCase", "PreparedCases", "collate", "load_case", "make_loader"]
+
+_VOXELS_PER_CLASS = 10_000
+"""Labeled voxels kept as possible crop centres, evenly spaced; enough for a crop anywhere, little to remember."""
+
+
+class Row(TypedDict):
+    """One row of a batch, before collation.
+
+    Attributes:
+        image: (c, x, y, z) float32.
+        label: (1, x, y, z) int64.
+        labeled: Which stream it is from.
+        case: Case name.
+        index: The row's place in the step.
+        spacing_mm: (3,) float32.
+    """
+
+    image: Tensor
+    label: Tensor
+    labeled: bool
+    case: str
+    index: int
+    spacing_mm: Tensor
+
+
+class PatchDataset(Dataset[Row]):
+    """Turns a RowKey into a crop; a function of (seed, step, row) and the case alone.
+
+    A scan smaller than the patch is padded evenly on both sides, its image with 0 (see `crop.PAD_VALUE`) and its
+    label with background: what lies beyond the scan is no structure, and the views treat it in the same way.
+    Rows of the unlabeled stream have -1 everywhere.
+
+    Args:
+        labeled: Cases with labels.
+        unlabeled: Cases without; None where there is no such stream.
+        patch: Sides (x, y, z) of a crop in voxels.
+        foreground_crop: Share of labeled rows that are centred on a random labeled voxel, as far as the scan's
+            borders allow, each class present being equally likely. Other crops lie anywhere.
+        seed: Seed of the run.
+    """
+
+    def __init__(
+        self,
+        labeled: PreparedCases,
+        unlabeled: PreparedCases | None,
+        patch: Sequence[int],
+        *,
+        foreground_crop: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.labeled, self.unlabeled, self.patch = labeled, unlabeled, tuple(patch)
+        self.foreground_crop, self.seed = foreground_crop, seed
+        self._centres: dict[int, list[NDArray[np.int64]]] = {}
+
+    def preload(self) -> None:
+        """Prepares every case that the caches keep."""
+        for cases in (self.labeled, self.unlabeled):
+            if cases is not None:
+                cases.preload()
+
+    def __getitem__(self, key: RowKey) -> Row:
+        cases = self.labeled if key.labeled else self.unlabeled
+        assert cases is not None
+        case = cases[key.case_index]
+        start = self._start(case, key)
+        image = crop_or_pad(case.image, start, self.patch, PAD_VALUE)
+        if key.labeled:
+            assert case.label is not None
+            label = torch.from_numpy(crop_or_pad(case.label, start, self.patch, 0)).to(torch.int64)
+        else:
+            label = torch.full((1, *self.patch), IGNORE_INDEX, dtype=torch.int64)
+        return Row(
+            image=torch.from_numpy(image),
+            label=label,
+            labeled=key.labeled,
+            case=case.name,
+            index=key.row,
+            spacing_mm=torch.tensor(case.spacing_mm, dtype=torch.float32),
+        )
+
+    def _start(self, case: PreparedCase, key: RowKey) -> list[int]:
+        sides = case.image.shape[1:]
+        generator = row_generator(self.seed, key.step, key.row, "crop")
+        on_foreground = generator.random() < self.foreground_crop and key.labeled
+        room = [max(0, side - size) for side, size in zip(sides, self.patch, strict=True)]
+        start = [int(generator.integers(free + 1)) for free in room]
+        classes = self._class_voxels(key.case_index, case) if on_foreground else []
+        if classes:
+            voxels = classes[generator.integers(len(classes))]
+            centre = np.unravel_index(voxels[generator.integers(len(voxels))], sides)
+            wanted = [int(middle) - size // 2 for middle, size in zip(centre, self.patch, strict=True)]
+            start = [min(max(0, first), free) for first, free in zip(wanted, room, strict=True)]
+        padding = pad_start(sides, self.patch)
+        return [first + before for first, before in zip(start, padding, strict=True)]
+
+    def _class_voxels(self, index: int, case: PreparedCase) -> list[NDArray[np.int64]]:
+        """Flat indices of labeled voxels, an array for every class in the case."""
+        if index not in self._centres:
+            assert case.label is not None
+            flat = np.flatnonzero(case.label > 0)
+            values = case.label.reshape(-1)[flat]
+            found = [flat[values == value] for value in np.unique(values)]
+            self._centres[index] = [voxels[:: -(-len(voxels) // _VOXELS_PER_CLASS)].copy() for voxels in found]
+        return self._centres[index]
+
+
+def collate(rows: Sequence[Row]) -> Batch:
+    """Stacks rows in their order."""
+    return Batch(
+        image=torch.stack([row["image"] for row in rows]),
+        label=torch.stack([row["label"] for row in rows]),
+        labeled=torch.tensor([row["labeled"] for row in rows]),
+        case=[row["case"] for row in rows],
+        index=torch.tensor([row["index"] for row in rows], dtype=torch.int64),
+        spacing_mm=torch.stack([row["spacing_mm"] for row in rows]),
+    )
+
+
+def make_loader(
+    recipe: Recipe,
+    manifest: Manifest,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    start_step: int = 0,
+    cache_folder: Path | None = None,
+) -> tuple[DataLoader[Row], TwoStreamSampler]:
+    """The training batches of one process, from one step on.
+
+    Gives one Batch a micro-batch, until the recipe's last step. Every case is prepared first where the cache keeps
+    it, so that a file that cannot be used is named before training starts.
+
+    Args:
+        recipe: Data, rows, steps and seed.
+        manifest: Its labeled and unlabeled cases.
+        rank: This process.
+        world_size: Processes.
+        start_step: Where a resumed run goes on.
+        cache_folder: Of the disk cache; see `PreparedCases`.
+
+    Raises:
+        InputError: Cases are missing, or rows cannot be shared out evenly.
+        VolumeError: A file cannot be used.
+    """
+    data, train = recipe.data, recipe.train
+    unlabeled_cases = manifest.unlabeled if train.unlabeled_rows else ()
+    sampler = TwoStreamSampler(
+        len(manifest.labeled),
+        len(unlabeled_cases),
+        train.labeled_rows,
+        train.unlabeled_rows,
+        recipe.seed,
+        steps=train.steps,
+        start_step=start_step,
+        rank=rank,
+        world_size=world_size,
+        micro_batches=train.accumulate,
+    )
+    labeled = PreparedCases(manifest.labeled, data, manifest.labels, read_labels=True, folder=cache_folder)
+    unlabeled = PreparedCases(unlabeled_cases, data, manifest.labels, read_labels=False, folder=cache_folder)
+    dataset = PatchDataset(labeled, unlabeled, data.patch, foreground_crop=data.foreground_crop, seed=recipe.seed)
+    dataset.preload()
+    loader = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=data.workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        # forked processes share the memory cache instead of copying it
+        multiprocessing_context="fork" if data.workers and sys.platform == "linux" else None,
+        # its own generator: a loader draws from the global one when it starts, which would move dropout's draws
+        generator=torch.Generator(),
+    )
+    return loader, sampler

@@ -1,0 +1,1 @@
+"""Training: the loop, validation, and the run folder."""

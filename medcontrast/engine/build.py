@@ -1,0 +1,95 @@
+"""From a recipe to the objects that train: network, method, optimiser, learning rate, devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from medcontrast import schedules
+from medcontrast.data.manifest import Manifest
+from medcontrast.errors import InputError
+from medcontrast.methods import Method, build_method
+from medcontrast.networks.build import build_network
+from medcontrast.settings import Recipe
+from medcontrast.settings.train import OptimizerSettings, ScheduleSettings
+
+
+def make_fabric(*, accelerator: str, devices: int, num_nodes: int, precision: str) -> Fabric:
+    """Lightning Fabric for these devices; several devices train by DDP (gloo on CPUs, NCCL on GPUs)."""
+    several = devices * num_nodes > 1
+    try:
+        return Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy="ddp" if several else "auto",
+            precision=precision,  # type: ignore[arg-type]
+        )
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"--accelerator {accelerator}, --devices {devices}, --precision {precision}: {error}") from None
+
+
+def resolve_precision(wanted: str, accelerator: str) -> str:
+    """`auto` becomes bf16-mixed where the device computes in bfloat16 natively, else 32-true."""
+    if wanted != "auto":
+        return wanted
+    if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if accelerator == "auto" and torch.backends.mps.is_available():
+        return "32-true"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if native and torch.backends.mkldnn.is_available() else "32-true"
+
+
+def make_network_builder(recipe: Recipe, manifest: Manifest) -> Callable[[], nn.Module]:
+    """A function that builds the recipe's network for the manifest's channels and classes."""
+    settings = recipe.network
+    return partial(
+        build_network,
+        settings.name,
+        in_channels=len(manifest.channels),
+        classes=manifest.labels.classes,
+        filters=settings.filters,
+        norm=settings.norm,
+        dropout=settings.dropout,
+        decoders=settings.decoders,
+        strides=settings.strides,
+    )
+
+
+def make_method(recipe: Recipe, manifest: Manifest) -> Method:
+    """The recipe's method with weights that are a function of its seed."""
+    torch.manual_seed(recipe.seed)
+    return build_method(recipe.method, make_network_builder(recipe, manifest))
+
+
+def make_optimizer(settings: OptimizerSettings, method: nn.Module) -> Optimizer:
+    """SGD or AdamW over everything that takes a gradient."""
+    parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    if settings.name == "sgd":
+        return SGD(
+            parameters,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.nesterov,
+        )
+    return AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+
+
+def learning_rate(optimizer: OptimizerSettings, schedule: ScheduleSettings, step: int, total: int) -> float:
+    """The rate of one step."""
+    if schedule.name == "poly":
+        factor = schedules.polynomial(step, total, power=schedule.power)
+    elif schedule.name == "cosine":
+        factor = schedules.cosine(step, total)
+    elif schedule.name == "step":
+        factor = schedules.staircase(step, total, every=schedule.every, factor=schedule.factor)
+    else:
+        factor = schedules.constant(step, total)
+    return optimizer.lr * factor * schedules.warm_up(step, schedule.warm_up_steps)

@@ -1,0 +1,172 @@
+"""Scores: a checkpoint on a split of a manifest, or anybody's masks against label files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medcontrast.data.manifest import Case, Manifest, case_name
+from medcontrast.errors import InputError, VolumeError
+from medcontrast.labels import LabelTable
+from medcontrast.metrics.case import TargetScore, score_case
+from medcontrast.metrics.report import Report
+from medcontrast.render import OverlayRow, overlay_grid_png
+from medcontrast.volume import Volume, read_volume
+
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+WORST_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class ScoringRules:
+    """How each pair of masks is scored.
+
+    Attributes:
+        labels: Names the targets; values outside it are an error.
+        tolerance_mm: Of the surface Dice.
+        voxels: Whether distances are given in voxels too.
+    """
+
+    labels: LabelTable
+    tolerance_mm: float
+    voxels: bool = False
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prediction beside its reference; the image is loaded only when a picture is drawn."""
+
+    case: str
+    prediction: Volume
+    reference: Volume
+    image: Callable[[], Volume] | None = None
+
+
+def score_pairs(pairs: Iterator[Pair], rules: ScoringRules, *, on_case: Callable[[str], None] | None = None) -> Report:
+    """Scores case after case; each pair must lie on one grid.
+
+    Raises:
+        VolumeError: Grids differ, or a mask holds a value outside the label table.
+    """
+    scores: dict[str, list[TargetScore]] = {}
+    for pair in pairs:
+        difference = pair.prediction.grid.difference(pair.reference.grid)
+        if difference is not None:
+            raise VolumeError(
+                f"Case {pair.case}: the prediction {pair.prediction.path} is not on the grid of {pair.reference.path}: "
+                f"{difference} Masks are compared on the scan's own grid; `medcontrast infer` writes them there."
+            )
+        for volume in (pair.prediction, pair.reference):
+            _require_known_values(volume, rules.labels)
+        scores[pair.case] = score_case(
+            pair.prediction.array,
+            pair.reference.array,
+            targets=rules.labels.targets,
+            spacing_mm=pair.reference.grid.spacing_mm,
+            tolerance_mm=rules.tolerance_mm,
+            ignore_value=rules.labels.ignore_value,
+            voxels=rules.voxels,
+        )
+        if on_case is not None:
+            on_case(pair.case)
+    return Report(scores)
+
+
+def folder_pairs(predictions: Path, labels: Path) -> list[tuple[str, Path, Path]]:
+    """Pairs files by name: `CASE.nii.gz` or `CASE_seg.nii.gz` with `CASE.nii.gz`.
+
+    Raises:
+        InputError: A folder is empty, or a label has no prediction: a missing mask is an error, never skipped.
+    """
+    references = _volumes(labels)
+    found: dict[str, Path] = {}
+    for path in _volumes(predictions):
+        name = case_name(path.name).removesuffix("_seg")
+        if name in found:
+            raise InputError(f"{predictions}: both {found[name].name} and {path.name} are a prediction of {name}; keep one.")
+        found[name] = path
+    missing = [path.name for path in references if _reference_name(path) not in found]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise InputError(
+            f"{predictions}: no prediction for {len(missing)} of {len(references)} labels ({shown}). "
+            "A missing mask is not skipped: make it, or take its label away."
+        )
+    return [(_reference_name(path), found[_reference_name(path)], path) for path in references]
+
+
+def table_beside(predictions: list[Path]) -> LabelTable | None:
+    """The label table of the JSON record beside the first mask that has one."""
+    for path in predictions:
+        record = path.with_name(case_name(path.name) + ".json")
+        if record.is_file():
+            content = json.loads(record.read_text(encoding="utf-8"))
+            if isinstance(content, dict) and "labels" in content:
+                table = content["labels"]
+                return LabelTable.from_json(table if "labels" in table else content, where=str(record))
+    return None
+
+
+def table_of_values(references: list[Path]) -> LabelTable:
+    """A nameless table of the values found in label files, for masks that come without any names.
+
+    Raises:
+        VolumeError: All label files are empty.
+    """
+    values: set[int] = set()
+    for path in references:
+        values |= {int(value) for value in np.unique(read_volume(path, "label").array)}
+    values.discard(0)
+    if not values:
+        raise VolumeError(f"{references[0].parent}: every label file is empty, so there is nothing to score.")
+    return LabelTable.from_json({"labels": {str(value): f"label {value}" for value in sorted(values)}})
+
+
+def draw_worst(path: Path, report: Report, load: Callable[[str], OverlayRow], labels: LabelTable) -> list[str]:
+    """Draws the cases with the lowest mean Dice, worst first; returns their names."""
+    means = {case: float(np.mean([score.dice for score in scores])) for case, scores in report.cases.items()}
+    worst = sorted(means, key=lambda case: (means[case], case))[:WORST_SHOWN]
+    colors = {label.value: label.color for label in labels.labels}
+    overlay_grid_png(path, [load(case) for case in worst], colors=colors, title="Worst cases by mean Dice")
+    return worst
+
+
+def manifest_case(manifest: Manifest, split: str) -> dict[str, Case]:
+    """Cases of a split by name; every one has a label file.
+
+    Raises:
+        InputError: A label file is missing.
+    """
+    cases = {case.name: case for case in manifest.split(split)}
+    for case in cases.values():
+        if case.label is None or not case.label.exists():
+            raise InputError(f"{manifest.path}: case {case.name} of {split} has no label file ({case.label}) to score against.")
+    return cases
+
+
+def _reference_name(path: Path) -> str:
+    return case_name(path.name)
+
+
+def _volumes(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder.")
+    files = sorted(path for path in folder.iterdir() if path.name.endswith(VOLUME_SUFFIXES) and path.name[0] != ".")
+    if not files:
+        raise InputError(f"{folder}: holds no volume ({', '.join(VOLUME_SUFFIXES)}).")
+    return files
+
+
+def _require_known_values(volume: Volume, labels: LabelTable) -> None:
+    known = {*labels.values, labels.ignore_value}
+    unknown = sorted({int(value) for value in np.unique(volume.array)} - known)  # type: ignore[arg-type]
+    if unknown:
+        raise VolumeError(
+            f"{volume.path}: holds the value {unknown[0]}, which the label table does not name "
+            f"(known: {', '.join(str(value) for value in labels.values)})."
+        )
+

@@ -1,0 +1,242 @@
+"""The training loop: the only place that calls backward and steps an optimiser.
+
+Every batch and every random draw is a function of (seed, step, row), so a resume needs only the step and the tensors.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch import Tensor
+
+from medcontrast import checkpoint
+from medcontrast.batch import Batch, StepInfo
+from medcontrast.data.volumes import make_loader
+from medcontrast.engine.build import learning_rate, make_method, make_optimizer
+from medcontrast.engine.curves import Curves
+from medcontrast.engine.progress import TrainingProgress
+from medcontrast.engine.run import Run
+from medcontrast.engine.stopping import StopRequest
+from medcontrast.engine.validate import Validator
+from medcontrast.errors import CheckpointError, InputError, NonFiniteLossError
+from medcontrast.methods import Method
+from medcontrast.transforms.views import Views
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with every checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best_dice: float | None = None
+    best_step: int | None = None
+
+
+@dataclass
+class Trainer:
+    """One run on its devices.
+
+    Attributes:
+        run: The folder with recipe and manifest.
+        fabric: Devices and precision.
+        console: Where progress is shown.
+    """
+
+    run: Run
+    fabric: Fabric
+    console: Console
+    state: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        recipe, manifest = self.run.recipe, self.run.manifest
+        self.method: Method = make_method(recipe, manifest)
+        self.optimizer = make_optimizer(recipe.train.optimizer, self.method)
+        self.parameters = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
+        self.views = Views(recipe.augment)
+
+    def initialise(self) -> None:
+        """Takes tensors over from `train.init_from`, where the recipe names one."""
+        source = self.run.recipe.train.init_from
+        if source is None:
+            return
+        path = checkpoint.resolve_checkpoint(self.run.folder / source)  # an absolute path stays what it is
+        tensors, _ = checkpoint.load_weights(path)
+        loaded, total = self.method.load_student(tensors), len(self.method.student.state_dict())
+        self._say(f"Initialised {loaded} of {total} tensors from {path}.")
+        if loaded == 0:
+            raise CheckpointError(f"{path}: none of its tensors fits this network by name and shape; see train.init_from.")
+
+    def resume(self) -> None:
+        """Goes back to the last checkpoint: tensors, optimiser, step; log and curves are cut back to it."""
+        saved = checkpoint.load_resume(self.run.resume_file)
+        self.method.load_state_dict(saved["method"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.state = Progress(**saved["progress"])
+        total = self.run.recipe.train.steps
+        if self.state.step >= total:
+            raise InputError(
+                f"{self.run.folder}: this run is finished ({self.state.step} of {total} steps). "
+                f"To go on, ask for more: --set train.steps={self.state.step + total}"
+            )
+        if self.fabric.is_global_zero:
+            self.run.cut_log(self.state.step)
+        self._say(f"Resuming at step {self.state.step} of {total}.")
+
+    def fit(self, stop: StopRequest) -> Progress:
+        """Trains to the recipe's last step, or until somebody asks to stop; always leaves a checkpoint."""
+        train, fabric = self.run.recipe.train, self.fabric
+        wrapped, optimizer = fabric.setup(self.method, self.optimizer)
+        wrapped.mark_forward_method("losses")
+        loader, sampler = make_loader(self.run.recipe, self.run.manifest, rank=fabric.global_rank,
+                                      world_size=fabric.world_size, start_step=self.state.step)
+        validator = Validator(self.run, fabric.device, fabric.autocast) if train.validate_every else None
+        curves = Curves(self.run.folder, self.state.step) if fabric.is_global_zero else None
+        if self.state.step == 0:
+            self.save()  # from the first moment on there is something to resume from
+        batches = iter(loader)
+        began, before = time.monotonic(), self.state.seconds
+        shown = TrainingProgress(self.console, self.state.step, train.steps, enabled=fabric.is_global_zero)
+        with shown:
+            for step in range(self.state.step, train.steps):
+                wrapped.train()
+                info = StepInfo(step, train.steps, sampler.epoch(step), self.run.recipe.seed)
+                terms = self._step(wrapped, optimizer, batches, info)
+                self.state.step, self.state.seconds = step + 1, before + time.monotonic() - began
+                shown.advance(step + 1, terms["loss"])
+                self._record(step + 1, terms, curves)
+                if validator is not None and train.validate_every and (step + 1) % train.validate_every == 0:
+                    self._validate(validator, shown, curves)
+                if self._should_stop(stop):
+                    break
+                if (step + 1) % train.save_every == 0 and step + 1 < train.steps:
+                    self.save()
+        self.save()
+        if curves is not None:
+            curves.close()
+        return self.state
+
+    def _step(self, wrapped: Any, optimizer: Any, batches: Any, info: StepInfo) -> dict[str, float]:
+        """One optimiser step over all micro-batches; returns the mean of every term."""
+        train, seed = self.run.recipe.train, self.run.recipe.seed
+        rate = learning_rate(train.optimizer, train.schedule, info.step, train.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        means: dict[str, Tensor] = {}
+        for micro in range(train.accumulate):
+            # dropout draws from the global generator: seeding it here makes it, too, a function of the step
+            torch.manual_seed(hash((seed, info.step, micro, self.fabric.global_rank)) % 2**63)
+            batch = self._on_device(next(batches), info)
+            with self.fabric.no_backward_sync(wrapped, enabled=micro + 1 < train.accumulate):
+                terms = wrapped.losses(batch, info)
+                _require_finite(terms, batch, info)
+                self.fabric.backward(terms["loss"] / train.accumulate)
+            for name, value in terms.items():
+                means[name] = means.get(name, torch.zeros_like(value)) + value.detach() / train.accumulate
+        if train.clip_norm is not None:
+            norm = self.fabric.clip_gradients(wrapped, optimizer, max_norm=train.clip_norm, error_if_nonfinite=False)
+            means["gradient_norm"] = torch.as_tensor(norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.method.after_step(info)
+        return {**{name: float(value) for name, value in means.items()}, "lr": rate}
+
+    def _on_device(self, batch: Batch, info: StepInfo) -> Batch:
+        moved = self.fabric.to_device(batch)
+        views, label = self.views(
+            moved["image"],
+            moved["label"],
+            seed=info.seed,
+            step=info.step,
+            rows=batch["index"],
+            spacing_mm=moved.get("spacing_mm"),
+        )
+        out: Batch = {**moved, "views": views, "label": label}  # type: ignore[typeddict-item]
+        return out
+
+    def _record(self, step: int, terms: dict[str, float], curves: Curves | None) -> None:
+        if curves is None or (step % self.run.recipe.train.log_every and step != 1):
+            return
+        seconds = round(self.state.seconds, 2)
+        self.run.log({"step": step, "seconds": seconds, **{name: round(value, 6) for name, value in terms.items()}})
+        curves.scalars(step, {f"train/{name}": value for name, value in terms.items()})
+
+    def _validate(self, validator: Validator, shown: TrainingProgress, curves: Curves | None) -> None:
+        if curves is not None:  # one process is enough; the others wait below
+            report = validator(self.method.inference_network(), self.state.step)
+            dice = report.mean_dice
+            self.run.log({"step": self.state.step, "validation_dice": dice, **report.by_target})
+            curves.scalars(self.state.step, {f"validation/{name}": value for name, value in report.by_target.items()})
+            curves.picture(self.state.step, "validation/case", report.picture)
+            shown.validated(self.state.step, dice)
+            if self.state.best_dice is None or dice > self.state.best_dice:
+                self.state.best_dice, self.state.best_step = dice, self.state.step
+                self._save_weights(self.run.folder / checkpoint.BEST)
+        self.fabric.barrier()
+
+    def _should_stop(self, stop: StopRequest) -> bool:
+        due = stop.due()
+        if self.fabric.world_size > 1:  # all processes must leave the loop at the same step
+            due = self.fabric.strategy.reduce_boolean_decision(due, all=False)  # type: ignore[attr-defined]
+            stop.reason = stop.reason or ("another process was stopped" if due else None)
+        return due
+
+    def save(self) -> None:
+        """Writes last.pt and last.safetensors, each whole or not at all."""
+        if self.fabric.is_global_zero:
+            self._save_weights(self.run.folder / checkpoint.LAST)
+            checkpoint.save_resume(
+                self.run.resume_file,
+                {
+                    "method": self.method.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "progress": vars(self.state),
+                    "header": self._header(),
+                    "inference_prefix": self._inference_prefix(),
+                },
+            )
+        self.fabric.barrier()
+
+    def _save_weights(self, path: Any) -> None:
+        checkpoint.save_weights(path, self._inference_network().state_dict(), self._header())
+
+    def _inference_network(self) -> torch.nn.Module:
+        student = self.run.recipe.inference.network == "student"
+        return self.method.student if student else self.method.inference_network()
+
+    def _inference_prefix(self) -> str:
+        network = self._inference_network()
+        return next(f"{name}." for name, module in self.method.named_modules() if module is network)
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "recipe": self.run.recipe.model_dump(mode="json"),
+            "labels": self.run.manifest.labels.to_json(),
+            "channels": list(self.run.manifest.channels),
+            "network": "student" if self._inference_network() is self.method.student else "teacher",
+            "step": self.state.step,
+            "trained_on": {
+                "labeled": [case.name for case in self.run.manifest.labeled],
+                "unlabeled": [case.name for case in self.run.manifest.unlabeled if self.run.recipe.train.unlabeled_rows],
+            },
+        }
+
+    def _say(self, sentence: str) -> None:
+        if self.fabric.is_global_zero:
+            self.console.print(sentence, highlight=False)
+
+
+def _require_finite(terms: dict[str, Tensor], batch: Batch, info: StepInfo) -> None:
+    if bool(torch.isfinite(terms["loss"])):
+        return
+    shown = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
+    raise NonFiniteLossError(
+        f"The loss is not finite at step {info.step} ({shown}); cases {', '.join(batch['case'])}. "
+        "The last checkpoint is from before this step. Try a smaller train.optimizer.lr, train.precision 32-true, "
+        "or `medcontrast data check` on the manifest."
+    )

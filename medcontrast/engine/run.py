@@ -1,0 +1,161 @@
+"""The run folder: resolved recipe, manifest, facts, log, checkpoints.
+
+resolved.yaml   the whole recipe, every default written out; `medcontrast train` takes it
+manifest.json   the cases and labels of the run
+run.json        versions, device, git commit, derived values
+log.jsonl       one JSON object a line
+last.pt         everything a resume needs
+last.safetensors, best.safetensors   weights for inference
+tensorboard/, overlays/              curves and pictures
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import medcontrast
+from medcontrast.data.fit import recipe_manifest, require_fit
+from medcontrast.data.manifest import Manifest
+from medcontrast.errors import CheckpointError, OutputError, RecipeError
+from medcontrast.files import write_text
+from medcontrast.settings import Recipe, load_recipe, recipe_to_yaml
+
+_CHANGEABLE_ON_RESUME = (
+    "train.steps",
+    "train.validate_every",
+    "train.save_every",
+    "train.log_every",
+    "data.workers",
+    "data.cache",
+    "data.root",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder with one training run in it."""
+
+    folder: Path
+    recipe: Recipe
+    manifest: Manifest
+
+    @property
+    def resume_file(self) -> Path:
+        """Everything a resume needs."""
+        return self.folder / "last.pt"
+
+    @classmethod
+    def create(cls, folder: Path, recipe: Recipe, recipe_path: Path, *, overwrite: bool = False) -> Run:
+        """Makes the folder and writes what is known before training.
+
+        Raises:
+            OutputError: The folder holds something already, or cannot be written.
+        """
+        manifest = recipe_manifest(recipe, recipe_path)
+        require_fit(recipe, manifest, where=str(recipe_path))
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if not overwrite:
+                raise OutputError(
+                    f"{folder}: this folder holds something already. Go on with `medcontrast train --resume {folder}`, "
+                    f"choose another with -o, or add --overwrite to begin anew."
+                )
+            _remove_old_run(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another folder with -o.") from None
+        data = recipe.data.model_copy(update={"manifest": "manifest.json"})
+        resolved = recipe.model_copy(update={"data": data})
+        raw = dict(manifest.raw)
+        if raw.get("root"):
+            raw["root"] = str(manifest.root)
+        write_text(folder / "manifest.json", json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
+        write_text(folder / "resolved.yaml", recipe_to_yaml(resolved))
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path, overrides: Sequence[str] = ()) -> Run:
+        """Opens a run that was created before.
+
+        Raises:
+            CheckpointError: Not a run folder.
+            RecipeError: An override changes what a resume must keep.
+        """
+        if not (folder / "resolved.yaml").is_file():
+            raise CheckpointError(f"{folder}: not a run folder (it has no resolved.yaml).")
+        for override in overrides:
+            if override.partition("=")[0].strip() not in _CHANGEABLE_ON_RESUME:
+                raise RecipeError(
+                    f"--set {override}: a resumed run keeps its recipe; only {', '.join(_CHANGEABLE_ON_RESUME)} may change."
+                )
+        recipe = load_recipe(folder / "resolved.yaml", overrides)
+        run = cls(folder, recipe, recipe_manifest(recipe, folder / "resolved.yaml"))
+        require_fit(recipe, run.manifest, where=str(folder / "resolved.yaml"))
+        if overrides:
+            write_text(folder / "resolved.yaml", recipe_to_yaml(recipe))
+        return run
+
+    def write_facts(self, facts: dict[str, Any]) -> None:
+        """Writes run.json: versions, commit, and what the caller derived."""
+        content = {
+            "medcontrast": medcontrast.__version__,
+            "git_commit": _git_commit(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            "versions": {name: metadata.version(name) for name in ("torch", "monai", "lightning-fabric", "numpy")},
+            "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **facts,
+        }
+        write_text(self.folder / "run.json", json.dumps(content, indent=1) + "\n")
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Appends one line to the log."""
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+
+    def cut_log(self, step: int) -> None:
+        """Drops every log line of a later step, so that the log tells one story after a resume."""
+        path = self.folder / "log.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:  # the process was killed while writing this line
+                continue
+            if record["step"] <= step:
+                kept.append(line + "\n")
+        write_text(path, "".join(kept))
+
+
+def _remove_old_run(folder: Path) -> None:
+    # only what a run writes: --overwrite on the wrong folder must not empty somebody's data
+    if not (folder / "resolved.yaml").is_file():
+        raise OutputError(f"{folder}: --overwrite replaces run folders alone, and this is not one; choose another with -o.")
+    for name in ("resolved.yaml", "manifest.json", "run.json", "log.jsonl", "last.pt", "last.safetensors", "best.safetensors"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("tensorboard", "overlays"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(medcontrast.__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,222 @@
+"""The two ways to score, from files to tables, pictures and printed lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from rich.console import Console
+
+from medcontrast.checkpoint import checkpoint_hash, read_header, resolve_checkpoint
+from medcontrast.data.manifest import Case, Manifest, load_manifest
+from medcontrast.engine.evaluate import (
+    Pair,
+    ScoringRules,
+    draw_worst,
+    folder_pairs,
+    manifest_case,
+    score_pairs,
+    table_beside,
+    table_of_values,
+)
+from medcontrast.errors import InputError, OutputError
+from medcontrast.files import write_text
+from medcontrast.labels import LabelTable
+from medcontrast.metrics.report import Report
+from medcontrast.render import OverlayRow
+from medcontrast.volume import Volume, read_volume
+
+DEFAULT_TOLERANCE_MM = 1.0
+FILES = ("cases.csv", "report.json", "evaluation.json", "worst_cases.png")
+
+
+def score_folders(
+    predictions: Path,
+    labels: Path,
+    *,
+    manifest: Path | None = None,
+    output: Path | None = None,
+    tolerance_mm: float | None = None,
+    voxels: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Report:
+    """Scores anybody's masks against label files of the same names.
+
+    Names of the labels come from the manifest, else from the JSON record beside a mask, else from the values found.
+
+    Raises:
+        InputError: A prediction is missing, or a folder is empty.
+    """
+    console = console or Console()
+    _require_free(output, overwrite)
+    files = folder_pairs(predictions, labels)
+    if manifest is not None:
+        table = load_manifest(manifest).labels
+    else:
+        table = table_beside([prediction for _, prediction, _ in files]) or table_of_values([label for *_, label in files])
+    rules = ScoringRules(table, tolerance_mm or DEFAULT_TOLERANCE_MM, voxels)
+    pairs = (
+        Pair(name, read_volume(prediction, "label"), read_volume(reference, "label"))
+        for name, prediction, reference in files
+    )
+    report = score_pairs(pairs, rules)
+    _show(console, report)
+    if output is not None:
+        _write(output, report, {"predictions": str(predictions), "labels": str(labels), "label_table": table.to_json()})
+        console.print(f"Written to {output}", highlight=False)
+    return report
+
+
+def score_checkpoints(
+    checkpoints: list[Path],
+    *,
+    split: str,
+    manifest_path: Path | None = None,
+    output: Path | None = None,
+    tolerance_mm: float | None = None,
+    voxels: bool = False,
+    flips: bool | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Report:
+    """Predicts every case of a split on the scan's own grid and scores it there.
+
+    Raises:
+        InputError: No such split, a case without its label file, or an output that exists already.
+    """
+    from medcontrast.inference.predict import Predictor
+
+    console = console or Console()
+    manifest = load_manifest(manifest_path) if manifest_path is not None else _own_manifest(checkpoints[0])
+    cases = manifest_case(manifest, split)
+    folder = output or _default_output(checkpoints, split)
+    _require_free(folder, overwrite)
+    predictor = Predictor.load(checkpoints, device=device, overrides={} if flips is None else {"flips": flips})
+    _require_same_values(predictor.labels, manifest)
+    _warn_of_training_cases(console, checkpoints, manifest, list(cases))
+    rules = ScoringRules(manifest.labels, tolerance_mm or predictor.members[0].recipe.evaluation.tolerance_mm, voxels)
+    predictions: dict[str, Any] = {}
+    report = score_pairs(_predicted(predictor, cases, predictions), rules, on_case=_progress(console, len(cases)))
+    _show(console, report)
+    facts = {
+        "checkpoints": [_describe(path) for path in checkpoints],
+        "manifest": manifest.name,
+        "split": split,
+        "label_table": manifest.labels.to_json(),
+        "inference": predictor.settings.model_dump(mode="json"),
+    }
+    _write(folder, report, facts)
+
+    def row(case: str) -> OverlayRow:
+        return overlay_row(cases[case], predictions[case], _title(case, report))
+
+    draw_worst(folder / "worst_cases.png", report, row, manifest.labels)
+    console.print(f"Written to {folder}", highlight=False)
+    return report
+
+
+def overlay_row(case: Case, prediction: Volume, title: str) -> OverlayRow:
+    """A case with reference and prediction, turned to canonical orientation for a picture."""
+    assert case.label is not None
+    image, label = read_volume(case.images[0], "image"), read_volume(case.label, "label")
+    turns = nibabel.io_orientation(image.grid.affine)
+    arrays = [nibabel.apply_orientation(volume.array, turns) for volume in (image, label, prediction)]
+    spacing = [image.grid.spacing_mm[int(axis)] for axis in np.argsort(turns[:, 0])]
+    return OverlayRow(arrays[0], arrays[1], arrays[2], spacing, title)
+
+
+def _predicted(predictor: Any, cases: dict[str, Case], kept: dict[str, Volume]) -> Iterator[Pair]:
+    for name, case in cases.items():
+        assert case.label is not None
+        found = predictor.predict_scan(case.images)
+        prediction = Volume(found.label_map, found.grid, Path(f"{name} (predicted)"))
+        kept[name] = prediction
+        yield Pair(name, prediction, read_volume(case.label, "label"))
+
+
+def _progress(console: Console, total: int) -> Any:
+    done: list[str] = []
+
+    def on_case(case: str) -> None:
+        done.append(case)
+        if len(done) == total or len(done) % 10 == 0:
+            console.print(f"{len(done)} of {total} cases scored", highlight=False)
+
+    return on_case
+
+
+def _own_manifest(checkpoint: Path) -> Manifest:
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    if not (folder / "manifest.json").is_file():
+        raise InputError(f"{checkpoint}: has no manifest beside it; say which cases to score with --manifest M.")
+    return load_manifest(folder / "manifest.json")
+
+
+def _default_output(checkpoints: list[Path], split: str) -> Path:
+    first = checkpoints[0]
+    stem = resolve_checkpoint(first).stem
+    return (first if first.is_dir() else first.parent) / f"evaluation_{split}_{stem}"
+
+
+def _require_free(output: Path | None, overwrite: bool) -> None:
+    if output is None:
+        return
+    taken = [name for name in FILES if (output / name).exists()]
+    if taken and not overwrite:
+        raise OutputError(f"{output / taken[0]}: exists already; add --overwrite, or choose another folder with -o.")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be written ({error.strerror}); choose another folder with -o.") from None
+
+
+def _require_same_values(labels: LabelTable, manifest: Manifest) -> None:
+    if labels.values != manifest.labels.values:
+        raise InputError(
+            f"{manifest.path}: its label values {list(manifest.labels.values)} are not those the checkpoint was trained "
+            f"for, {list(labels.values)}."
+        )
+
+
+def _warn_of_training_cases(console: Console, checkpoints: list[Path], manifest: Manifest, cases: list[str]) -> None:
+    for path in checkpoints:
+        trained = read_header(resolve_checkpoint(path)).get("trained_on", {})
+        for kind, names in trained.items():
+            seen = sorted(set(names) & set(cases))
+            if seen:
+                console.print(
+                    f"Warning: {len(seen)} of {len(cases)} cases of {manifest.name} were {kind} training cases of {path}; "
+                    "this is not a score on new cases.",
+                    highlight=False,
+                )
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    file = resolve_checkpoint(path)
+    header = read_header(file)
+    return {"file": str(file), "sha256": checkpoint_hash(file), "step": header["step"], "network": header["network"]}
+
+
+def _show(console: Console, report: Report) -> None:
+    console.print(report.table())
+    for line in report.lines():
+        console.print(line, highlight=False)
+
+
+def _write(folder: Path, report: Report, facts: dict[str, Any]) -> None:
+    report.to_csv(folder / "cases.csv")
+    report.to_json(folder / "report.json")
+    write_text(folder / "evaluation.json", json.dumps(facts, indent=1) + "\n")
+
+
+def _title(case: str, report: Report) -> str:
+    scores = ", ".join(f"{score.target} {score.dice:.3f}" for score in report.cases[case])
+    return f"{case}: Dice {scores}"
+
+

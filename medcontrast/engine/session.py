@@ -1,0 +1,86 @@
+"""One training session: devices, a run folder, the loop, and what is said at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+from rich.console import Console
+
+from medcontrast.engine.build import make_fabric, resolve_precision
+from medcontrast.engine.loop import Trainer
+from medcontrast.engine.run import Run
+from medcontrast.engine.stopping import StopRequest
+from medcontrast.errors import CheckpointError, InputError
+
+
+def train_run(
+    folder: Path,
+    *,
+    resume: bool,
+    max_time_s: float | None = None,
+    accelerator: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    precision: str | None = None,
+    console: Console | None = None,
+) -> None:
+    """Trains the run in `folder` from its beginning, or from its last checkpoint.
+
+    Raises:
+        InputError: Rows cannot be shared evenly, the run is finished, or devices are not there.
+    """
+    console = console or Console()
+    run = Run.open(folder)
+    chosen = resolve_precision(precision or run.recipe.train.precision, accelerator)
+    _require_even_rows(run, devices * nodes)
+    if resume and not run.resume_file.is_file():
+        raise CheckpointError(f"{folder}: nothing to resume from yet (no last.pt); train it again with --overwrite.")
+    fabric = make_fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=chosen)
+    fabric.launch()
+    with StopRequest(max_time_s) as stop:
+        trainer = Trainer(run, fabric, console)
+        if resume:
+            trainer.resume()
+        else:
+            trainer.initialise()
+        if fabric.is_global_zero:
+            run.write_facts(_facts(trainer, fabric, chosen))
+        trainer.fit(stop)
+        if fabric.is_global_zero:
+            _say_goodbye(console, run, trainer, stop)
+
+
+def _require_even_rows(run: Run, processes: int) -> None:
+    train = run.recipe.train
+    for name, rows in (("labeled_rows", train.labeled_rows), ("unlabeled_rows", train.unlabeled_rows)):
+        if rows % (processes * train.accumulate):
+            raise InputError(
+                f"train.{name} {rows} cannot be shared evenly by {processes} process(es) with train.accumulate "
+                f"{train.accumulate}; it must be a multiple of {processes * train.accumulate}."
+            )
+
+
+def _facts(trainer: Trainer, fabric: Fabric, precision: str) -> dict[str, Any]:
+    return {
+        "device": str(fabric.device),
+        "processes": fabric.world_size,
+        "precision": precision,
+        "student_parameters": sum(parameter.numel() for parameter in trainer.method.student.parameters()),
+        "trained_parameters": sum(parameter.numel() for parameter in trainer.parameters),
+        "cases": {name: len(cases) for name, cases in trainer.run.manifest.splits()},
+    }
+
+
+def _say_goodbye(console: Console, run: Run, trainer: Trainer, stop: StopRequest) -> None:
+    state, total = trainer.state, run.recipe.train.steps
+    if state.step < total:
+        sentence = f"Stopped at step {state.step} of {total} because {stop.reason}; saved."
+        console.print(f"{sentence} Go on with: medcontrast train --resume {run.folder}", highlight=False)
+        return
+    console.print(f"Finished {total} steps in {state.seconds:.0f} s; {run.folder} holds the run.", highlight=False)
+    if state.best_dice is not None:
+        console.print(f"Best validation Dice {state.best_dice:.4f} at step {state.best_step}.", highlight=False)
+    split = "validation" if run.manifest.validation else "test"
+    console.print(f"Next: medcontrast evaluate --ckpt {run.folder} --split {split}", highlight=False)

@@ -1,0 +1,94 @@
+"""Validation while training: sliding window over every validation case, Dice on the prepared grid."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from medcontrast.data.volumes import PreparedCases
+from medcontrast.engine.run import Run
+from medcontrast.inference.predict import predict_case
+from medcontrast.metrics.overlap import dice
+from medcontrast.render import OverlayRow, overlay_grid_png
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """What one validation found.
+
+    Attributes:
+        mean_dice: Over cases and labels; chooses `best`.
+        by_target: Mean Dice of every label and region, by name.
+        picture: PNG of the worst case.
+    """
+
+    mean_dice: float
+    by_target: dict[str, float]
+    picture: Path
+
+
+class Validator:
+    """Scores the inference network on the validation cases; their labels are read once.
+
+    The figures are those of the prepared grid, without largest component, and choose a checkpoint; the score to report
+    comes from `medcontrast evaluate`, on the scan's own grid.
+    """
+
+    def __init__(self, run: Run, device: torch.device, autocast: Callable[[], AbstractContextManager[None]]) -> None:
+        self.run, self.device, self.autocast = run, device, autocast
+        recipe, manifest = run.recipe, run.manifest
+        self.cases = PreparedCases(manifest.validation, recipe.data, manifest.labels, read_labels=True)
+        self.labels = manifest.labels
+
+    @torch.no_grad()
+    def __call__(self, network: nn.Module, step: int) -> ValidationReport:
+        """Predicts and scores every case; leaves the network in the mode it was in."""
+        mode = network.training
+        network.eval()
+        scores: dict[str, list[float]] = {name: [] for name in self.labels.targets}
+        worst: tuple[float, OverlayRow] | None = None
+        for index in range(len(self.cases)):
+            case = self.cases[index]
+            assert case.label is not None
+            with self.autocast():
+                prediction = predict_case(
+                    network,
+                    torch.from_numpy(case.image),
+                    patch=self.run.recipe.data.patch,
+                    settings=self.run.recipe.inference,
+                    device=self.device,
+                )
+            reference = case.label[0]
+            prediction = np.where(reference < 0, 0, prediction)
+            found = {name: dice(*self._masks(prediction, reference, values)) for name, values in self.labels.targets.items()}
+            for name, value in found.items():
+                scores[name].append(value)
+            mean = float(np.mean([found[label.name] for label in self.labels.labels]))
+            if worst is None or mean < worst[0]:
+                shown = np.maximum(reference, 0)
+                worst = mean, OverlayRow(case.image[0], shown, prediction, case.spacing_mm, f"{case.name}: Dice {mean:.3f}")
+        network.train(mode)
+        by_target = {name: float(np.mean(values)) for name, values in scores.items()}
+        mean_dice = float(np.mean([by_target[label.name] for label in self.labels.labels]))
+        assert worst is not None
+        return ValidationReport(mean_dice, by_target, self._picture(worst[1], step))
+
+    def _masks(
+        self, prediction: np.ndarray, reference: np.ndarray, values: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        indices = [self.labels.values.index(value) for value in values]
+        return np.isin(prediction, indices), np.isin(reference, indices)
+
+    def _picture(self, row: OverlayRow, step: int) -> Path:
+        folder = self.run.folder / "overlays"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"step_{step:06d}.png"
+        colors = {index + 1: label.color for index, label in enumerate(self.labels.labels)}
+        overlay_grid_png(path, [row], colors=colors, title=f"Worst validation case at step {step}")
+        return path

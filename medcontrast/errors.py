@@ -1,0 +1,47 @@
+"""Every error that medcontrast raises on purpose.
+
+MedcontrastError            exit code 1: failed while running
+├── NonFiniteLossError      a loss became NaN or infinite
+└── InputError              exit code 2: wrong input, nothing was written over
+    ├── RecipeError         the recipe, all its faults at once
+    ├── ManifestError       the manifest or what it names
+    ├── VolumeError         a scan or a label file
+    ├── CheckpointError     a checkpoint or a run folder
+    └── OutputError         the place to write to
+"""
+
+
+class MedcontrastError(Exception):
+    """Failed while running. The message is the whole answer to the user; no traceback is shown."""
+
+    exit_code = 1
+
+
+class NonFiniteLossError(MedcontrastError):
+    """A loss term became NaN or infinite; names the step and the cases."""
+
+
+class InputError(MedcontrastError):
+    """Wrong input: says what is wrong, where, the value, what was expected and what to do."""
+
+    exit_code = 2
+
+
+class RecipeError(InputError):
+    """The recipe does not hold together; carries every fault, one a line."""
+
+
+class ManifestError(InputError):
+    """The manifest, or a file it names, is not usable."""
+
+
+class VolumeError(InputError):
+    """A scan or label file cannot be read or is not what it has to be."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint is missing, damaged or not one of ours."""
+
+
+class OutputError(InputError):
+    """The output cannot be written, or exists already."""

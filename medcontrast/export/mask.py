@@ -1,0 +1,105 @@
+"""Turns a mask file into a file for another program, with the label table found beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from medcontrast.errors import InputError, ManifestError, VolumeError
+from medcontrast.export.color_table import write_color_table
+from medcontrast.export.slicer import write_seg_nrrd
+from medcontrast.labels import LabelTable
+from medcontrast.volume import Grid, output_stem, read_grid, read_volume, require_writable, write_label
+
+FORMATS = ("seg.nrrd", "nii.gz")
+"""What a mask can become: a 3D Slicer segmentation, or NIfTI with a colour table (.ctbl) beside it."""
+
+
+def export_mask(
+    mask_path: Path,
+    reference_path: Path | None = None,
+    labels_path: Path | None = None,
+    output_path: Path | None = None,
+    format: str = "seg.nrrd",
+    *,
+    overwrite: bool = False,
+) -> tuple[Path, ...]:
+    """Writes a mask in another format.
+
+    Args:
+        mask_path: A label map in any known format.
+        reference_path: The scan; the mask has to lie on its grid, whose header is then used.
+        labels_path: A manifest or JSON record with a label table; by default the record beside the mask.
+        output_path: The file to write; by default beside the mask, with the mask's name.
+        format: One of FORMATS.
+        overwrite: Whether existing files may be replaced.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: No label table, an unusable mask, a mask off the scan's grid, or an output that exists already.
+    """
+    if format not in FORMATS:
+        raise InputError(f"{format!r} is not a known format; choose {' or '.join(FORMATS)}.")
+    read_grid(mask_path)  # a missing or unusable mask is said before a missing table
+    labels = read_label_table(mask_path, labels_path)
+    output = output_path or mask_path.with_name(f"{output_stem(mask_path)}.{format}")
+    if not output.name.lower().endswith(f".{format}"):
+        raise InputError(f"{output}: the format {format} needs an output that ends in .{format}.")
+    table = output.with_name(f"{output_stem(output)}.ctbl")
+    in_place = format == "nii.gz" and output.resolve() == mask_path.resolve()  # then only its table is missing
+    written = {"seg.nrrd": (output,), "nii.gz": (table,) if in_place else (output, table)}[format]
+    for path in written:
+        require_writable(path, overwrite)
+    mask = read_volume(mask_path, "label")
+    grid = _reference_grid(mask.grid, mask_path, reference_path) if reference_path else mask.grid
+    if format == "seg.nrrd":
+        write_seg_nrrd(output, mask.array, grid, labels, overwrite=overwrite)
+        return written
+    if mask.array.min() < 0:
+        raise VolumeError(f"{mask_path}: holds the value {mask.array.min()}, but a mask holds whole numbers from 0 on.")
+    if not in_place:
+        write_label(output, mask.array, grid, overwrite=overwrite)
+    write_color_table(table, labels, overwrite=overwrite)
+    return written
+
+
+def read_label_table(mask_path: Path, labels_path: Path | None = None) -> LabelTable:
+    """Finds the label table of a mask: in the file named, else in the JSON record that `infer` wrote beside the mask.
+
+    Raises:
+        InputError: There is none, or it cannot be read.
+    """
+    path = labels_path or mask_path.with_name(f"{output_stem(mask_path)}.json")
+    if labels_path is None and not path.exists():
+        raise InputError(
+            f"{mask_path}: the names of its labels are not known: there is no record {path.name} beside it. "
+            "Name a manifest, dataset.json or record that has them with --labels."
+        )
+    record = _read_json(path)
+    table = record.get("labels") if isinstance(record, dict) else None
+    if isinstance(table, dict) and isinstance(table.get("labels"), dict):
+        record = table  # a record holds the whole table under "labels", a manifest is one itself
+    return LabelTable.from_json(record, where=str(path))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: not valid JSON ({error}).") from None
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror or error}).") from None
+
+
+def _reference_grid(grid: Grid, mask_path: Path, reference_path: Path) -> Grid:
+    reference = read_grid(reference_path)
+    difference = grid.difference(reference, tolerance_mm=0.01 * min(reference.spacing_mm))
+    if difference is not None:
+        raise VolumeError(
+            f"{mask_path}: does not lie on the grid of {reference_path}: {difference}. "
+            "Give the scan the mask was made from, or leave --reference out."
+        )
+    return reference

@@ -1,0 +1,169 @@
+"""Which scans a command line means, and what their outputs are called; opens no volume."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcontrast.data.manifest import Manifest
+from medcontrast.errors import ManifestError, VolumeError
+from medcontrast.volume import KNOWN_SUFFIXES, output_stem
+
+OUTPUT_ENDINGS = ("_seg", "_prob", "_entropy")
+_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan to predict.
+
+    Attributes:
+        name: What its outputs are called, unique within one command.
+        images: One file or DICOM folder a channel.
+        shown: What the record calls them: as typed, or as the manifest has them.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    shown: tuple[str, ...]
+
+
+def find_scans(inputs: Sequence[Path], channels: Sequence[str]) -> list[Scan]:
+    """Resolves files and folders to scans, in the order given, each file once.
+
+    Args:
+        inputs: Volume files, DICOM files' folder, or folders of either.
+        channels: Names of the checkpoint's channels. With several, files CASE_0000, CASE_0001, ... make one scan.
+
+    Raises:
+        VolumeError: A path is missing, is no volume, or the channels of a scan do not add up; every fault at once.
+    """
+    faults: list[str] = []
+    paths = list(dict.fromkeys(path for given in inputs for path in _expand(given, faults)))
+    groups = [(path,) for path in paths] if len(channels) == 1 else _group_channels(paths, channels, faults)
+    if faults:
+        raise VolumeError("\n".join(faults))
+    stems = [_without_channel(output_stem(group[0])) if len(group) > 1 else output_stem(group[0]) for group in groups]
+    names = unique_names(stems, [group[0].absolute().parent.name for group in groups])
+    return [Scan(name, group, tuple(map(str, group))) for name, group in zip(names, groups, strict=True)]
+
+
+def scans_of_split(manifest: Manifest, split: str) -> list[Scan]:
+    """The cases of a manifest's split, called by their case names.
+
+    Raises:
+        ManifestError: No such split, or image files that are missing; every one at once.
+    """
+    cases = manifest.split(split)
+    missing = [image for case in cases for image in case.images if not image.exists()]
+    if missing:
+        listed = "".join(f"\n  - {image}" for image in missing[:5]) + ("\n  - ..." if len(missing) > 5 else "")
+        raise ManifestError(
+            f"{manifest.path}: {len(missing)} image file(s) of the split {split} are not there; "
+            f"set MEDCONTRAST_DATA to the folder that its paths start from:{listed}"
+        )
+    stems = [re.sub(r"[^\w.\-]+", "_", case.name) for case in cases]
+    names = unique_names(stems, ["" for _ in cases])
+    shown = [tuple(_from_root(image, manifest.root) for image in case.images) for case in cases]
+    return [Scan(name, case.images, paths) for name, case, paths in zip(names, cases, shown, strict=True)]
+
+
+def unique_names(stems: Sequence[str], parents: Sequence[str]) -> list[str]:
+    """Names that differ even where case does not count: the stem; else parent_stem; else a number after it.
+
+    Args:
+        stems: File names without suffix.
+        parents: Name of each file's folder; "" for none.
+    """
+    count = Counter(stem.lower() for stem in stems)
+    wanted = [
+        f"{parent}_{stem}" if count[stem.lower()] > 1 and parent else stem
+        for stem, parent in zip(stems, parents, strict=True)
+    ]
+    # a stem that is alone keeps its name, whatever the prefixed ones become
+    taken = {stem.lower() for stem in stems if count[stem.lower()] == 1}
+    names = []
+    for stem, name in zip(stems, wanted, strict=True):
+        candidate, number = name, 2
+        while count[stem.lower()] > 1 and candidate.lower() in taken:
+            candidate, number = f"{name}_{number}", number + 1
+        taken.add(candidate.lower())
+        names.append(candidate)
+    return names
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM files do, whatever it is called."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _expand(path: Path, faults: list[str]) -> list[Path]:
+    if not path.exists():
+        faults.append(f"{path}: there is no such file or folder.")
+        return []
+    if path.is_file():
+        if is_dicom(path):
+            faults.append(f"{path}: one DICOM file is not a volume; give the folder of its series.")
+        elif not _is_volume(path):
+            faults.append(f"{path}: not a volume; expected {', '.join(KNOWN_SUFFIXES)} or a DICOM folder.")
+        return [path]
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    volumes = [entry for entry in entries if entry.is_file() and _is_volume(entry) and not _is_own_output(entry)]
+    series = [entry for entry in entries if entry.is_dir() and _holds_dicom(entry)]
+    if volumes or series:
+        return [entry for entry in entries if entry in set(volumes) | set(series)]
+    if _holds_dicom(path):
+        return [path]
+    faults.append(f"{path}: no volume in this folder; expected {', '.join(KNOWN_SUFFIXES)} files or a DICOM series.")
+    return []
+
+
+def _holds_dicom(folder: Path) -> bool:
+    return any(is_dicom(entry) for entry in sorted(folder.iterdir()) if entry.is_file())
+
+
+def _is_volume(path: Path) -> bool:
+    name = path.name.lower()
+    return name.endswith(KNOWN_SUFFIXES) and not name.endswith(".seg.nrrd")
+
+
+def _is_own_output(path: Path) -> bool:
+    # a second run on the same folder must not segment the masks of the first
+    stem = output_stem(path)
+    ending = next((ending for ending in OUTPUT_ENDINGS if stem.endswith(ending)), None)
+    return ending is not None and (path.parent / f"{stem.removesuffix(ending)}_seg.json").exists()
+
+
+def _group_channels(paths: list[Path], channels: Sequence[str], faults: list[str]) -> list[tuple[Path, ...]]:
+    cases: dict[Path, dict[int, Path]] = defaultdict(dict)
+    rule = f"the checkpoint takes {len(channels)} channels ({', '.join(channels)})"
+    for path in paths:
+        match = _CHANNEL.fullmatch(output_stem(path))
+        if match is None:
+            faults.append(f"{path}: {rule}, one file each; name them CASE_0000, CASE_0001, ... or use --manifest.")
+            continue
+        case, number = path.parent / match["case"], int(match["channel"])
+        if number in cases[case]:
+            faults.append(f"{path}: {cases[case][number].name} is the same channel of the same case; keep one.")
+        cases[case][number] = path
+    for case, found in cases.items():
+        if sorted(found) != list(range(len(channels))):
+            listed = ", ".join(f"{number:04d}" for number in sorted(found))
+            faults.append(f"{case}: {rule}, _0000 to _{len(channels) - 1:04d}, but this case has {listed}.")
+    return [tuple(found[number] for number in sorted(found)) for found in cases.values()]
+
+
+def _from_root(image: Path, root: Path) -> str:
+    return str(image.relative_to(root)) if image.is_relative_to(root) else image.name
+
+
+def _without_channel(stem: str) -> str:
+    match = _CHANNEL.fullmatch(stem)
+    return match["case"] if match else stem

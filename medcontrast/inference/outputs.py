@@ -1,0 +1,107 @@
+"""Which files a prediction writes, checked before any work and written after it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcontrast.errors import OutputError
+from medcontrast.inference.inputs import Scan
+from medcontrast.inference.predict import Prediction
+from medcontrast.inference.record import write_record
+from medcontrast.volume import write_image, write_label
+
+LISTED = 5
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Files of one scan.
+
+    Attributes:
+        mask: The label map.
+        record: The JSON beside it.
+        probabilities: One map a class, or None.
+        entropy: The uncertainty map, or None.
+        exported: Files that an export of the mask will write.
+    """
+
+    mask: Path
+    record: Path
+    probabilities: Path | None = None
+    entropy: Path | None = None
+    exported: tuple[Path, ...] = ()
+
+    def files(self) -> list[Path]:
+        """Every file, the record last: where it stands, the others are whole."""
+        maps = [path for path in (self.probabilities, self.entropy) if path is not None]
+        return [self.mask, *maps, *self.exported, self.record]
+
+
+def plan_outputs(
+    scans: Iterable[Scan],
+    folder: Path,
+    *,
+    probabilities: bool = False,
+    entropy: bool = False,
+    export_endings: Sequence[str] = (),
+) -> list[Outputs]:
+    """Names the files of every scan: NAME_seg.nii.gz, NAME_seg.json, NAME_prob.nii.gz, NAME_entropy.nii.gz."""
+    return [
+        Outputs(
+            folder / f"{scan.name}_seg.nii.gz",
+            folder / f"{scan.name}_seg.json",
+            folder / f"{scan.name}_prob.nii.gz" if probabilities else None,
+            folder / f"{scan.name}_entropy.nii.gz" if entropy else None,
+            tuple(folder / f"{scan.name}_seg.{ending}" for ending in export_endings),
+        )
+        for scan in scans
+    ]
+
+
+def require_outputs(outputs: Sequence[Outputs], scans: Iterable[Scan], folder: Path, *, overwrite: bool) -> None:
+    """Makes the folder and checks that every file can be written; changes no file.
+
+    Raises:
+        OutputError: The folder is a file or not writable, an output exists already, or is one of the inputs.
+    """
+    files = [path for planned in outputs for path in planned.files()]
+    inputs = {image.resolve() for scan in scans for image in scan.images}
+    for path in files:
+        if path.resolve() in inputs:
+            raise OutputError(f"{path}: is one of the inputs and would be written over; choose another folder with -o.")
+    existing = [path for path in files if path.exists()]
+    if existing and not overwrite:
+        listed = ", ".join(path.name for path in existing[:LISTED]) + (", ..." if len(existing) > LISTED else "")
+        raise OutputError(
+            f"{folder}: {len(existing)} output(s) exist already ({listed}); "
+            "add --overwrite to replace them, or choose another folder with -o."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise OutputError(f"{folder}: cannot be made a folder ({reason}); choose another with -o.") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder}: is not writable; choose another folder with -o.")
+
+
+def write_prediction(prediction: Prediction, outputs: Outputs, *, overwrite: bool) -> None:
+    """Writes maps, mask and record, each whole or not at all, the record last.
+
+    Raises:
+        OutputError: A file exists already or cannot be written.
+    """
+    grid, record = prediction.grid, dict(prediction.record)
+    if overwrite:
+        outputs.record.unlink(missing_ok=True)  # an old record must never stand beside a new mask
+    if outputs.probabilities is not None and prediction.probabilities is not None:
+        write_image(outputs.probabilities, prediction.probabilities, grid, overwrite=overwrite)
+        record["probabilities"] = f"{outputs.probabilities.name}: one map a class, background first"
+    if outputs.entropy is not None and prediction.entropy is not None:
+        write_image(outputs.entropy, prediction.entropy, grid, overwrite=overwrite)
+        record["entropy"] = f"{outputs.entropy.name}: entropy in nats over ln(classes), 0 sure to 1 undecided"
+    write_label(outputs.mask, prediction.label_map, grid, overwrite=overwrite)
+    write_record(outputs.record, {"mask": outputs.mask.name, **record}, overwrite=overwrite)

@@ -1,0 +1,308 @@
+"""From a scan to its label map: prepare, slide, average, go back to the scan's own grid.
+
+Letters: c channels, k classes (background first), x, y, z voxels of the prepared grid, X, Y, Z of the scan's.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medcontrast.errors import InputError, VolumeError
+from medcontrast.inference.members import Member, load_members
+from medcontrast.inference.postprocess import finish
+from medcontrast.inference.record import geometry, measured_volumes, prediction_record
+from medcontrast.inference.windows import mirrored_softmax, sliding_window
+from medcontrast.labels import LabelTable
+from medcontrast.settings.train import InferenceSettings
+from medcontrast.transforms.volume3d import prepare_image, to_scan_grid, to_scan_labels
+from medcontrast.volume import Grid, Volume, read_volume, require_usable_image
+
+Autocast = Callable[[], AbstractContextManager[Any]]
+_MIRRORED = (0, 1, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What was found in one scan, on the scan's own grid.
+
+    Attributes:
+        label_map: (X, Y, Z) label-file values.
+        grid: The scan's grid.
+        probabilities: (X, Y, Z, k) float32, background first, or None where not asked for.
+        entropy: (X, Y, Z) float32 in 0..1, or None: the entropy of the probabilities in nats over ln k.
+        record: What the JSON beside the mask says.
+    """
+
+    label_map: NDArray[np.uint16]
+    grid: Grid
+    probabilities: NDArray[np.float32] | None
+    entropy: NDArray[np.float32] | None
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """One network or the average of several, ready to predict.
+
+    Attributes:
+        members: The networks.
+        settings: How windows are laid and averaged; the first checkpoint's, with overrides.
+        device: Where the networks compute.
+        autocast: Context of the forward passes.
+        precision: What the forward passes compute in.
+    """
+
+    members: tuple[Member, ...]
+    settings: InferenceSettings
+    device: torch.device
+    autocast: Autocast = field(default=nullcontext, repr=False)
+    precision: str = "float32"
+
+    @property
+    def labels(self) -> LabelTable:
+        """The label table of every member."""
+        return self.members[0].labels
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the image channels, in order."""
+        return self.members[0].channels
+
+    @classmethod
+    def load(
+        cls, checkpoints: Sequence[Path], device: str | None = None, overrides: Mapping[str, Any] | None = None
+    ) -> Predictor:
+        """Loads checkpoints.
+
+        Args:
+            checkpoints: Run folders or checkpoint files; the probabilities of several are averaged.
+            device: cpu, cuda, cuda:N or mps; by default cuda where there is one.
+            overrides: Inference settings that replace the recipe's, for example {"flips": True}.
+
+        Raises:
+            CheckpointError: One is unusable, or two cannot be averaged.
+            InputError: No such device.
+        """
+        chosen = resolve_device(device)
+        members = load_members(checkpoints, chosen)
+        first = members[0].recipe
+        settings = InferenceSettings.model_validate({**first.inference.model_dump(), **(overrides or {})})
+        precision, autocast = _autocast(chosen, first.train.precision)
+        return cls(members, settings, chosen, autocast, precision)
+
+    def predict_probabilities(self, image: Tensor) -> Tensor:
+        """Mean probabilities of all members, (k, x, y, z) float32, for a prepared image (c, x, y, z)."""
+        total: Tensor | None = None
+        for member in self.members:
+            found = predict_probabilities(
+                member.network,
+                image,
+                patch=member.recipe.data.patch,
+                settings=self.settings,
+                device=self.device,
+                autocast=self.autocast,
+            )
+            total = found if total is None else total.add_(found)
+        assert total is not None
+        return total.div_(len(self.members))
+
+    def predict_scan(
+        self,
+        images: Sequence[Path],
+        *,
+        names: Sequence[str] | None = None,
+        probabilities: bool = False,
+        entropy: bool = False,
+    ) -> Prediction:
+        """Predicts one scan.
+
+        Args:
+            images: One file or DICOM folder a channel.
+            names: What the record calls them; by default the paths as given.
+            probabilities: Whether to return them.
+            entropy: Whether to return the entropy map.
+
+        Raises:
+            VolumeError: The scan cannot be used, or has another number of channels.
+        """
+        began = time.monotonic()
+        volumes = self._read(images)
+        data = self.members[0].recipe.data
+        image = prepare_image(volumes, spacing_mm=data.spacing_mm, intensity=data.intensity)
+        affine, grid = np.asarray(image.affine, dtype=np.float64), volumes[0].grid
+        del volumes
+        maps = self.predict_probabilities(image.as_tensor())
+        # the way back needs float64, which mps has not
+        maps = maps.cpu() if maps.device.type == "mps" else maps
+        indices = to_scan_labels(maps, affine, grid).cpu().numpy()
+        label_map = finish(indices, self.labels, self.settings.largest_component)
+        return Prediction(
+            label_map,
+            grid,
+            _stacked(maps, affine, grid) if probabilities else None,
+            entropy_map(maps, affine, grid) if entropy else None,
+            self._record(names or [str(path) for path in images], images[0], grid, label_map, began),
+        )
+
+    def _read(self, images: Sequence[Path]) -> list[Volume]:
+        if len(images) != len(self.channels):
+            raise VolumeError(
+                f"{images[0]}: the checkpoint takes {len(self.channels)} channel(s) ({', '.join(self.channels)}), "
+                f"one file each, but this scan has {len(images)} file(s)."
+            )
+        volumes = [read_volume(path, "image") for path in images]
+        for volume in volumes:
+            require_usable_image(volume)
+        return volumes
+
+    def _record(
+        self, names: Sequence[str], path: Path, grid: Grid, label_map: NDArray[np.uint16], began: float
+    ) -> dict[str, Any]:
+        settings = {**self.settings.model_dump(mode="json"), "device": self.device.type, "precision": self.precision}
+        del settings["network"]  # each checkpoint says which network it holds
+        return prediction_record(
+            inputs=list(names),
+            geometry=geometry(path, grid),
+            labels=self.labels,
+            volumes=measured_volumes(label_map, grid, self.labels),
+            settings=settings,
+            checkpoints=[member.to_json() for member in self.members],
+            seconds=time.monotonic() - began,
+        )
+
+
+def predict_probabilities(
+    network: nn.Module,
+    image: Tensor,
+    *,
+    patch: Sequence[int],
+    settings: InferenceSettings,
+    device: torch.device | str,
+    autocast: Autocast = nullcontext,
+) -> Tensor:
+    """Probabilities of one network, by sliding window.
+
+    Args:
+        network: Gives `Output`; set to evaluation for the time of the call.
+        image: (c, x, y, z) prepared image.
+        patch: Window in voxels.
+        settings: Overlap, weighting, windows a batch, flips.
+        device: Where the network computes.
+        autocast: Context of the forward passes.
+
+    Returns:
+        (k, x, y, z) float32.
+    """
+
+    def logits_of(windows: Tensor) -> Tensor:
+        with autocast():
+            logits: Tensor = network(windows).logits
+        return logits
+
+    with evaluating(network):
+        return sliding_window(
+            image[None],
+            patch,
+            mirrored_softmax(logits_of, _MIRRORED if settings.flips else ()),
+            overlap=settings.overlap,
+            weighting=settings.weighting,
+            window_batch=settings.window_batch,
+            device=device,
+        )
+
+
+def predict_case(
+    network: nn.Module,
+    image: Tensor,
+    *,
+    patch: Sequence[int],
+    settings: InferenceSettings,
+    device: torch.device | str,
+    autocast: Autocast = nullcontext,
+) -> Tensor:
+    """The most probable class in every voxel of a prepared image; see `predict_probabilities`.
+
+    Returns:
+        (x, y, z) int16 class indices on the prepared grid, on the CPU.
+    """
+    probabilities = predict_probabilities(
+        network, image, patch=patch, settings=settings, device=device, autocast=autocast
+    )
+    return probabilities.argmax(dim=0).to(torch.int16).cpu()
+
+
+def entropy_map(probabilities: Tensor, affine: NDArray[np.float64], grid: Grid) -> NDArray[np.float32]:
+    """Entropy on the scan's grid in nats over ln k: 0 where the networks are sure, 1 where every class is as likely.
+
+    Args:
+        probabilities: (k, x, y, z).
+        affine: Of the prepared grid.
+        grid: The scan's.
+    """
+    total = torch.zeros(grid.shape)
+    for one in probabilities:  # class by class, to spare memory
+        share = to_scan_grid(one[None], affine, grid)[0].cpu()
+        total -= torch.xlogy(share, share)
+    entropy: NDArray[np.float32] = (total / math.log(len(probabilities))).clamp_(0.0, 1.0).numpy()
+    return entropy
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """The device of that name; by default cuda where there is one, else the CPU.
+
+    Raises:
+        InputError: No such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"--device {name}: expected cpu, cuda, cuda:N or mps.")
+    count = torch.cuda.device_count() if device.type == "cuda" else int(torch.backends.mps.is_available())
+    if device.type != "cpu" and (device.index or 0) >= count:
+        raise InputError(f"--device {name}: there is no such device here; take --device cpu.")
+    return device
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; every module then gets back the mode it had."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _autocast(device: torch.device, precision: str) -> tuple[str, Autocast]:
+    if device.type != "cuda" or precision == "32-true":
+        return "float32", nullcontext
+    if precision == "16-mixed":
+        return "float16", partial(torch.autocast, "cuda", torch.float16)
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16", partial(torch.autocast, "cuda", torch.bfloat16)
+    return "float32", nullcontext
+
+
+def _stacked(probabilities: Tensor, affine: NDArray[np.float64], grid: Grid) -> NDArray[np.float32]:
+    out = np.empty((*grid.shape, len(probabilities)), dtype=np.float32)
+    for index, one in enumerate(probabilities):  # class by class, to spare memory
+        out[..., index] = to_scan_grid(one[None], affine, grid)[0].cpu().numpy()
+    return out

@@ -1,0 +1,98 @@
+"""Agreement of a student with a target that is not a label: sharpening, squared difference, divergences, entropy.
+
+Letters: b rows, k classes; k = 1 means one foreground probability. Targets never get a gradient. Every row is
+normalised by itself; a row without weight does not count.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medcontrast.errors import InputError
+from medcontrast.losses.precision import in_full_precision
+from medcontrast.losses.reduction import mean_over, row_means
+
+
+@in_full_precision
+def sharpen(probabilities: Tensor, temperature: float) -> Tensor:
+    """p_k^(1/T) / sum_j p_j^(1/T), in log space: (b, k, *spatial) like the probabilities.
+
+    Args:
+        probabilities: (b, k, *spatial), summing to 1 over k; with k = 1, p^(1/T) / (p^(1/T) + (1 - p)^(1/T)).
+        temperature: T > 0; 1 changes nothing, and near 0 the largest class takes all.
+
+    Raises:
+        InputError: A temperature that is not positive.
+
+    Paper: MC-Net (Wu 2021), equation 2, and FBA-Net (Chung 2023): the two-class form; this is its case for any number.
+    """
+    if not temperature > 0.0:
+        raise InputError(f"temperature must be above 0, but got {temperature}.")
+    if temperature == 1.0:
+        return probabilities
+    if probabilities.shape[1] == 1:
+        return torch.sigmoid((_log(probabilities) - _log(1.0 - probabilities)) / temperature)
+    return torch.softmax(_log(probabilities) / temperature, 1)
+
+
+@in_full_precision
+def mse_consistency(student_logits: Tensor, target_probabilities: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean squared difference between the student's soft-max and a target, over classes and voxels.
+
+    Args:
+        student_logits: (b, k, *spatial).
+        target_probabilities: (b, k, *spatial), for example a teacher's soft-max, sharpened or not.
+        weight: (b, 1, *spatial), at least 0, relative to its row; default 1.
+
+    Paper: Tarvainen and Valpola 2017, section 2.
+    """
+    target = target_probabilities.detach().to(student_logits.dtype)
+    means, counted = row_means((_probabilities(student_logits) - target).square(), weight)
+    return mean_over(means, counted)
+
+
+@in_full_precision
+def cross_entropy_consistency(
+    student_logits: Tensor, target_probabilities: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """Mean over voxels of -sum_k t_k log p_k; see `mse_consistency` for the arguments."""
+    target = target_probabilities.detach().to(student_logits.dtype)
+    if student_logits.shape[1] == 1:
+        values = functional.binary_cross_entropy_with_logits(student_logits, target, reduction="none")
+    else:
+        values = -(target * functional.log_softmax(student_logits, 1)).sum(1, keepdim=True)
+    means, counted = row_means(values, weight)
+    return mean_over(means, counted)
+
+
+@in_full_precision
+def kl_consistency(student_logits: Tensor, target_probabilities: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean over voxels of KL(target || student), at least 0; see `mse_consistency` for the arguments."""
+    means, counted = row_means(entropy(target_probabilities.detach().to(student_logits.dtype)), weight)
+    return cross_entropy_consistency(student_logits, target_probabilities, weight) - mean_over(means, counted)
+
+
+@in_full_precision
+def entropy(probabilities: Tensor) -> Tensor:
+    """-sum_k p_k log p_k in nats, of (b, k, *spatial): (b, 1, *spatial), in 0..`maximum_entropy`(k)."""
+    if probabilities.shape[1] == 1:
+        probabilities = torch.cat((probabilities, 1.0 - probabilities), 1)
+    return -(probabilities * _log(probabilities)).sum(1, keepdim=True)
+
+
+def maximum_entropy(classes: int) -> float:
+    """The entropy of C equal probabilities, ln C; one channel holds two classes."""
+    return math.log(max(classes, 2))
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    return torch.sigmoid(logits) if logits.shape[1] == 1 else torch.softmax(logits, 1)
+
+
+def _log(probabilities: Tensor) -> Tensor:
+    # The smallest number above 0 stands for 0: p log p is 0 there, and its gradient finite.
+    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()

@@ -1,0 +1,97 @@
+"""What every method is: networks and losses, and what one step means."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from medcontrast.batch import Batch, StepInfo
+from medcontrast.losses.segmentation import dice_cross_entropy
+from medcontrast.networks.ema import make_teacher, update_teacher
+from medcontrast.settings.methods import SegmentationLossSettings
+
+MakeNetwork = Callable[[], nn.Module]
+
+
+class Method(nn.Module, ABC):
+    """Owns every trained network and every loss; all a resume needs is in its state_dict.
+
+    Attributes:
+        student: The network that the optimiser trains.
+    """
+
+    student: nn.Module
+
+    @abstractmethod
+    def losses(self, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
+        """Named scalar terms of one micro-batch, `loss` (what is minimised) among them."""
+
+    def after_step(self, info: StepInfo) -> None:  # noqa: B027 - nothing to do is a fine default
+        """Called once per optimiser step, never per micro-batch."""
+
+    def inference_network(self) -> nn.Module:
+        """The network a user should predict with: the teacher where there is one."""
+        return self.student
+
+    def load_student(self, tensors: dict[str, Tensor]) -> int:
+        """Takes over tensors whose name and shape fit the student; returns how many."""
+        own = self.student.state_dict()
+        fitting = {name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape}
+        self.student.load_state_dict(fitting, strict=False)
+        return len(fitting)
+
+
+class TeacherMethod(Method):
+    """A method with an exponential-moving-average teacher.
+
+    The teacher runs in evaluation mode throughout: no dropout, and batch norm (where a network has it) by the
+    running statistics, which are copied from the student after every step.
+    """
+
+    def __init__(self, make_network: MakeNetwork, ema_decay: float) -> None:
+        super().__init__()
+        self.student = make_network()
+        self.teacher = make_teacher(self.student)
+        self.ema_decay = ema_decay
+
+    def train(self, mode: bool = True) -> TeacherMethod:
+        """Sets the mode of everything but the teacher, which stays in evaluation mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def after_step(self, info: StepInfo) -> None:
+        update_teacher(self.teacher, self.student, self.ema_decay, info.step)
+
+    def inference_network(self) -> nn.Module:
+        return self.teacher
+
+    def load_student(self, tensors: dict[str, Tensor]) -> int:
+        loaded = super().load_student(tensors)
+        self.teacher.load_state_dict(self.student.state_dict())
+        return loaded
+
+
+def supervised_loss(logits: Tensor, label: Tensor, settings: SegmentationLossSettings) -> Tensor:
+    """Dice and cross-entropy of labeled rows.
+
+    Args:
+        logits: (b, k, x, y, z).
+        label: (b, 1, x, y, z) class indices, -1 where ignored.
+        settings: Weights of the two parts.
+    """
+    return dice_cross_entropy(
+        logits,
+        label,
+        dice_weight=settings.dice_weight,
+        cross_entropy_weight=settings.cross_entropy_weight,
+        include_background=settings.include_background,
+    )
+
+
+def strong_and_weak(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The batch's two views, or its image twice where there are none (as in tests of a bare method)."""
+    views = batch.get("views")
+    return (batch["image"], batch["image"]) if views is None else (views["strong"], views["weak"])

@@ -1,0 +1,88 @@
+"""What every mask metric asks of its input: equal shapes, a valid spacing, ignored voxels taken out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcontrast.errors import VolumeError
+
+Mask = NDArray[np.bool_]
+"""Boolean array of 2 or 3 dimensions, True inside the structure."""
+
+
+def checked_masks(prediction: Mask, reference: Mask, ignore: Mask | None = None) -> tuple[Mask, Mask]:
+    """Both masks as boolean arrays with the ignored voxels taken out of both.
+
+    Args:
+        prediction: (x, y) or (x, y, z).
+        reference: Same shape.
+        ignore: Same shape, True where nothing is scored.
+
+    Raises:
+        VolumeError: The shapes differ, or the number of dimensions is not 2 or 3.
+    """
+    prediction, reference = np.asarray(prediction), np.asarray(reference)
+    check_shapes("prediction", prediction, reference)
+    if ignore is None:
+        return prediction.astype(bool, copy=False), reference.astype(bool, copy=False)
+    ignore = np.asarray(ignore)
+    check_shapes("ignore mask", ignore, reference)
+    keep = ~ignore.astype(bool, copy=False)
+    return prediction.astype(bool, copy=False) & keep, reference.astype(bool, copy=False) & keep
+
+
+def check_shapes(name: str, array: NDArray[np.generic], reference: NDArray[np.generic]) -> None:
+    """Refuses arrays that do not lie on one grid of 2 or 3 dimensions.
+
+    Args:
+        name: What `array` is, for the message.
+        array: Compared with `reference`.
+        reference: (x, y) or (x, y, z).
+
+    Raises:
+        VolumeError: The shapes differ, or the number of dimensions is not 2 or 3.
+    """
+    if array.shape != reference.shape:
+        raise VolumeError(
+            f"The {name} has shape {array.shape} but the reference has shape {reference.shape}; "
+            "expected equal shapes. Score a prediction on the grid of the label it is compared with."
+        )
+    if reference.ndim not in (2, 3):
+        raise VolumeError(f"Metrics take masks of 2 or 3 dimensions, but got shape {reference.shape}.")
+
+
+def checked_spacing(spacing_mm: Sequence[float], dimensions: int) -> tuple[float, ...]:
+    """The spacing as floats.
+
+    Args:
+        spacing_mm: Distance in mm between voxel centres along each array axis.
+        dimensions: How many axes the masks have.
+
+    Raises:
+        VolumeError: Not one positive, finite number for each axis.
+    """
+    spacing = tuple(float(value) for value in spacing_mm)
+    if len(spacing) != dimensions or not all(math.isfinite(value) and value > 0 for value in spacing):
+        raise VolumeError(
+            f"Expected a spacing in mm of {dimensions} positive numbers, one for each array axis, but got {spacing}."
+        )
+    return spacing
+
+
+def diagonal_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
+    """Distance in mm between the centres of opposite corner voxels: the largest distance an image can hold."""
+    return math.sqrt(sum(((count - 1) * step) ** 2 for count, step in zip(shape, spacing_mm, strict=True)))
+
+
+def bounding_box(mask: Mask) -> tuple[slice, ...]:
+    """The smallest box, a slice for each axis, that holds every True voxel; empty slices for an empty mask."""
+    box = []
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        hits = np.flatnonzero(mask.any(axis=others))
+        box.append(slice(int(hits[0]), int(hits[-1]) + 1) if hits.size else slice(0, 0))
+    return tuple(box)

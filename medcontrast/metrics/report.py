@@ -1,0 +1,296 @@
+"""The report of an evaluation: a row for each case and target, and means with intervals over cases."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcontrast.errors import InputError, OutputError
+from medcontrast.metrics.bootstrap import Interval, bootstrap_intervals
+from medcontrast.metrics.case import TargetScore
+from medcontrast.metrics.definitions import DEFINITIONS, EMPTY_RULE, SURFACE_RULE
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_FORMAT = "medcontrast report 1"
+
+
+@dataclass(frozen=True)
+class TargetSummary:
+    """One target over all cases.
+
+    Attributes:
+        target: Name of the label or region.
+        cases: How many cases were scored.
+        missed: Cases whose reference holds the target and whose prediction is empty.
+        invented: Cases whose prediction holds the target and whose reference is empty.
+        metrics: Name of the figure -> mean, SD and interval over cases.
+    """
+
+    target: str
+    cases: int
+    missed: int
+    invented: int
+    metrics: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The scores of several cases; every case holds the same targets, scored with one tolerance.
+
+    Attributes:
+        cases: Case -> its scores, as `score_case` gives them.
+        resamples: Bootstrap resamples behind each interval.
+        seed: Seed of the bootstrap.
+        level: Share of resampled means inside an interval.
+
+    Raises:
+        InputError: There is no case, or the cases do not hold the same targets, tolerance and units.
+    """
+
+    cases: Mapping[str, Sequence[TargetScore]]
+    resamples: int = 10_000
+    seed: int = 0
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not self.cases or not all(self.cases.values()):
+            raise InputError("A report needs at least one case with at least one target, but got none.")
+        first, expected = next((case, _layout(scores)) for case, scores in self.cases.items())
+        for case, scores in self.cases.items():
+            if _layout(scores) != expected:
+                raise InputError(
+                    f"Case {case!r} was scored on {_layout(scores)} but case {first!r} on {expected}; "
+                    "expected the same targets, tolerance and units for every case."
+                )
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the targets, in order."""
+        return [score.target for score in next(iter(self.cases.values()))]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the figures that the scores hold, in the order of the tables."""
+        score = next(iter(self.cases.values()))[0]
+        return [name for name in DEFINITIONS if getattr(score, name) is not None]
+
+    @property
+    def tolerance_mm(self) -> float:
+        """Tolerance of the surface Dice, in mm."""
+        return next(iter(self.cases.values()))[0].tolerance_mm
+
+    @cached_property
+    def summary(self) -> dict[str, TargetSummary]:
+        """Target -> its means and intervals over cases."""
+        return {name: self._summarize(position, name) for position, name in enumerate(self.targets)}
+
+    def _summarize(self, position: int, name: str) -> TargetSummary:
+        scores = [case[position] for case in self.cases.values()]
+        intervals = bootstrap_intervals(
+            _matrix(scores, self.metrics), resamples=self.resamples, seed=self.seed, level=self.level
+        )
+        return TargetSummary(
+            target=name,
+            cases=len(scores),
+            missed=sum(score.missed for score in scores),
+            invented=sum(score.invented for score in scores),
+            metrics=dict(zip(self.metrics, intervals, strict=True)),
+        )
+
+    def to_csv(self, path: Path | str) -> None:
+        """Writes a row for each case and target; the file appears whole or not at all.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        stream = io.StringIO()
+        rows = [{"case": case, **_row(score)} for case, scores in self.cases.items() for score in scores]
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        _write_whole(Path(path), stream.getvalue())
+
+    def to_json(self, path: Path | str) -> None:
+        """Writes scores, summary and definitions; the file appears whole or not at all.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        content = {
+            "format": _FORMAT,
+            "bootstrap": {"resamples": self.resamples, "seed": self.seed, "level": self.level},
+            "rules": _rules(self),
+            "summary": {name: asdict(summary) for name, summary in self.summary.items()},
+            "cases": {case: [_row(score) for score in scores] for case, scores in self.cases.items()},
+        }
+        _write_whole(Path(path), json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def from_json(cls, path: Path | str) -> Report:
+        """Reads what `to_json` wrote; the summary is computed again from the scores.
+
+        Raises:
+            InputError: The file is missing or is not such a report.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read as a report: {error}.") from None
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            found = content.get("format") if isinstance(content, dict) else type(content).__name__
+            raise InputError(f'{path}: expected "format": "{_FORMAT}", but got {found!r}.')
+        try:
+            cases = {case: [_from_row(row) for row in rows] for case, rows in content["cases"].items()}
+            return cls(cases, **content["bootstrap"])
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: damaged report, {type(error).__name__}: {error}.") from None
+
+    def table(self) -> Table:
+        """A rich table: a row for each target, a column for each figure, mean over interval."""
+        from rich.table import Table
+
+        # Without a count the caption would let a miss pass unseen in a mean distance.
+        table = Table(title=f"{len(self.cases)} cases", caption=" ".join(self._count_lines()) or None)
+        table.add_column("target", no_wrap=True)
+        for metric in self.metrics:
+            definition = DEFINITIONS[metric]
+            unit = f" {definition.unit}" if definition.unit else ""
+            table.add_column(f"{definition.title}{unit}", justify="right")
+        for summary in self.summary.values():
+            cells = [_cell(metric, interval, "\n") for metric, interval in summary.metrics.items()]
+            table.add_row(summary.target, *cells)
+        return table
+
+    def lines(self) -> list[str]:
+        """Plain text: the figures of every target, then their definitions, units, tolerance and empty rule."""
+        out = []
+        for summary in self.summary.values():
+            out.append(f"{summary.target} ({summary.cases} cases)")
+            for metric, interval in summary.metrics.items():
+                unit = DEFINITIONS[metric].unit
+                label = f"{DEFINITIONS[metric].title}{f' ({unit})' if unit else ''}"
+                spread = "" if interval.sd is None else f", SD {interval.sd:.{DEFINITIONS[metric].decimals}f}"
+                out.append(f"  {label:<26} {_cell(metric, interval, '  ')}{spread}")
+        out += self._count_lines()
+        return [*out, "", *_rules(self)]
+
+    def _count_lines(self) -> list[str]:
+        lines = []
+        for summary in self.summary.values():
+            if summary.missed:
+                lines.append(f"{summary.target}: {summary.missed} of {summary.cases} cases missed.")
+            if summary.invented:
+                lines.append(f"{summary.target}: invented in {summary.invented} of {summary.cases} cases.")
+        return lines
+
+
+def paired_interval(first: Report, second: Report) -> dict[str, dict[str, Interval]]:
+    """Mean difference of two reports on the same cases, first minus second, with its bootstrap interval.
+
+    Cases are drawn in pairs, so what is hard about a case cancels. Settings of the bootstrap are the first report's.
+
+    Args:
+        first: Scores of one system.
+        second: Scores of another on the same cases, in any order.
+
+    Returns:
+        Target -> name of the figure -> mean, SD and interval of the difference.
+
+    Raises:
+        InputError: The reports differ in cases, targets, tolerance or units.
+    """
+    if set(first.cases) != set(second.cases):
+        alone = sorted(set(first.cases) ^ set(second.cases))
+        raise InputError(
+            f"Paired reports need the same cases, but {len(alone)} of them stand in only one: {', '.join(alone[:5])}."
+        )
+    ours, theirs = (_layout(next(iter(report.cases.values()))) for report in (first, second))
+    if ours != theirs:
+        raise InputError(f"Paired reports need the same targets, tolerance and units, but got {ours} and {theirs}.")
+    return {name: _paired_target(first, second, position) for position, name in enumerate(first.targets)}
+
+
+def _paired_target(first: Report, second: Report, position: int) -> dict[str, Interval]:
+    names = list(first.cases)
+    differences = _matrix([first.cases[case][position] for case in names], first.metrics) - _matrix(
+        [second.cases[case][position] for case in names], first.metrics
+    )
+    intervals = bootstrap_intervals(differences, resamples=first.resamples, seed=first.seed, level=first.level)
+    return dict(zip(first.metrics, intervals, strict=True))
+
+
+def _matrix(scores: Sequence[TargetScore], metrics: Sequence[str]) -> NDArray[np.float64]:
+    return np.array([[getattr(score, metric) for metric in metrics] for score in scores], dtype=np.float64)
+
+
+def _layout(scores: Sequence[TargetScore]) -> str:
+    names = ", ".join(repr(score.target) for score in scores)
+    tolerances = sorted({score.tolerance_mm for score in scores})
+    units = "mm and voxels" if all(score.hd95_pooled_voxel is not None for score in scores) else "mm"
+    return f"targets {names} at {' / '.join(map(str, tolerances))} mm in {units}"
+
+
+def _row(score: TargetScore) -> dict[str, Any]:
+    return {name: value for name, value in asdict(score).items() if value is not None}
+
+
+def _from_row(row: dict[str, Any]) -> TargetScore:
+    types = {"target": str, "missed": bool, "invented": bool}
+    for item in fields(TargetScore):
+        value = row.get(item.name, item.default)
+        expected = types.get(item.name, (int, float))
+        if value is not None and (not isinstance(value, expected) or (item.name not in types and value is True)):
+            raise TypeError(f"{item.name} holds {value!r}")
+    return TargetScore(**row)
+
+
+def _cell(metric: str, interval: Interval, gap: str) -> str:
+    digits = DEFINITIONS[metric].decimals
+    mean = f"{interval.mean:.{digits}f}"
+    if interval.low is None or interval.high is None:
+        return mean
+    return f"{mean}{gap}[{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+
+
+def _rules(report: Report) -> list[str]:
+    lines = [
+        f"{DEFINITIONS[name].title}{f' ({DEFINITIONS[name].unit})' if DEFINITIONS[name].unit else ''}: "
+        f"{DEFINITIONS[name].text}."
+        for name in report.metrics
+    ]
+    return [
+        *lines,
+        f"Tolerance of the surface Dice: {report.tolerance_mm:g} mm.",
+        SURFACE_RULE,
+        EMPTY_RULE,
+        f"Intervals: {100 * report.level:g} % percentile bootstrap over cases, {report.resamples} resamples, "
+        f"seed {report.seed}. SD over cases.",
+    ]
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w", encoding="utf-8", newline="") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: the report cannot be written: {error.strerror or error}.") from None

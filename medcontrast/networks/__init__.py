@@ -1,0 +1,1 @@
+"""Networks and their companions: segmentation networks, heads, the EMA teacher and the embedding queue."""

@@ -1,0 +1,97 @@
+"""The explicit list of segmentation networks, by name, from plain values."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from medcontrast.errors import InputError
+from medcontrast.networks.output import Network
+
+
+def build_network(
+    name: str,
+    *,
+    in_channels: int,
+    classes: int,
+    filters: int | Sequence[int],
+    norm: str = "instance",
+    dropout: float = 0.0,
+    decoders: int = 1,
+    strides: Sequence[tuple[int, int, int]] | None = None,
+) -> Network:
+    """Builds a network with fresh weights.
+
+    Args:
+        name: "vnet", "unet", "segresnet" or "dynunet".
+        in_channels: Channels of the image.
+        classes: Channels of the logits, background included.
+        filters: vnet and segresnet: the first level's width. unet and dynunet: widths, one a level.
+        norm: "batch", "instance", "group" or "none".
+        dropout: Probability; where it acts is the network's own.
+        decoders: 1; for vnet also 2 or 3.
+        strides: unet and dynunet: down-sampling between each two levels; default 2 everywhere.
+
+    Raises:
+        InputError: An unknown name, or values that the network does not take.
+    """
+    if name not in BUILDERS:
+        near = difflib.get_close_matches(str(name).lower(), BUILDERS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"There is no network {name!r}; the networks are {', '.join(BUILDERS)}.{hint}")
+    if decoders != 1 and name != "vnet":
+        raise InputError(f"decoders is a setting of vnet alone, but {name} got {decoders}. Leave it at 1.")
+    if strides is not None and name not in _LEVELED:
+        raise InputError(f"strides is a setting of {' and '.join(_LEVELED)}, not of {name}. Leave it out.")
+    if (name in _LEVELED) == isinstance(filters, int):
+        wanted = "a list of widths, such as [16, 32, 64, 128]" if name in _LEVELED else "one number, such as 16"
+        raise InputError(f"{name} takes {wanted} for filters, but got {filters!r}.")
+    plain: dict[str, Any] = {
+        "in_channels": in_channels,
+        "classes": classes,
+        "filters": filters,
+        "norm": norm,
+        "dropout": dropout,
+    }
+    if name in _LEVELED:
+        plain["strides"] = strides
+    if name == "vnet":
+        plain["decoders"] = decoders
+    return BUILDERS[name](**plain)
+
+
+# MONAI takes seconds to import, so each builder imports only what it builds.
+
+
+def _vnet(**plain: Any) -> Network:
+    from medcontrast.networks.vnet import VNet
+
+    return VNet(**plain)
+
+
+def _unet(**plain: Any) -> Network:
+    from medcontrast.networks.monai_networks import UNet
+
+    return UNet(**plain)
+
+
+def _segresnet(**plain: Any) -> Network:
+    from medcontrast.networks.monai_networks import SegResNet
+
+    return SegResNet(**plain)
+
+
+def _dynunet(**plain: Any) -> Network:
+    from medcontrast.networks.monai_networks import DynUNet
+
+    return DynUNet(**plain)
+
+
+BUILDERS: dict[str, Callable[..., Network]] = {
+    "vnet": _vnet,
+    "unet": _unet,
+    "segresnet": _segresnet,
+    "dynunet": _dynunet,
+}
+_LEVELED = ("unet", "dynunet")

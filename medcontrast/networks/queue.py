@@ -1,0 +1,53 @@
+"""A memory of past embeddings, a ring a class, that resumes with the run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class EmbeddingQueue(nn.Module):
+    """The last `length` embeddings of each class, detached; all of it is in state_dict.
+
+    With several processes, gather the embeddings first (distributed.gather), so that every process keeps the same.
+
+    Attributes:
+        rows: (classes, length, channels) float32.
+        count: (classes,) int64, embeddings taken in so far.
+    """
+
+    rows: Tensor
+    count: Tensor
+
+    def __init__(self, length: int, classes: int, channels: int) -> None:
+        """An empty memory; a length of 0 keeps nothing."""
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(classes, length, channels))
+        self.register_buffer("count", torch.zeros(classes, dtype=torch.int64))
+
+    @torch.no_grad()
+    def enqueue(self, embeddings: Tensor, valid: Tensor | None = None) -> None:
+        """Takes in embeddings, over the oldest.
+
+        Args:
+            embeddings: (n, classes, channels), oldest first.
+            valid: (n, classes) bool; False is left out. Default: all.
+        """
+        classes, length, channels = self.rows.shape
+        if embeddings.ndim != 3 or embeddings.shape[1:] != (classes, channels):
+            raise ValueError(f"expected embeddings (n, {classes}, {channels}), but got {tuple(embeddings.shape)}")
+        for k in range(classes if length else 0):
+            new = embeddings[:, k] if valid is None else embeddings[valid[:, k], k]
+            end = self.count[k] + len(new)
+            new = new[-length:]
+            place = torch.arange(len(new), device=self.rows.device) + end - len(new)
+            self.rows[k, place % length] = new.to(self.rows)
+            self.count[k] = end
+
+    def embeddings(self, k: int) -> tuple[Tensor, Tensor]:
+        """Class k's embeddings (length, channels), in no order, and which of them are valid (length,) bool.
+
+        A copy: a later `enqueue` leaves a graph that holds it alone.
+        """
+        rows = self.rows[k].clone()
+        return rows, torch.arange(len(rows), device=rows.device) < self.count[k]

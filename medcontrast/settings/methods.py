@@ -1,0 +1,100 @@
+"""Settings of every method, one class each; `name` in a recipe chooses among them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from medcontrast.settings.base import Settings
+
+Weight = Annotated[float, Field(ge=0.0)]
+Decay = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class SegmentationLossSettings(Settings):
+    """Dice and cross-entropy on labeled rows."""
+
+    dice_weight: Weight = 1.0
+    cross_entropy_weight: Weight = 1.0
+    include_background: bool = False
+    """Whether Dice counts the background class too."""
+
+
+class SupervisedSettings(Settings):
+    """Labeled rows alone."""
+
+    name: Literal["supervised"]
+    segmentation: SegmentationLossSettings = SegmentationLossSettings()
+
+
+class MeanTeacherSettings(Settings):
+    """Mean teacher (Tarvainen and Valpola 2017)."""
+
+    name: Literal["mean_teacher"]
+    segmentation: SegmentationLossSettings = SegmentationLossSettings()
+    ema_decay: Decay = 0.99
+    consistency_weight: Weight = 0.1
+    """Of the squared difference between student and teacher soft-max; after the ramp-up."""
+    ramp_up_steps: int = Field(default=400, ge=0)
+
+
+class ConsistencySettings(Settings):
+    """What the teacher teaches on unlabeled rows."""
+
+    weight: Weight = 0.5
+    """After the ramp-up."""
+    ramp_up_steps: int = Field(default=400, ge=0)
+    perturbation: Literal["noise", "copy_paste"] = "copy_paste"
+    """noise: the strong view alone; copy_paste: boxes are exchanged between labeled and unlabeled rows too."""
+    paste_fraction: float = Field(default=0.667, gt=0.0, lt=1.0)
+    """Side of the pasted box as a share of the patch's side (copy_paste)."""
+    target: Literal["soft", "hard"] = "soft"
+    """soft: squared difference to the sharpened teacher; hard: Dice and cross-entropy to its arg-max."""
+    temperature: float = Field(default=0.5, gt=0.0, le=1.0)
+    """Sharpening of soft targets; 1 leaves them."""
+
+
+class ContrastSettings(Settings):
+    """Foreground and background embeddings, pulled together among themselves and pushed apart."""
+
+    weight: Weight = 0.1
+    """Of pull(foreground) + pull(background) + push; after the ramp-up."""
+    ramp_up_steps: int = Field(default=400, ge=0)
+    embedding_channels: int = Field(default=128, ge=2)
+    pull_rank_decay: float = Field(default=0.25, ge=0.0)
+    push_rank_decay: float = Field(default=2.5, ge=0.0)
+    memory: int = Field(default=0, ge=0)
+    """Teacher embeddings of past steps kept as further references, a class each; 0 keeps none."""
+
+
+class FBANetSettings(Settings):
+    """FBA-Net in its default form: mean teacher with foreground/background heads on decoder features."""
+
+    name: Literal["fba_net"]
+    segmentation: SegmentationLossSettings = SegmentationLossSettings()
+    ema_decay: Decay = 0.99
+    consistency: ConsistencySettings = ConsistencySettings()
+    contrast: ContrastSettings = ContrastSettings()
+
+
+class FBALegacySettings(Settings):
+    """The form of FBA-Net's public code: several decoders, heads on logits, no teacher."""
+
+    name: Literal["fba_legacy"]
+    patch: tuple[int, int, int]
+    """Must be the recipe's data.patch: the heads' first layer is tied to it."""
+    dice_weight: Weight = 0.5
+    consistency_weight: Weight = 1.0
+    temperature: float = Field(default=0.1, gt=0.0, le=1.0)
+    ramp_up_steps: int = Field(default=6000, ge=0)
+    ramp_hold_steps: int = Field(default=150, ge=1)
+    contrast_weight: Weight = 1.0
+    embedding_channels: int = Field(default=128, ge=2)
+    pull_rank_decay: float = Field(default=0.25, ge=0.0)
+    push_rank_decay: float = Field(default=2.5, ge=0.0)
+
+
+MethodSettings = Annotated[
+    SupervisedSettings | MeanTeacherSettings | FBANetSettings | FBALegacySettings, Field(discriminator="name")
+]

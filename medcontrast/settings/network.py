@@ -1,0 +1,57 @@
+"""Which network, by name, and its size."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from medcontrast.settings.base import Settings
+
+Width = Annotated[int, Field(ge=1, le=1024)]
+
+
+class NetworkSettings(Settings):
+    """One network of the explicit list in networks/build.py."""
+
+    name: Literal["vnet", "unet", "segresnet", "dynunet"]
+    """vnet is the left-atrium benchmark's V-Net; the others are MONAI's."""
+    filters: tuple[Width, ...] | Width = (16, 32, 64, 128)
+    """Widths, one a level; vnet and segresnet take the first level's alone."""
+    norm: Literal["instance", "batch", "group", "none"] = "instance"
+    """With batch, statistics of labeled and unlabeled rows mix; see docs/methods.md."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    decoders: Literal[1, 3] = 1
+    """vnet only: 3 adds a trilinear and a nearest-neighbour decoder."""
+    strides: tuple[tuple[int, int, int], ...] | None = None
+    """dynunet and unet: down-sampling from each level to the next; default 2 everywhere."""
+
+    @model_validator(mode="after")
+    def _fits_the_name(self) -> NetworkSettings:
+        levels = isinstance(self.filters, tuple)
+        if self.name in ("vnet", "segresnet") and levels:
+            raise ValueError(f"{self.name} takes one number for filters, the first level's width, such as 16")
+        if self.name in ("unet", "dynunet") and (not isinstance(self.filters, tuple) or len(self.filters) < 2):
+            raise ValueError(f"{self.name} takes a list of at least two widths for filters, such as [16, 32, 64, 128]")
+        if self.decoders != 1 and self.name != "vnet":
+            raise ValueError("decoders: 3 is a form of vnet alone")
+        if self.strides is not None:
+            if self.name not in ("unet", "dynunet"):
+                raise ValueError(f"strides are a setting of unet and dynunet, not of {self.name}")
+            wanted = len(self.filters) - 1 if isinstance(self.filters, tuple) else 0
+            if len(self.strides) != wanted or not all(step in (1, 2) for triple in self.strides for step in triple):
+                raise ValueError(f"strides needs {wanted} triples of 1 and 2, one between each two levels")
+        return self
+
+    @property
+    def patch_divisor(self) -> tuple[int, int, int]:
+        """Each side of a patch must be a multiple of this."""
+        if self.name == "vnet":
+            return (16, 16, 16)
+        if self.name == "segresnet":
+            return (8, 8, 8)
+        levels = len(self.filters) if isinstance(self.filters, tuple) else 1
+        strides = self.strides or ((2, 2, 2),) * (levels - 1)
+        sides = [math.prod(triple[axis] for triple in strides) for axis in range(3)]
+        return (sides[0], sides[1], sides[2])

@@ -1,0 +1,89 @@
+"""The recipe: one frozen object that says everything about a run."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from medcontrast.settings.base import Settings
+from medcontrast.settings.data import AugmentSettings, DataSettings
+from medcontrast.settings.methods import FBALegacySettings, MethodSettings, SupervisedSettings
+from medcontrast.settings.network import NetworkSettings
+from medcontrast.settings.train import EvaluationSettings, InferenceSettings, TrainSettings
+
+
+class AboutSettings(Settings):
+    """What a person wants to know before starting; `medcontrast recipes` lists it."""
+
+    command: str
+    needs: str
+    """Data and where it comes from."""
+    gives: str
+    """Result to expect, with where it was measured."""
+    cost: str
+    """Time and hardware."""
+
+
+class Recipe(Settings):
+    """One YAML file, complete on its own page."""
+
+    about: AboutSettings
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    data: DataSettings
+    augment: AugmentSettings = AugmentSettings()
+    network: NetworkSettings
+    method: MethodSettings
+    train: TrainSettings
+    inference: InferenceSettings = InferenceSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Recipe:
+        faults = [*_patch_faults(self), *_row_faults(self), *_method_faults(self)]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+def _patch_faults(recipe: Recipe) -> list[str]:
+    faults = []
+    patch, divisor = recipe.data.patch, recipe.network.patch_divisor
+    if any(side % step for side, step in zip(patch, divisor, strict=True)):
+        nearest = [max(step, round(side / step) * step) for side, step in zip(patch, divisor, strict=True)]
+        faults.append(
+            f"data.patch {list(patch)} must be multiples of {list(divisor)} for network {recipe.network.name}; "
+            f"the nearest is {nearest}"
+        )
+    for axis in recipe.augment.spatial.rotate90_axes:
+        first, second = (patch[other] for other in range(3) if other != axis)
+        if first != second:
+            faults.append(
+                f"augment.spatial.rotate90_axes names axis {axis}, but data.patch {list(patch)} is not square across it"
+            )
+    return faults
+
+
+def _row_faults(recipe: Recipe) -> list[str]:
+    train = recipe.train
+    faults = [
+        f"train.accumulate {train.accumulate} does not divide train.{name} {rows}"
+        for name, rows in (("labeled_rows", train.labeled_rows), ("unlabeled_rows", train.unlabeled_rows))
+        if rows % train.accumulate
+    ]
+    if isinstance(recipe.method, SupervisedSettings):
+        if train.unlabeled_rows:
+            faults.append(f"method supervised learns from labels alone; set train.unlabeled_rows 0, not {train.unlabeled_rows}")
+    elif not train.unlabeled_rows:
+        faults.append(f"method {recipe.method.name} learns from unlabeled scans; set train.unlabeled_rows to 1 or more")
+    return faults
+
+
+def _method_faults(recipe: Recipe) -> list[str]:
+    method = recipe.method
+    if not isinstance(method, FBALegacySettings):
+        return []
+    faults = []
+    if method.patch != recipe.data.patch:
+        faults.append(f"method.patch {list(method.patch)} must be data.patch {list(recipe.data.patch)}")
+    if recipe.network.decoders != 3:
+        faults.append("method fba_legacy needs network vnet with decoders: 3")
+    return faults

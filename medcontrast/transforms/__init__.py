@@ -1,0 +1,1 @@
+"""Deterministic preparation of volumes, and the random views of a batch."""

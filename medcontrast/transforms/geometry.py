@@ -1,0 +1,140 @@
+"""One random geometry a row: mirroring, quarter turns, rotation and zoom, for an image and its label alike.
+
+Letters: b rows, c channels, x, y, z voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from medcontrast.errors import InputError
+from medcontrast.labels import IGNORE_INDEX
+from medcontrast.settings.data import SpatialSettings
+from medcontrast.transforms.draws import row_generator
+
+
+@dataclass(frozen=True)
+class RowGeometry:
+    """What happens to one row: mirroring first, then quarter turns, then the affine part.
+
+    Attributes:
+        flips: Axes (0, 1, 2) that are mirrored.
+        turns: (axis, number of quarter turns) in order.
+        matrix: (3, 3) from output to input, in mm about the patch's centre; None where there is none.
+    """
+
+    flips: tuple[int, ...] = ()
+    turns: tuple[tuple[int, int], ...] = ()
+    matrix: np.ndarray | None = None
+
+
+def draw_geometry(settings: SpatialSettings, seed: int, step: int, row: int) -> RowGeometry:
+    """The geometry of one row; every number is drawn whatever the settings, so that one setting moves no other draw."""
+    generator = row_generator(seed, step, row, "geometry")
+    mirrored, turns = generator.random(3) < 0.5, generator.integers(0, 4, 3)
+    chance, zoom = generator.random(2)
+    angles = np.deg2rad(settings.rotation_degrees) * generator.uniform(-1.0, 1.0, 3)
+    affine = (settings.rotation_degrees > 0 or settings.scale > 0) and chance < settings.probability
+    return RowGeometry(
+        flips=tuple(axis for axis in settings.flip_axes if mirrored[axis]),
+        turns=tuple((axis, int(turns[axis])) for axis in settings.rotate90_axes if turns[axis]),
+        matrix=_rotation(angles) / (1.0 + settings.scale * (2.0 * zoom - 1.0)) if affine else None,
+    )
+
+
+def apply_geometry(
+    image: Tensor, label: Tensor | None, geometries: Sequence[RowGeometry], spacing_mm: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Applies one geometry to each row.
+
+    Mirroring and quarter turns only move voxels about. The affine part samples once: images trilinearly, labels
+    by the nearest voxel, so that -1 is never mixed with a class. What comes from outside the patch is 0, as in the
+    padding of small scans (`crop.PAD_VALUE`), and background in a labeled row; a row that is ignored everywhere
+    (unlabeled) stays so. Repeating the border instead would smear structures into voxels called background.
+
+    Args:
+        image: (b, c, x, y, z) float32.
+        label: (b, 1, x, y, z) int64, or None.
+        geometries: One a row.
+        spacing_mm: (b, 3), so that rotations are rigid in mm; None means cubic voxels. Quarter turns are of the
+            voxel grid.
+
+    Returns:
+        New tensors; the inputs stay as they are.
+    """
+    image, label = _turn_rows(image, geometries), None if label is None else _turn_rows(label, geometries)
+    moved = [row for row, geometry in enumerate(geometries) if geometry.matrix is not None]
+    if not moved:
+        return image, label
+    matrices = torch.from_numpy(np.stack([geometries[row].matrix for row in moved]))
+    rows = torch.tensor(moved)
+    spacing_mm = None if spacing_mm is None else spacing_mm.cpu().index_select(0, rows)
+    grid = _sampling_grid(matrices, image.shape[2:], spacing_mm, image.device)
+    rows = rows.to(image.device)
+    image.index_copy_(0, rows, F.grid_sample(image.index_select(0, rows), grid, "bilinear", "zeros", align_corners=True))
+    if label is not None:
+        _sample_label(label, rows, grid)
+    return image, label
+
+
+def _sample_label(label: Tensor, rows: Tensor, grid: Tensor) -> None:
+    """Samples the rows that have any class, in place; an unlabeled row has nothing to sample."""
+    part = label.index_select(0, rows)
+    known = (part.flatten(1).amax(1) != IGNORE_INDEX).nonzero()[:, 0]
+    # class indices are exact in float32, and the nearest voxel's value is taken unchanged
+    part = part.index_select(0, known).to(torch.float32)
+    part = F.grid_sample(part, grid.index_select(0, known), "nearest", "zeros", align_corners=True)
+    label.index_copy_(0, rows.index_select(0, known), part.to(label.dtype))
+
+
+def _rotation(angles: np.ndarray) -> np.ndarray:
+    """Turns about x, then y, then z, by these angles in radians."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x
+
+
+def _turn_rows(tensor: Tensor, geometries: Sequence[RowGeometry]) -> Tensor:
+    out = tensor.clone()
+    for row, geometry in enumerate(geometries):
+        if not geometry.flips and not geometry.turns:
+            continue
+        turned = tensor[row].flip([axis + 1 for axis in geometry.flips])
+        for axis, quarters in geometry.turns:
+            first, second = (other + 1 for other in range(3) if other != axis)
+            if turned.shape[first] != turned.shape[second]:
+                raise InputError(
+                    f"augment.spatial.rotate90_axes names axis {axis}, but the patch {tuple(tensor.shape[2:])} is "
+                    "not square across it; take the axis out or make the patch square."
+                )
+            turned = turned.rot90(quarters, (first, second))
+        out[row] = turned
+    return out
+
+
+def _sampling_grid(
+    matrices: Tensor, shape: Sequence[int], spacing_mm: Tensor | None, device: torch.device
+) -> Tensor:
+    """Where grid_sample looks: (r, x, y, z, 3) float32, in half-widths of the patch, z first.
+
+    Written out as a sum of three lines: affine_grid goes through a matrix product, which is slower on a CPU and
+    may round to 10 bits (TF32) on a GPU.
+    """
+    half = (torch.tensor(shape, dtype=torch.float64) - 1).clamp(min=1) / 2
+    widths = half.expand(len(matrices), 3) * (1.0 if spacing_mm is None else spacing_mm.to(torch.float64))
+    columns = (matrices * widths[:, None, :] / widths[:, :, None]).flip(1)
+    lines = []
+    for axis, side in enumerate(shape):
+        line = torch.linspace(-1, 1, side, dtype=torch.float64) if side > 1 else torch.zeros(1, dtype=torch.float64)
+        place = [len(matrices), 1, 1, 1, 3]
+        place[axis + 1] = side
+        lines.append((line[:, None] * columns[:, None, :, axis]).view(place).to(device, torch.float32))
+    return lines[0] + lines[1] + lines[2]

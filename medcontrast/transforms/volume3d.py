@@ -1,0 +1,247 @@
+"""From a scan as stored to network input, and a prediction's way back to the scan's own grid.
+
+Letters: c channels, k classes, x, y, z voxels of the prepared grid, X, Y, Z of the scan's. Affines go from voxel
+indices to world RAS+ in mm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Orientation, Spacing
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from medcontrast.errors import VolumeError
+from medcontrast.labels import IGNORE_INDEX, LabelTable
+from medcontrast.settings.data import IntensitySettings
+from medcontrast.volume import Grid, Volume, to_metatensor
+
+Affine = NDArray[np.float64]
+SpacingMm = tuple[float, float, float]
+
+_RAS = (("L", "R"), ("P", "A"), ("I", "S"))
+_SLAB_VOXELS = 2**21
+"""Voxels that are interpolated at a time on the way back."""
+
+
+def prepare_image(
+    volumes: Sequence[Volume], *, spacing_mm: SpacingMm | None, intensity: IntensitySettings
+) -> MetaTensor:
+    """Channels on one grid, in canonical orientation, resampled where asked, in network units.
+
+    Resampling is trilinear without smoothing beforehand. It takes shear out of the grid; orientation alone leaves
+    oblique and sheared grids as they are, to the nearest permutation and mirroring of the axes.
+
+    Args:
+        volumes: One a channel, all on one grid.
+        spacing_mm: Voxel sizes along the canonical axes, or None for the scan's own.
+        intensity: What becomes of the values.
+
+    Returns:
+        (c, x, y, z) float32 with its affine.
+
+    Raises:
+        VolumeError: The channels do not share one grid.
+    """
+    first = volumes[0]
+    for other in volumes[1:]:
+        require_same_grid(other, first)
+    stacked = torch.cat([to_metatensor(volume).as_tensor() for volume in volumes])
+    image = _to_canonical(stacked, first.grid, spacing_mm, "bilinear")
+    return MetaTensor(normalise(image.as_tensor(), intensity), affine=image.affine)
+
+
+def prepare_label(volume: Volume, labels: LabelTable, *, spacing_mm: SpacingMm | None) -> MetaTensor:
+    """Class indices (channel numbers of the network) in canonical orientation.
+
+    Args:
+        volume: A label file.
+        labels: The table; values may have gaps. Its ignored value becomes -1.
+        spacing_mm: As for the image; labels take the nearest voxel's class.
+
+    Returns:
+        (1, x, y, z) int64 with its affine.
+
+    Raises:
+        VolumeError: A value is not in the table.
+    """
+    indices = torch.from_numpy(to_class_indices(volume, labels))[None]
+    if spacing_mm is None:
+        return _to_canonical(indices, volume.grid, None, "nearest")
+    resampled = _to_canonical(indices.to(torch.float32), volume.grid, spacing_mm, "nearest")
+    return MetaTensor(resampled.as_tensor().round().to(torch.int64), affine=resampled.affine)
+
+
+def normalise(image: Tensor, intensity: IntensitySettings) -> Tensor:
+    """Voxel values in network units.
+
+    A z-scored channel of one single value becomes 0.
+
+    Args:
+        image: (c, x, y, z) float32.
+        intensity: zscore: each channel of the whole volume to mean 0 and standard deviation 1; clip: to [low, high],
+            minus mean (default: the middle), over std (default: half the width); as_stored: left alone.
+
+    Returns:
+        A new tensor of the same shape, float32.
+    """
+    if intensity.kind == "as_stored":
+        return image.clone()
+    if intensity.kind == "clip":
+        low, high = intensity.low, intensity.high
+        assert low is not None and high is not None  # the settings see to it
+        mean = (low + high) / 2 if intensity.mean is None else intensity.mean
+        std = (high - low) / 2 if intensity.std is None else intensity.std
+        return (image.clamp(low, high) - mean) / std
+    out = torch.empty_like(image, memory_format=torch.contiguous_format)
+    for number, channel in enumerate(image):
+        # sums in float64: Hounsfield units of a large volume lose digits otherwise
+        centred = channel - float(channel.sum(dtype=torch.float64)) / channel.numel()
+        variance = float(centred.square().sum(dtype=torch.float64)) / channel.numel()
+        out[number] = centred / variance**0.5 if variance > 0 else 0.0
+    return out
+
+
+def to_class_indices(volume: Volume, labels: LabelTable) -> NDArray[np.int64]:
+    """Label-file values as channel numbers of the network, the ignored value as -1, on the file's own grid.
+
+    Raises:
+        VolumeError: A value is not in the table.
+    """
+    table = np.full(_LARGEST_VALUE + 3, _UNKNOWN, dtype=np.int64)
+    table[list(labels.values)] = range(labels.classes)
+    if labels.ignore_value is not None:
+        table[labels.ignore_value] = IGNORE_INDEX
+    # -1 picks the last entry, which is unknown as well
+    indices = table[np.clip(volume.array, -1, _LARGEST_VALUE + 1)]
+    unknown = volume.array[indices == _UNKNOWN]
+    if unknown.size:
+        found, counts = np.unique(unknown, return_counts=True)
+        shown = ", ".join(f"{value} ({count} voxels)" for value, count in zip(found[:5], counts[:5], strict=True))
+        known = ", ".join(["0 background", *(f"{label.value} {label.name}" for label in labels.labels)])
+        raise VolumeError(
+            f"{volume.path}: label value {shown} is not in the manifest's table ({known}); "
+            'add it under "labels", or as "ignore_label", or correct the file.'
+        )
+    return indices
+
+
+def to_label_values(indices: NDArray[np.integer], labels: LabelTable) -> NDArray[np.uint16]:
+    """Channel numbers as label-file values; -1 becomes the table's ignored value, or 0 without one."""
+    table = np.array([*labels.values, labels.ignore_value or 0], dtype=np.uint16)
+    return table[indices]
+
+
+def require_same_grid(volume: Volume, reference: Volume) -> None:
+    """Checks that two volumes have one shape and the same voxel centres, to a hundredth of a voxel.
+
+    Raises:
+        VolumeError: They do not.
+    """
+    difference = volume.grid.difference(reference.grid, tolerance_mm=0.01 * min(reference.grid.spacing_mm))
+    if difference is not None:
+        raise VolumeError(
+            f"{volume.path}: {difference}; all files of a case must lie on the grid of {reference.path}. "
+            "Resample it onto that grid."
+        )
+
+
+def to_scan_grid(probabilities: Tensor, prepared_affine: Affine, grid: Grid) -> Tensor:
+    """Carries maps from the prepared grid back to the scan's.
+
+    A change of orientation is undone exactly, by moving voxels. After resampling, maps are interpolated trilinearly
+    at the scan's voxel centres; beyond the prepared grid the nearest value holds.
+
+    Args:
+        probabilities: (k, x, y, z) float, on any device; pass one class at a time where memory is short.
+        prepared_affine: Affine of the prepared image.
+        grid: The scan's own grid.
+
+    Returns:
+        (k, X, Y, Z) on the same device.
+    """
+    moved = _as_permutation(probabilities.shape[1:], prepared_affine, grid)
+    if moved is not None:
+        return _permute(probabilities, *moved)
+    return torch.cat(list(_interpolated_slabs(probabilities, prepared_affine, grid)), dim=1)
+
+
+def to_scan_labels(probabilities: Tensor, prepared_affine: Affine, grid: Grid) -> Tensor:
+    """The most probable class in every voxel of the scan; never holds more than a slab of interpolated maps.
+
+    After resampling the maps are interpolated and then compared, which keeps surfaces smoother than interpolating
+    labels does.
+
+    Args:
+        probabilities: (k, x, y, z) float.
+        prepared_affine: Affine of the prepared image.
+        grid: The scan's own grid.
+
+    Returns:
+        (X, Y, Z) int16 class indices on the same device.
+    """
+    moved = _as_permutation(probabilities.shape[1:], prepared_affine, grid)
+    if moved is not None:
+        return _permute(probabilities.argmax(0, keepdim=True).to(torch.int16), *moved)[0]
+    slabs = _interpolated_slabs(probabilities, prepared_affine, grid)
+    return torch.cat([slab.argmax(0).to(torch.int16) for slab in slabs])
+
+
+_UNKNOWN = -2
+_LARGEST_VALUE = 65535
+
+
+def _to_canonical(array: Tensor, grid: Grid, spacing_mm: SpacingMm | None, mode: str) -> MetaTensor:
+    image = MetaTensor(array, affine=torch.tensor(grid.affine, dtype=torch.float64))
+    # the labels are written out, because MONAI's default for them is changing
+    image = Orientation("RAS", labels=_RAS)(image)
+    if spacing_mm is not None:
+        image = Spacing(spacing_mm, mode=mode, padding_mode="border")(image)
+    return MetaTensor(image.as_tensor().contiguous(), affine=image.affine)
+
+
+def _as_permutation(
+    sides: Sequence[int], prepared_affine: Affine, grid: Grid
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """(prepared axis of every scan axis, mirrored scan axes), or None where the grids differ in more than that."""
+    ornt = nib.orientations.io_orientation(np.linalg.solve(prepared_affine, grid.affine))
+    if np.isnan(ornt).any():
+        return None
+    axes, mirrored = tuple(int(axis) for axis in ornt[:, 0]), ornt[:, 1] < 0
+    if tuple(sides[axis] for axis in axes) != tuple(grid.shape):
+        return None
+    expected = np.zeros((4, 4))
+    expected[3, 3] = 1
+    for scan_axis, axis in enumerate(axes):
+        expected[axis, scan_axis] = -1 if mirrored[scan_axis] else 1
+        expected[axis, 3] = sides[axis] - 1 if mirrored[scan_axis] else 0
+    difference = np.abs(np.linalg.solve(prepared_affine, grid.affine) - expected)
+    if (difference @ [*grid.shape, 1]).max() > 0.01:
+        return None
+    return axes, tuple(int(axis) for axis in np.flatnonzero(mirrored))
+
+
+def _permute(maps: Tensor, axes: tuple[int, ...], mirrored: tuple[int, ...]) -> Tensor:
+    return maps.permute(0, *(axis + 1 for axis in axes)).flip([axis + 1 for axis in mirrored]).contiguous()
+
+
+def _interpolated_slabs(maps: Tensor, prepared_affine: Affine, grid: Grid) -> Iterator[Tensor]:
+    """(k, some X, Y, Z) after one another: `maps` at the scan's voxel centres."""
+    to_prepared = np.linalg.solve(prepared_affine, np.asarray(grid.affine, dtype=np.float64))
+    half = np.maximum(np.array(maps.shape[1:]) - 1, 1) / 2
+    # in half-widths of the prepared grid, z first, as grid_sample wants them
+    matrix = torch.from_numpy((to_prepared[:3] / half[:, None])[::-1].copy())
+    matrix[:, 3] -= 1
+    planes = max(1, _SLAB_VOXELS // (len(maps) * grid.shape[1] * grid.shape[2]))
+    lines = [torch.arange(side, dtype=torch.float64)[:, None] * matrix[:, axis] for axis, side in enumerate(grid.shape)]
+    plane = (lines[1][:, None] + lines[2][None] + matrix[:, 3]).to(maps.device)
+    for start in range(0, grid.shape[0], planes):
+        line = lines[0][start : start + planes, None, None].to(maps.device)
+        coordinates = (line + plane).to(torch.float32)[None]
+        yield F.grid_sample(maps[None].to(torch.float32), coordinates, "bilinear", "border", align_corners=True)[0]

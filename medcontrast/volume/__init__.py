@@ -1,0 +1,25 @@
+"""Scans and label files: reading, checking, writing. Axes as stored; affines lead to world RAS+ in millimetres.
+
+SimpleITK's reversed axis order and LPS exist only inside this room.
+"""
+
+from medcontrast.volume.grid import Grid, NiftiFields
+from medcontrast.volume.names import KNOWN_SUFFIXES, output_stem
+from medcontrast.volume.read import Volume, read_grid, read_volume, require_usable_image, to_metatensor
+from medcontrast.volume.write import require_writable, write_atomically, write_image, write_label
+
+__all__ = [
+    "KNOWN_SUFFIXES",
+    "Grid",
+    "NiftiFields",
+    "Volume",
+    "output_stem",
+    "read_grid",
+    "read_volume",
+    "require_usable_image",
+    "require_writable",
+    "to_metatensor",
+    "write_atomically",
+    "write_image",
+    "write_label",
+]

@@ -1,0 +1,129 @@
+"""Where the voxels of a volume lie in the world: shape, affine, and the NIfTI fields to write back untouched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from nibabel.orientations import aff2axcodes
+from numpy.typing import NDArray
+
+from medcontrast.errors import VolumeError
+
+SPACING_LIMITS_MM = (1e-3, 100.0)
+"""A voxel edge at or outside these bounds is a damaged header or a wrong unit, not a scan."""
+
+
+@dataclass(frozen=True)
+class NiftiFields:
+    """The header fields that place a NIfTI file in the world, as stored and in the file's own unit.
+
+    Attributes:
+        version: 1 or 2.
+        pixdim: pixdim[0:4]; the first is the sign of the third axis in the qform.
+        quatern: quatern_b, quatern_c, quatern_d.
+        qoffset: qoffset_x, qoffset_y, qoffset_z.
+        srow: srow_x, srow_y, srow_z.
+        qform_code: What the qform refers to; 0 says that there is none.
+        sform_code: What the sform refers to; 0 says that there is none.
+        xyzt_units: Units of space (lowest three bits) and time.
+    """
+
+    version: int
+    pixdim: tuple[float, ...]
+    quatern: tuple[float, ...]
+    qoffset: tuple[float, ...]
+    srow: tuple[tuple[float, ...], ...]
+    qform_code: int
+    sform_code: int
+    xyzt_units: int
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The voxel grid of a volume; compare two with `same_as`.
+
+    Attributes:
+        shape: Voxels along the stored axes (x, y, z).
+        affine: (4, 4) float64, voxel index to world RAS+ in mm; read-only.
+        nifti: Fields of the NIfTI file the grid came from, or None for other formats.
+        warnings: Sentences on what is odd but usable.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    nifti: NiftiFields | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        affine = np.array(self.affine, dtype=np.float64)
+        if len(self.shape) != 3 or affine.shape != (4, 4):
+            raise ValueError(f"a grid has three axes and a 4 x 4 affine, but got {self.shape} and {affine.shape}")
+        affine.setflags(write=False)
+        object.__setattr__(self, "affine", affine)
+        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxel centres along each stored axis."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    @property
+    def diagonal_mm(self) -> float:
+        """Longest distance between the centres of two corner voxels."""
+        corners = self._corners_mm()
+        return float(np.linalg.norm(corners[:, None] - corners[None], axis=-1).max())
+
+    def same_as(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
+        """Whether the shapes are equal and no corner voxel lies further than `tolerance_mm` from its twin."""
+        return self.difference(other, tolerance_mm) is None
+
+    def difference(self, other: Grid, tolerance_mm: float = 1e-3) -> str | None:
+        """What sets this grid apart from `other`, in words, or None when they are the same."""
+        if self.shape != other.shape:
+            return f"its shape is {_times(self.shape)}, not {_times(other.shape)}"
+        distance = np.linalg.norm(self._corners_mm() - other._corners_mm(), axis=1).max()
+        if distance <= tolerance_mm:
+            return None
+        return f"its corners lie up to {distance:.4g} mm off: {self.describe()}, not {other.describe()}"
+
+    def describe(self) -> str:
+        """Shape, spacing, axes and origin in a few words."""
+        axes = "".join(code or "?" for code in aff2axcodes(self.affine))
+        origin = ", ".join(f"{value:.6g}" for value in self.affine[:3, 3] + 0.0)
+        return (
+            f"{_times(self.shape)} voxels of {_times(self.spacing_mm)} mm, axes towards {axes}, "
+            f"first voxel at ({origin}) mm"
+        )
+
+    def _corners_mm(self) -> NDArray[np.float64]:
+        indices = np.array(list(product(*((0, size - 1) for size in self.shape))), dtype=np.float64)
+        return indices @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+
+def require_usable_grid(grid: Grid, where: object) -> None:
+    """Refuses a grid whose voxels have no place in the world.
+
+    Raises:
+        VolumeError: An axis without voxels; an affine that is not finite, not invertible or of absurd spacing.
+    """
+    if min(grid.shape) < 1:
+        raise VolumeError(f"{where}: has no voxels (shape {_times(grid.shape)}).")
+    if not np.isfinite(grid.affine).all():
+        raise VolumeError(f"{where}: its affine holds NaN or infinite values; correct its header.")
+    low, high = SPACING_LIMITS_MM
+    spacing = grid.spacing_mm
+    if not all(low < value < high for value in spacing):
+        raise VolumeError(
+            f"{where}: its voxels measure {_times(spacing)} mm, but each edge has to lie between "
+            f"{low:g} and {high:g} mm; correct the spacing, or its unit, in the header."
+        )
+    # the volume of a voxel of unit edges: 1 where axes are orthogonal, 0 where they lie in one plane
+    if abs(np.linalg.det(grid.affine[:3, :3] / np.array(spacing))) < 1e-3:
+        raise VolumeError(f"{where}: its affine is singular: its three axes lie in one plane; correct its header.")
+
+
+def _times(values: tuple[float, ...]) -> str:
+    return " x ".join(f"{value:.6g}" for value in values)

@@ -1,0 +1,204 @@
+"""NRRD, MetaImage and DICOM through SimpleITK; its LPS and its reversed axis order end here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcontrast.errors import VolumeError
+from medcontrast.volume.grid import Grid
+from medcontrast.volume.nifti import three_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import SimpleITK
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def read_itk_grid(path: Path) -> Grid:
+    """Reads the header of one file.
+
+    Raises:
+        VolumeError: Not readable, or not a 3D scalar volume with a place in the world.
+    """
+    return _file_grid(_header(path), path)
+
+
+def read_itk(path: Path) -> tuple[NDArray[Any], Grid]:
+    """Reads voxels (x, y, z) and their grid out of one file.
+
+    Raises:
+        VolumeError: As read_itk_grid, and voxels missing.
+    """
+    reader = _header(path)
+    grid = _file_grid(reader, path)
+    return _voxels(reader, path).reshape(grid.shape), grid
+
+
+def read_dicom_grid(folder: Path) -> Grid:
+    """Reads the headers of the one DICOM series in a folder.
+
+    Raises:
+        VolumeError: No series or several, or slices that do not form a regular stack.
+    """
+    return _series(folder)[1]
+
+
+def read_dicom(folder: Path) -> tuple[NDArray[Any], Grid]:
+    """Reads the one DICOM series in a folder, slices sorted by position, rescale slope and intercept applied.
+
+    Raises:
+        VolumeError: As read_dicom_grid, and pixels missing.
+    """
+    import SimpleITK as sitk
+
+    files, grid = _series(folder)
+    if len(files) == 1:
+        return _voxels(_header(Path(files[0])), folder).reshape(grid.shape), grid
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(files)
+    reader.SetOutputPixelType(sitk.sitkFloat32)  # a slope may differ from slice to slice
+    return _voxels(reader, folder).reshape(grid.shape), grid
+
+
+@contextmanager
+def _faults_of(path: Path) -> Iterator[None]:
+    import SimpleITK as sitk
+
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise VolumeError(f"{path}: cannot be read: damaged, cut off or of another format ({reason}).") from None
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def _header(path: Path) -> SimpleITK.ImageFileReader:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    with _faults_of(path):
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    if reader.GetNumberOfComponents() != 1 or "complex" in kind:
+        raise VolumeError(
+            f"{path}: stores {reader.GetNumberOfComponents()} values a voxel ({kind}): colours, vectors, complex "
+            "numbers or overlapping segments; one real number a voxel is needed, so convert it first."
+        )
+    return reader
+
+
+def _file_grid(reader: SimpleITK.ImageFileReader, path: Path) -> Grid:
+    sizes = list(reader.GetSize())
+    while len(sizes) > 3 and sizes[-1] == 1:
+        sizes.pop()
+    shape = three_axes(tuple(sizes), path)
+    # NRRD may leave the patient's space out; SimpleITK then invents one.
+    if path.suffix.lower() in (".nrrd", ".nhdr") and "NRRD_space" not in reader.GetMetaDataKeys():
+        raise VolumeError(
+            f"{path}: does not say where it lies or which side is left: its header names no space such as "
+            "left-posterior-superior; add it, with space directions and space origin."
+        )
+    axes = reader.GetDimension()
+    direction = np.array(reader.GetDirection()).reshape(axes, axes)[:3, :3]
+    return Grid(shape, _ras(direction * np.array(reader.GetSpacing()[:3]), reader.GetOrigin()[:3]))
+
+
+def _ras(columns_lps: NDArray[np.float64], origin_lps: Sequence[float]) -> NDArray[np.float64]:
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = columns_lps, origin_lps
+    return LPS_TO_RAS @ affine + 0.0  # no -0.0
+
+
+def _voxels(reader: SimpleITK.ImageReaderBase, path: Path) -> NDArray[Any]:
+    import SimpleITK as sitk
+
+    with _faults_of(path):
+        image = reader.Execute()
+    return np.array(np.transpose(sitk.GetArrayViewFromImage(image)))  # copied before `image` is gone
+
+
+def _series(folder: Path) -> tuple[list[str], Grid]:
+    import SimpleITK as sitk
+
+    with _faults_of(folder):
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        if not series:
+            raise VolumeError(f"{folder}: holds no DICOM slices; give a volume file, or a folder with one series.")
+        if len(series) > 1:
+            raise VolumeError(
+                f"{folder}: holds {len(series)} DICOM series ({', '.join(series)}); "
+                "move each into a folder of its own and give one of them."
+            )
+        files = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    _require_all_read(files, folder)
+    headers = [_header(Path(file)) for file in files]
+    if len(files) == 1:
+        return files, _file_grid(headers[0], folder)
+    return _stack(files, headers, folder)
+
+
+def _require_all_read(files: list[str], folder: Path) -> None:
+    # GDCM passes over a damaged file in silence; at either end of the stack its slice would not be missed.
+    known = {Path(file).name for file in files} | {"DICOMDIR"}
+    damaged = sorted(file.name for file in folder.iterdir() if file.name not in known and _is_dicom(file))
+    if damaged:
+        raise VolumeError(
+            f"{folder}: {len(damaged)} of its DICOM files cannot be read, the first {damaged[0]}; copy the series again."
+        )
+
+
+def _is_dicom(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _stack(files: list[str], headers: list[SimpleITK.ImageFileReader], folder: Path) -> tuple[list[str], Grid]:
+    plane, size = _plane(headers[0]), headers[0].GetSize()
+    if any(
+        header.GetSize() != size or size[2:] not in ((), (1,)) or not np.allclose(_plane(header), plane, atol=1e-4)
+        for header in headers
+    ):
+        raise VolumeError(f"{folder}: its slices differ in size, spacing or orientation; keep those of one stack only.")
+    normal = np.cross(plane[:, 0], plane[:, 1])
+    normal /= np.linalg.norm(normal)
+    origins = np.array([header.GetOrigin() for header in headers])
+    order = np.argsort(origins @ normal, kind="stable")
+    origins = origins[order]
+    _require_even_steps(origins, normal, folder)
+    step = (origins[-1] - origins[0]) / (len(files) - 1)
+    shape = (size[0], size[1], len(files))
+    return [files[index] for index in order], Grid(shape, _ras(np.column_stack([plane, step]), origins[0]))
+
+
+def _plane(header: SimpleITK.ImageFileReader) -> NDArray[np.float64]:
+    axes = header.GetDimension()
+    direction = np.array(header.GetDirection()).reshape(axes, axes)
+    return direction[:3, :2] * np.array(header.GetSpacing()[:2])
+
+
+def _require_even_steps(origins: NDArray[np.float64], normal: NDArray[np.float64], folder: Path) -> None:
+    steps = np.diff(origins, axis=0)
+    heights = steps @ normal
+    if heights.min() < 1e-3:
+        raise VolumeError(f"{folder}: two slices lie at the same position; keep one of them, or one time point only.")
+    usual = np.median(heights)
+    worst = int(np.argmax(np.linalg.norm(steps - np.median(steps, axis=0), axis=1)))
+    if np.linalg.norm(steps[worst] - np.median(steps, axis=0)) > max(0.01 * usual, 0.01):
+        raise VolumeError(
+            f"{folder}: slices are missing or unevenly spaced: {heights[worst]:.4g} mm between slices {worst + 1} and "
+            f"{worst + 2} in order of position, {usual:.4g} mm elsewhere; copy the whole series."
+        )

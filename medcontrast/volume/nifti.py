@@ -1,0 +1,213 @@
+"""NIfTI-1 and NIfTI-2 files: header to Grid, voxels as stored, and back to a header with the same fields."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from numpy.typing import NDArray
+
+from medcontrast.errors import VolumeError
+from medcontrast.volume.grid import Grid, NiftiFields
+
+_SIZES = {348: (Nifti1Header, slice(344, 348), b"n+1\0"), 540: (Nifti2Header, slice(4, 8), b"n+2\0")}
+_UNIT_IN_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown, metre, millimetre, micron; unknown is read as mm
+
+
+def read_nifti_grid(path: Path) -> Grid:
+    """Reads the header alone; the voxels stay unread.
+
+    Raises:
+        VolumeError: Not a NIfTI file, damaged, or not a 3D scalar volume with a place in the world.
+    """
+    return _grid(_header(_content(path, 540), path), path)
+
+
+def read_nifti(path: Path) -> tuple[NDArray[Any], Grid]:
+    """Reads voxels (x, y, z), slope and intercept applied, and their grid. A checksum in the file is verified.
+
+    Raises:
+        VolumeError: As read_nifti_grid, and voxels missing.
+    """
+    content = _content(path)
+    header = _header(content, path)
+    grid = _grid(header, path)
+    try:
+        needed = math.prod(grid.shape) * header.get_data_dtype().itemsize
+        held = max(0, len(content) - int(header.get_data_offset()))
+        if held < needed:
+            raise EOFError(f"holds {held} of {needed} bytes")
+        voxels = np.asanyarray(ArrayProxy(BytesIO(content), header))
+    except Exception as error:  # nibabel's readers raise errors of any kind on a damaged header
+        raise VolumeError(f"{path}: damaged or cut off: its voxels cannot be read ({error}); copy it again.") from None
+    return voxels.reshape(grid.shape), grid
+
+
+def nifti_header(grid: Grid, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Nifti1Header:
+    """A header that places voxels exactly where the grid's own file placed them.
+
+    Args:
+        grid: The scan's grid. Without NIfTI fields its affine becomes sform and, unless sheared, qform, in mm.
+        shape: (x, y, z) or (x, y, z, c).
+        dtype: Stored type.
+    """
+    fields = grid.nifti or _fields_of_affine(grid.affine)
+    header = (Nifti2Header if fields.version == 2 or max(shape) > 32767 else Nifti1Header)()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(shape)
+    header.set_slope_inter(1, 0)
+    header.set_data_offset(header.single_vox_offset)
+    header["pixdim"][:4] = fields.pixdim
+    for key, value in zip(("quatern_b", "quatern_c", "quatern_d"), fields.quatern, strict=True):
+        header[key] = value
+    for axis, offset, row in zip("xyz", fields.qoffset, fields.srow, strict=True):
+        header[f"qoffset_{axis}"] = offset
+        header[f"srow_{axis}"] = row
+    header["qform_code"], header["sform_code"] = fields.qform_code, fields.sform_code
+    header["xyzt_units"] = fields.xyzt_units
+    return header
+
+
+def _content(path: Path, size: int = -1) -> bytes:
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            return file.read(size)
+    except EOFError:
+        raise VolumeError(f"{path}: cut off: its compressed data ends too early; copy it again.") from None
+    except zlib.error as error:
+        raise VolumeError(f"{path}: damaged: its data cannot be unpacked ({error}); copy it again.") from None
+    except gzip.BadGzipFile as error:
+        raise VolumeError(
+            f"{path}: named .gz, but is not an intact gzip file ({error}); copy it again, or correct its name."
+        ) from None
+    except MemoryError:
+        raise VolumeError(f"{path}: does not fit into memory.") from None
+    except OSError as error:
+        raise VolumeError(f"{path}: cannot be read ({error.strerror or error}).") from None
+
+
+def _header(content: bytes, path: Path) -> Nifti1Header:
+    sizes = {int.from_bytes(content[:4], order) for order in ("little", "big")}
+    for size, (kind, place, magic) in _SIZES.items():
+        if size in sizes and len(content) >= size:
+            if content[place] != magic:
+                break
+            # nibabel's own check would repair faults in silence; ours are checked below
+            return kind(content[:size], check=False)
+    raise VolumeError(f"{path}: not a NIfTI file, or its header is damaged; copy it again, or correct its name.")
+
+
+def _grid(header: Nifti1Header, path: Path) -> Grid:
+    shape = _shape(header, path)
+    try:
+        dtype = header.get_data_dtype()
+    except Exception:
+        raise VolumeError(f"{path}: stores voxels of unknown type {int(header['datatype'])}.") from None
+    if dtype.kind not in "iuf":
+        kind = "colours" if dtype.names else "complex numbers" if dtype.kind == "c" else "single bits"
+        raise VolumeError(f"{path}: stores {kind}, but one real number a voxel is needed; convert it first.")
+    sform = header.get_sform() if header["sform_code"] > 0 else None
+    qform = _qform(header) if header["qform_code"] > 0 else None
+    affine = qform if sform is None else sform
+    if affine is None:
+        if header["qform_code"] > 0:
+            raise VolumeError(f"{path}: its qform is damaged, and it has no sform; set a valid one in its header.")
+        raise VolumeError(
+            f"{path}: does not say where it lies or which side is left: the codes of its sform and qform are both 0. "
+            "Where the stored qform or sform is right, set its code to 1; otherwise convert the scan again."
+        )
+    unit = _UNIT_IN_MM.get(int(header["xyzt_units"]) & 7)
+    warnings = [] if unit else [f"{path}: has an unknown unit of length; taken as millimetres."]
+    grid = Grid(shape, _in_mm(affine, unit or 1.0), _fields(header))
+    if qform is not None and sform is not None:
+        warnings += _disagreement(grid, Grid(shape, _in_mm(qform, unit or 1.0)), path)
+    return Grid(shape, grid.affine, grid.nifti, tuple(warnings))
+
+
+def _shape(header: Nifti1Header, path: Path) -> tuple[int, int, int]:
+    dim = [int(size) for size in header["dim"]]
+    if not 1 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 0:
+        raise VolumeError(f"{path}: not a NIfTI file, or its header is damaged; copy it again, or correct its name.")
+    sizes = dim[1 : dim[0] + 1]
+    while len(sizes) > 3 and sizes[-1] == 1:
+        sizes.pop()
+    return three_axes(tuple(sizes), path)
+
+
+def three_axes(sizes: tuple[int, ...], path: Path) -> tuple[int, int, int]:
+    """Passes three sizes on, refuses two and four; trailing axes of size 1 are gone already.
+
+    Raises:
+        VolumeError: Not three axes, or one without voxels.
+    """
+    words = " x ".join(str(size) for size in sizes)
+    if len(sizes) < 3:
+        raise VolumeError(f"{path}: is an image of {len(sizes)} axes ({words}), but a volume of three axes is needed.")
+    if len(sizes) > 3:
+        raise VolumeError(
+            f"{path}: has {len(sizes)} axes ({words}), but a volume of three is needed; "
+            "save each time point or channel as a file of its own."
+        )
+    if min(sizes) < 1:
+        raise VolumeError(f"{path}: has no voxels (shape {words}).")
+    return sizes[0], sizes[1], sizes[2]
+
+
+def _qform(header: Nifti1Header) -> NDArray[np.float64] | None:
+    fixed = header.copy()
+    fixed["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # the standard reads 0 as 1
+    try:
+        return np.asarray(fixed.get_qform(), dtype=np.float64)
+    except Exception:  # no rotation has this quaternion, or a spacing is negative
+        return None
+
+
+def _in_mm(affine: NDArray[np.float64], unit_mm: float) -> NDArray[np.float64]:
+    scaled = np.array(affine, dtype=np.float64)
+    scaled[:3] *= unit_mm
+    return scaled
+
+
+def _disagreement(sform: Grid, qform: Grid, path: Path) -> list[str]:
+    if not (np.isfinite(sform.affine).all() and np.isfinite(qform.affine).all()):
+        return []
+    # A quaternion in float32 cannot do better than a small part of a voxel.
+    difference = qform.difference(sform, tolerance_mm=0.1 * min(sform.spacing_mm))
+    if difference is None:
+        return []
+    return [f"{path}: its qform and sform place it differently ({difference}); the sform is used, both are kept."]
+
+
+def _fields(header: Nifti1Header) -> NiftiFields:
+    return NiftiFields(
+        version=2 if isinstance(header, Nifti2Header) else 1,
+        pixdim=_floats(header["pixdim"][:4]),
+        quatern=tuple(float(header[key]) for key in ("quatern_b", "quatern_c", "quatern_d")),
+        qoffset=tuple(float(header[f"qoffset_{axis}"]) for axis in "xyz"),
+        srow=tuple(_floats(header[f"srow_{axis}"]) for axis in "xyz"),
+        qform_code=int(header["qform_code"]),
+        sform_code=int(header["sform_code"]),
+        xyzt_units=int(header["xyzt_units"]),
+    )
+
+
+def _floats(values: NDArray[Any]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _fields_of_affine(affine: NDArray[np.float64]) -> NiftiFields:
+    header = Nifti1Header()
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    sheared = not np.allclose(axes.T @ axes, np.eye(3), atol=1e-5)
+    header.set_qform(affine, code=0 if sheared else 1, strip_shears=True)
+    header.set_sform(affine, code=1)
+    header.set_xyzt_units("mm")
+    return _fields(header)

@@ -1,0 +1,138 @@
+"""Reads a scan or label file of any known format, and says in one sentence why it cannot be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcontrast.errors import VolumeError
+from medcontrast.volume.grid import Grid, require_usable_grid
+from medcontrast.volume.itk import read_dicom, read_dicom_grid, read_itk, read_itk_grid
+from medcontrast.volume.names import KNOWN_SUFFIXES, NIFTI_SUFFIXES, volume_suffix
+from medcontrast.volume.nifti import read_nifti, read_nifti_grid
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+_WHOLE_TOLERANCE = 1e-3  # a label file stored with a slope gives 0.99999 for 1
+# What overflows is a damaged header or voxel; it is refused in words, so numpy need not warn as well.
+_quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One scan or label map.
+
+    Attributes:
+        array: (x, y, z), axes as stored; float32 for images, int32 for labels.
+        grid: Where the voxels lie.
+        path: The file or DICOM folder it came from.
+    """
+
+    array: NDArray[Any]
+    grid: Grid
+    path: Path
+
+
+@_quiet
+def read_volume(path: Path, kind: Literal["image", "label"]) -> Volume:
+    """Reads .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, or a folder holding one DICOM series.
+
+    Args:
+        path: The file or folder.
+        kind: "image" gives float32, slope and intercept applied; "label" gives int32, and takes whole numbers only.
+
+    Raises:
+        VolumeError: Missing, damaged, of unknown format, not a 3D scalar volume, without a place in the world,
+            or a label file with other than whole numbers.
+    """
+    read = {"dicom": read_dicom, "nifti": read_nifti, "itk": read_itk}[_format(path)]
+    voxels, grid = read(path)
+    require_usable_grid(grid, path)
+    array = _whole_numbers(voxels, path) if kind == "label" else _float32(voxels)
+    return Volume(array, grid, path)
+
+
+@_quiet
+def read_grid(path: Path) -> Grid:
+    """Reads where the voxels lie; their values stay unread.
+
+    Raises:
+        VolumeError: As read_volume, as far as the header shows it.
+    """
+    read = {"dicom": read_dicom_grid, "nifti": read_nifti_grid, "itk": read_itk_grid}[_format(path)]
+    grid = read(path)
+    require_usable_grid(grid, path)
+    return grid
+
+
+def require_usable_image(volume: Volume) -> None:
+    """Refuses a scan that nothing can be learned from or predicted on.
+
+    Raises:
+        VolumeError: NaN or infinite voxels, or the same value everywhere.
+    """
+    array = volume.array
+    bad = ~np.isfinite(array)
+    if bad.any():
+        raise VolumeError(
+            f"{volume.path}: {np.count_nonzero(bad)} of {bad.size} voxels are NaN or infinite, the first at index "
+            f"{_first(bad)}; replace them, for example by the value of air, before use."
+        )
+    if array.min() == array.max():
+        raise VolumeError(f"{volume.path}: every voxel has the value {array.flat[0]:g}; there is nothing to see in it.")
+
+
+def to_metatensor(volume: Volume) -> MetaTensor:
+    """The volume as a MONAI MetaTensor (1, x, y, z) with its RAS affine."""
+    import torch
+    from monai.data import MetaTensor
+
+    return MetaTensor(
+        torch.from_numpy(volume.array)[None],
+        affine=torch.tensor(volume.grid.affine, dtype=torch.float64),
+        meta={"filename_or_obj": str(volume.path), "space": "RAS"},
+    )
+
+
+def _format(path: Path) -> Literal["dicom", "nifti", "itk"]:
+    if not path.exists():
+        raise VolumeError(f"{path}: there is no such file or folder.")
+    if path.is_dir():
+        return "dicom"
+    suffix = volume_suffix(path)
+    if suffix is None:
+        raise VolumeError(
+            f"{path}: is no volume by its name; known are {', '.join(KNOWN_SUFFIXES)} "
+            "and a folder with one DICOM series."
+        )
+    return "nifti" if suffix in NIFTI_SUFFIXES else "itk"
+
+
+def _float32(voxels: NDArray[Any]) -> NDArray[np.float32]:
+    return np.asarray(voxels).astype(np.float32, order="C")
+
+
+def _whole_numbers(voxels: NDArray[Any], path: Path) -> NDArray[np.int32]:
+    limits = np.iinfo(np.int32)
+    if voxels.dtype.kind == "f":
+        bad = ~(np.abs(voxels - np.rint(voxels)) <= _WHOLE_TOLERANCE)  # NaN is bad too
+        if bad.any():
+            first = _first(bad)
+            raise VolumeError(
+                f"{path}: a label file holds whole numbers, but {np.count_nonzero(bad)} voxels do not, the first with "
+                f"value {voxels[first]:g} at index {first}; if it was resampled, use nearest-neighbour interpolation."
+            )
+        voxels = np.rint(voxels)
+    low, high = voxels.min(), voxels.max()
+    if low < limits.min or high > limits.max:
+        raise VolumeError(f"{path}: its label values reach from {low:g} to {high:g}, which no label file needs.")
+    return voxels.astype(np.int32, order="C")
+
+
+def _first(bad: NDArray[np.bool_]) -> tuple[int, ...]:
+    return tuple(int(part) for part in np.unravel_index(np.argmax(bad), bad.shape))

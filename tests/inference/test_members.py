@@ -1,0 +1,92 @@
+"""Kinds: by hand. Which checkpoints may work together, and what is wrong with those that may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from medcontrast.checkpoint import load_weights, save_resume, save_weights
+from medcontrast.errors import CheckpointError
+from medcontrast.inference.members import load_member, load_members
+
+CPU = torch.device("cpu")
+
+
+def test_a_member_knows_its_checkpoint(tmp_path: Path, tools: SimpleNamespace) -> None:
+    path = tools.write_checkpoint(tmp_path / "run" / "last.safetensors", channels=("t1", "t2"))
+    for given in (path, path.parent):
+        member = load_member(given, CPU)
+        assert member.path == path and member.channels == ("t1", "t2") and member.labels.values == (0, 3, 7)
+        assert not member.network.training
+        tensors, _ = load_weights(path)
+        assert all(torch.equal(value, tensors[name]) for name, value in member.network.state_dict().items())
+
+
+def test_a_resume_file_predicts_with_its_inference_network(tmp_path: Path, tools: SimpleNamespace) -> None:
+    tensors, header = load_weights(tools.write_checkpoint(tmp_path / "x" / "last.safetensors"))
+    path = tmp_path / "run" / "last.pt"
+    path.parent.mkdir()
+    method = {f"teacher.{name}": value for name, value in tensors.items()}
+    method |= {f"student.{name}": value + 1 for name, value in tensors.items()}
+    save_resume(path, {"method": method, "header": header, "inference_prefix": "teacher."})
+    found = load_member(path.parent, CPU).network.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        ({"spacing_mm": [1.0, 1.0, 1.0]}, r"its spacing_mm are \(1\.0, 1\.0, 1\.0\), not None"),
+        ({"channels": ("ct",)}, r"its channels are \['ct'\], not \['image'\]"),
+        ({"intensity": {"kind": "as_stored"}}, r"its intensity are \{'kind': 'as_stored'\}, not \{'kind': 'zscore'\}"),
+        ({"labels": {"labels": {"0": "background", "3": "wall", "8": "left atrium"}}}, r"its labels are \(0, 3, 8\), not"),
+        ({"labels": {"labels": {"0": "background", "3": "wall", "7": "aorta"}}}, r"its label names are \['wall', 'aorta'\]"),
+    ],
+)
+def test_members_that_differ_are_not_averaged(
+    tmp_path: Path, tools: SimpleNamespace, other: dict[str, object], sentence: str
+) -> None:
+    paths = [
+        tools.write_checkpoint(tmp_path / "a" / "last.safetensors"),
+        tools.write_checkpoint(tmp_path / "b" / "last.safetensors", **other),
+    ]
+    with pytest.raises(CheckpointError, match=rf"b/last\.safetensors: cannot be averaged with .*a/last.*: {sentence}"):
+        load_members(paths, CPU)
+
+
+def test_members_may_differ_in_patch(tmp_path: Path, tools: SimpleNamespace) -> None:
+    paths = [
+        tools.write_checkpoint(tmp_path / "a" / "last.safetensors"),
+        tools.write_checkpoint(tmp_path / "b" / "last.safetensors", patch=[32, 16, 16]),
+    ]
+    assert len(load_members(paths, CPU)) == 2
+    with pytest.raises(CheckpointError, match="No checkpoint is given"):
+        load_members([], CPU)
+
+
+def test_weights_that_do_not_fit_or_are_not_numbers(tmp_path: Path, tools: SimpleNamespace) -> None:
+    tensors, header = load_weights(tools.write_checkpoint(tmp_path / "a.safetensors"))
+    name = next(iter(tensors))
+    path = tmp_path / "b.safetensors"
+    save_weights(path, {key: value for key, value in tensors.items() if key != name}, header)
+    with pytest.raises(CheckpointError, match=rf"do not fit the network of its own recipe: {name} is missing\."):
+        load_member(path, CPU)
+    save_weights(path, {**tensors, "extra": torch.ones(1), name: torch.ones(2)}, header)
+    with pytest.raises(CheckpointError, match=r"extra is unknown, and 1 more"):
+        load_member(path, CPU)
+    broken = tensors[name].clone()
+    broken.view(-1)[0] = float("nan")
+    save_weights(path, {**tensors, name: broken}, header)
+    with pytest.raises(CheckpointError, match=rf"{name} holds NaN or infinite weights; take an earlier checkpoint"):
+        load_member(path, CPU)
+
+
+def test_a_recipe_of_another_version(tmp_path: Path, tools: SimpleNamespace) -> None:
+    tensors, header = load_weights(tools.write_checkpoint(tmp_path / "a.safetensors"))
+    header["recipe"]["data"]["new_key"] = 1
+    save_weights(tmp_path / "b.safetensors", tensors, header)
+    with pytest.raises(CheckpointError, match=r"this version of medcontrast cannot use its header: (.|\n)*new_key"):
+        load_member(tmp_path / "b.safetensors", CPU)

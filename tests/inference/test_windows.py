@@ -1,0 +1,135 @@
+"""Kinds: reference (MONAI's sliding window as the witness), by hand, property."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor
+
+from medcontrast.inference import windows
+from medcontrast.inference.windows import mirrored_softmax, sliding_window, window_starts, window_weights
+
+
+def sine_image(channels: int, *size: int) -> Tensor:
+    count = channels * int(np.prod(size))
+    return torch.sin(torch.arange(count, dtype=torch.float32) * 0.37).reshape(1, channels, *size)
+
+
+def position_logits(image: Tensor) -> Tensor:
+    """Logits that depend on the place in the window, so that a wrong window position shows."""
+    x, y, z = (torch.linspace(-1, 1, side) for side in image.shape[2:])
+    place = x[:, None, None] + 2 * y[None, :, None] - 0.5 * z[None, None, :]
+    first = image.sum(dim=1)
+    return torch.stack([first * 0.3, first * place, place - first], dim=1)
+
+
+@pytest.mark.parametrize(("weighting", "mode"), [("gaussian", "gaussian"), ("uniform", "constant")])
+@pytest.mark.parametrize(
+    ("size", "patch", "overlap", "channels"),
+    [
+        ((33, 21, 17), (16, 16, 8), 0.5, 1),
+        ((31, 40, 9), (16, 16, 16), 0.25, 2),
+        ((7, 5, 3), (16, 8, 8), 0.5, 1),
+        ((16, 16, 16), (16, 16, 16), 0.75, 1),
+        ((19, 18, 23), (8, 16, 8), 0.0, 1),
+        ((18, 17, 12), (8, 8, 8), 0.9, 1),
+    ],
+)
+def test_equals_monai(
+    size: tuple[int, ...], patch: tuple[int, ...], overlap: float, channels: int, weighting: str, mode: str
+) -> None:
+    image = sine_image(channels, *size)
+    ours = sliding_window(
+        image,
+        patch,
+        mirrored_softmax(position_logits),
+        overlap=overlap,
+        weighting=weighting,
+        window_batch=3,
+        pad_value=0.7,
+    )
+    theirs = sliding_window_inference(
+        image, patch, 3, lambda w: position_logits(w).softmax(dim=1), overlap=overlap, mode=mode, cval=0.7
+    )[0]
+    assert ours.shape == (3, *size) and ours.dtype == torch.float32
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("weighting", ["gaussian", "uniform"])
+@pytest.mark.parametrize("size", [(33, 21, 17), (5, 40, 16), (16, 16, 16)])
+def test_every_voxel_is_covered_and_probabilities_sum_to_one(size: tuple[int, ...], weighting: str) -> None:
+    out = sliding_window(sine_image(1, *size), (16, 16, 16), mirrored_softmax(position_logits), weighting=weighting)
+    assert torch.isfinite(out).all()
+    assert torch.allclose(out.sum(dim=0), torch.ones(size), atol=1e-5)
+
+
+@pytest.mark.parametrize("window_batch", [1, 2, 100])
+def test_the_batch_of_windows_changes_nothing(window_batch: int) -> None:
+    image = sine_image(1, 20, 19, 18)
+    run = mirrored_softmax(position_logits)
+    one = sliding_window(image, (8, 8, 8), run, window_batch=1)
+    assert torch.allclose(sliding_window(image, (8, 8, 8), run, window_batch=window_batch), one, atol=1e-6)
+
+
+def test_starts_by_hand() -> None:
+    assert window_starts((10, 4, 9), (4, 4, 8), 0.5) == [
+        (x, 0, z) for x in (0, 2, 4, 6) for z in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.3, 0.5, 0.99])
+def test_windows_cover_and_stay_inside(overlap: float) -> None:
+    for size, patch in itertools.product([(8, 9, 17), (30, 8, 8)], [(8, 8, 8), (7, 3, 8)]):
+        covered = np.zeros(size, bool)
+        for start in window_starts(size, patch, overlap):
+            assert all(s >= 0 and s + p <= n for s, p, n in zip(start, patch, size, strict=True))
+            covered[tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True))] = True
+        assert covered.all()
+
+
+def test_gaussian_weights_by_hand() -> None:
+    weights = window_weights((4, 3, 16), "gaussian")
+    assert weights.shape == (4, 3, 16)
+    expected = np.exp(-(0.5**2) / (2 * 0.5**2)) * 1.0 * np.exp(-(0.5**2) / (2 * 2.0**2))
+    assert weights[1, 1, 7].item() == pytest.approx(expected, rel=1e-6)
+    assert weights.min().item() == pytest.approx(1e-3)
+    with pytest.raises(ValueError, match="gaussian or uniform"):
+        window_weights((4, 4, 4), "triangle")
+
+
+def test_mirroring_averages_eight_versions_turned_back() -> None:
+    image = sine_image(1, 8, 8, 8)
+    averaged = mirrored_softmax(position_logits, (0, 1, 2))(image)
+    total = torch.zeros_like(averaged)
+    for flips in itertools.product([False, True], repeat=3):
+        dims = [axis + 2 for axis, flip in enumerate(flips) if flip]
+        total += position_logits(image.flip(dims)).softmax(dim=1).flip(dims)
+    assert torch.allclose(averaged, total / 8, atol=1e-6)
+    some = mirrored_softmax(position_logits, (1,))(image)
+    by_hand = (position_logits(image).softmax(1) + position_logits(image.flip(3)).softmax(1).flip(3)) / 2
+    assert torch.allclose(some, by_hand, atol=1e-6)
+
+
+def test_half_precision_logits_are_averaged_in_float32() -> None:
+    out = mirrored_softmax(lambda image: position_logits(image).to(torch.bfloat16))(sine_image(1, 8, 8, 8))
+    assert out.dtype == torch.float32
+    assert torch.allclose(out.sum(dim=1), torch.ones(1, 8, 8, 8), atol=1e-6)
+
+
+def test_a_large_sum_is_kept_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = sine_image(1, 20, 9, 9)
+    run = mirrored_softmax(position_logits)
+    device = torch.device("meta")  # any device that is not the CPU
+    assert windows._home(3, (20, 9, 9), device) == device
+    monkeypatch.setattr(windows, "DEVICE_BYTES", 1000)
+    assert windows._home(3, (20, 9, 9), device) == torch.device("cpu")
+    assert sliding_window(image, (8, 8, 8), run).shape == (3, 20, 9, 9)
+
+
+def test_a_batch_of_images_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected an image of shape \(1, c, x, y, z\)"):
+        sliding_window(torch.zeros(2, 1, 8, 8, 8), (8, 8, 8), mirrored_softmax(position_logits))

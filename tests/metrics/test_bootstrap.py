@@ -1,0 +1,66 @@
+"""Bootstrap intervals: reference (plain resampling), by hand and property."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medcontrast.metrics import bootstrap_intervals
+
+
+def test_mean_and_sd_by_hand() -> None:
+    (interval,) = bootstrap_intervals(np.array([[1.0], [2.0], [3.0], [6.0]]))
+    assert interval.mean == 3.0
+    assert interval.sd == pytest.approx(np.sqrt((4 + 1 + 0 + 9) / 3))
+
+
+def test_against_plain_resampling() -> None:
+    values = np.random.default_rng(0).gamma(2.0, 3.0, (20, 2))
+    random = np.random.default_rng(99)
+    means = np.array([values[random.integers(0, 20, 20)].mean(axis=0) for _ in range(20_000)])
+    for column, interval in enumerate(bootstrap_intervals(values)):
+        low, high = np.percentile(means[:, column], [2.5, 97.5])
+        assert interval.low == pytest.approx(low, rel=0.02)
+        assert interval.high == pytest.approx(high, rel=0.02)
+
+
+def test_two_cases_by_hand() -> None:
+    # Means of two draws from {0, 1} are 0, 1/2, 1 with chances 1/4, 1/2, 1/4.
+    values = np.array([[0.0], [1.0]])
+    (wide,) = bootstrap_intervals(values)
+    (narrow,) = bootstrap_intervals(values, level=0.4)
+    assert (wide.low, wide.high) == (0.0, 1.0)
+    assert (narrow.low, narrow.high) == (0.5, 0.5)
+
+
+def test_a_single_case_has_no_interval() -> None:
+    (interval,) = bootstrap_intervals(np.array([[0.7]]))
+    assert interval.mean == 0.7
+    assert interval.sd is interval.low is interval.high is None
+
+
+def test_seed_and_columns() -> None:
+    values = np.random.default_rng(1).random((12, 3))
+    assert bootstrap_intervals(values, seed=4) == bootstrap_intervals(values, seed=4)
+    assert bootstrap_intervals(values, seed=4) != bootstrap_intervals(values, seed=5)
+    # Cases are drawn as whole rows, so a column does not depend on the others.
+    assert bootstrap_intervals(values, seed=4)[1].low == pytest.approx(
+        bootstrap_intervals(values[:, 1:2], seed=4)[0].low
+    )
+
+
+def test_covers_the_true_mean_about_as_often_as_it_says() -> None:
+    random = np.random.default_rng(2)
+    samples = random.standard_normal((40, 400))
+    hits = [i.low <= 0 <= i.high for i in bootstrap_intervals(samples, resamples=2000)]
+    assert 0.89 < np.mean(hits) < 0.98
+
+
+def test_constant_cases_have_no_width() -> None:
+    (interval,) = bootstrap_intervals(np.ones((7, 1)))
+    assert (interval.low, interval.high, interval.sd) == (1.0, 1.0, 0.0)
+
+
+def test_resamples_need_not_fill_a_chunk() -> None:
+    (interval,) = bootstrap_intervals(np.arange(10.0)[:, None], resamples=1500)
+    assert interval.low < 4.5 < interval.high

@@ -1,0 +1,130 @@
+"""Scores of a case: by hand and property, and a regression of every field on one picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from medcontrast.errors import InputError, VolumeError
+from medcontrast.metrics import TargetScore, score_case
+
+TARGETS = {"anterior": (1,), "posterior": (2,), "whole": (1, 2)}
+
+
+def label_map(shape: tuple[int, ...] = (10, 8, 6)) -> np.ndarray:
+    label = np.zeros(shape, np.int16)
+    label[2:4, 2:6, 1:5] = 1
+    label[4:7, 2:6, 1:5] = 2
+    return label
+
+
+def test_a_perfect_case() -> None:
+    scores = score_case(label_map(), label_map(), targets=TARGETS, spacing_mm=(1, 2, 5))
+    assert [score.target for score in scores] == ["anterior", "posterior", "whole"]
+    for score in scores:
+        assert (score.dice, score.jaccard, score.surface_dice) == (1, 1, 1)
+        assert (score.hd95_pooled_mm, score.hd95_max_directed_mm, score.asd_mm, score.assd_mm) == (0, 0, 0, 0)
+        assert not score.missed and not score.invented
+    assert scores[0].volume_ml_reference == 2 * 4 * 4 * 10 / 1000
+    assert scores[2].volume_ml_reference == 5 * 4 * 4 * 10 / 1000
+
+
+def test_by_hand() -> None:
+    # 4 voxels along a line of 2 mm steps, moved by one: 3 shared, ends 2 mm off.
+    prediction, reference = np.zeros((8, 3), np.uint8), np.zeros((8, 3), np.uint8)
+    prediction[1:5, 1] = reference[2:6, 1] = 7
+    (score,) = score_case(
+        prediction, reference, targets={"line": (7,)}, spacing_mm=(2, 1), tolerance_mm=1.5, voxels=True
+    )
+    assert score == TargetScore(
+        target="line",
+        dice=0.75,
+        jaccard=0.6,
+        hd95_pooled_mm=2.0,
+        hd95_max_directed_mm=pytest.approx(1.7),
+        asd_mm=0.5,
+        assd_mm=0.5,
+        surface_dice=0.75,
+        tolerance_mm=1.5,
+        volume_ml_prediction=0.008,
+        volume_ml_reference=0.008,
+        volume_error_ml=0.0,
+        volume_error_percent=0.0,
+        missed=False,
+        invented=False,
+        hd95_pooled_voxel=1.0,
+        hd95_max_directed_voxel=pytest.approx(0.85),
+        asd_voxel=0.25,
+        assd_voxel=0.25,
+    )
+
+
+def test_regions_join_labels() -> None:
+    prediction = label_map()
+    prediction[prediction == 2] = 1
+    anterior, posterior, whole = score_case(prediction, label_map(), targets=TARGETS, spacing_mm=(1, 1, 1))
+    assert whole.dice == 1
+    assert anterior.dice == pytest.approx(2 * 2 / (2 + 5))
+    assert posterior.missed and posterior.dice == 0
+
+
+@pytest.mark.parametrize("voxels", [False, True])
+def test_missed_invented_and_absent(voxels: bool) -> None:
+    spacing = (1.0, 2.0, 3.0)
+    diagonal = math.sqrt(9**2 + 14**2 + 15**2)
+    nothing = np.zeros_like(label_map())
+    every = {"targets": TARGETS, "spacing_mm": spacing, "voxels": voxels}
+    for missed, pair in ((True, (nothing, label_map())), (False, (label_map(), nothing))):
+        for score in score_case(*pair, **every):
+            assert (score.missed, score.invented) == (missed, not missed)
+            assert (score.dice, score.jaccard, score.surface_dice) == (0, 0, 0)
+            assert score.hd95_pooled_mm == score.hd95_max_directed_mm == pytest.approx(diagonal)
+            assert score.asd_mm == score.assd_mm == pytest.approx(diagonal)
+            assert score.volume_error_percent == (-100 if missed else 100)
+            if voxels:
+                assert score.hd95_pooled_voxel == score.assd_voxel == pytest.approx(math.sqrt(9**2 + 7**2 + 5**2))
+    for score in score_case(nothing, nothing, **every):
+        assert (score.dice, score.jaccard, score.surface_dice, score.hd95_pooled_mm, score.asd_mm) == (1, 1, 1, 0, 0)
+        assert not score.missed and not score.invented and score.volume_error_percent == 0
+
+
+def test_ignored_voxels_are_taken_out_of_both_maps() -> None:
+    reference, prediction = label_map(), label_map()
+    reference[7:, :, :] = 255
+    prediction[8, 5, 5] = 2
+    every = {"targets": TARGETS, "spacing_mm": (1, 1, 1)}
+    assert all(score.dice == 1 for score in score_case(prediction, reference, ignore_value=255, **every))
+    assert score_case(prediction, reference, **every)[1].dice < 1
+    # Taken out of the reference as well: what lies only there is no miss.
+    reference[reference == 2] = 255
+    only = score_case(prediction, reference, ignore_value=255, **every)[1]
+    assert not only.missed and only.dice == 1
+
+
+def test_every_field_is_a_plain_finite_number() -> None:
+    random = np.random.default_rng(0)
+    for kind in (np.uint8, np.int64, np.uint16):
+        for fill in (0.0, 0.01, 0.5, 1.0):
+            prediction = (random.random((6, 5, 4)) < fill).astype(kind)
+            reference = (random.random((6, 5, 4)) < random.random()).astype(kind)
+            (score,) = score_case(prediction, reference, targets={"a": (1,)}, spacing_mm=(1, 1, 3), voxels=True)
+            for name, value in dataclasses.asdict(score).items():
+                assert type(value) in (str, bool, float), name
+                assert isinstance(value, str) or math.isfinite(value), name
+
+
+def test_bad_input() -> None:
+    whole = label_map()
+    every = {"targets": TARGETS, "spacing_mm": (1, 1, 1)}
+    with pytest.raises(VolumeError, match=r"prediction has shape \(5, 8, 6\) but the reference has shape \(10, 8, 6\)"):
+        score_case(whole[:5], whole, **every)
+    with pytest.raises(VolumeError, match=r"Expected the prediction as a label map of whole numbers.*float64"):
+        score_case(whole.astype(float), whole, **every)
+    with pytest.raises(VolumeError, match="spacing in mm of 3 positive numbers"):
+        score_case(whole, whole, targets=TARGETS, spacing_mm=(1, 1))
+    for tolerance in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="tolerance of the surface Dice is a positive number of mm"):
+            score_case(whole, whole, tolerance_mm=tolerance, **every)

@@ -1,0 +1,60 @@
+"""Tests of the list of networks: by hand (sentences, attributes), property."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from medcontrast.errors import InputError
+from medcontrast.networks.build import BUILDERS, build_network
+from medcontrast.networks.output import Network
+from medcontrast.settings.network import NetworkSettings
+
+FILTERS = {"vnet": 4, "segresnet": 8, "unet": (4, 8, 8), "dynunet": (4, 8, 8)}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_every_name_gives_logits_and_features_on_the_grid_of_the_image(name):
+    network = build_network(name, in_channels=2, classes=3, filters=FILTERS[name])
+    assert isinstance(network, Network)
+    output = network.eval()(torch.randn(1, 2, 16, 16, 32))
+    assert output.logits.shape == (1, 3, 16, 16, 32)
+    assert output.features.shape == (1, network.feature_channels, 16, 16, 32)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_settings_and_network_agree_on_names_and_divisor(name):
+    settings = NetworkSettings(name=name, filters=FILTERS[name])
+    network = build_network(
+        in_channels=1,
+        classes=2,
+        **settings.model_dump(include={"name", "filters", "norm", "dropout", "decoders", "strides"}),
+    )
+    assert network.stride == settings.patch_divisor
+
+
+def test_an_unknown_name_answers_with_the_list():
+    sentence = "There is no network 'v-net'; the networks are vnet, unet, segresnet, dynunet. Did you mean 'vnet'?"
+    with pytest.raises(InputError) as caught:
+        build_network("v-net", in_channels=1, classes=2, filters=4)
+    assert str(caught.value) == sentence
+
+
+def test_settings_of_another_network_are_refused():
+    with pytest.raises(InputError, match="decoders is a setting of vnet alone, but unet got 3"):
+        build_network("unet", in_channels=1, classes=2, filters=(4, 8), decoders=3)
+    with pytest.raises(InputError, match="strides is a setting of unet and dynunet, not of vnet"):
+        build_network("vnet", in_channels=1, classes=2, filters=4, strides=((2, 2, 2),))
+    with pytest.raises(InputError, match="vnet takes one number, such as 16 for filters, but got"):
+        build_network("vnet", in_channels=1, classes=2, filters=(4, 8))
+    with pytest.raises(InputError, match="unet takes a list of widths"):
+        build_network("unet", in_channels=1, classes=2, filters=16)
+
+
+def test_vnet_does_not_wait_for_monai():
+    code = (
+        "import sys; from medcontrast.networks.build import build_network;"
+        "build_network('vnet', in_channels=1, classes=2, filters=2); sys.exit('monai' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,211 @@
+"""Geometry: NRRD, MetaImage and DICOM against pynrrd, nibabel's convention and positions computed from DICOM tags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nrrd
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from medcontrast.errors import VolumeError
+from medcontrast.volume import read_grid, read_volume
+
+VALUES = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+SPACE = {
+    "space": "left-posterior-superior",
+    "space directions": np.diag([1.0, 2.0, 3.0]),
+    "space origin": [1.0, 2.0, 3.0],
+}
+
+
+def test_nrrd_lps_becomes_ras(tmp_path: Path) -> None:
+    nrrd.write(str(tmp_path / "scan.nrrd"), VALUES, dict(SPACE))
+    volume = read_volume(tmp_path / "scan.nrrd", "image")
+    np.testing.assert_array_equal(volume.array, VALUES)
+    np.testing.assert_array_equal(volume.grid.affine, [[-1, 0, 0, -1], [0, -2, 0, -2], [0, 0, 3, 3], [0, 0, 0, 1]])
+    assert not np.signbit(volume.grid.affine[volume.grid.affine == 0]).any()
+    assert volume.grid.nifti is None
+    assert volume.array.dtype == np.float32
+
+
+def test_nrrd_in_ras_and_sheared(tmp_path: Path) -> None:
+    directions = np.array([[1.0, 0.0, 0.0], [0.4, 2.0, 0.0], [0.0, 0.1, -3.0]])  # rows are the steps i, j, k
+    header = {"space": "right-anterior-superior", "space directions": directions, "space origin": [5, 6, 7]}
+    nrrd.write(str(tmp_path / "scan.nrrd"), VALUES, header)
+    grid = read_grid(tmp_path / "scan.nrrd")
+    np.testing.assert_allclose(grid.affine[:3, :3], directions.T, atol=1e-12)
+    np.testing.assert_allclose(grid.affine[:3, 3], [5, 6, 7])
+
+
+def test_detached_header_and_metaimage(tmp_path: Path) -> None:
+    nrrd.write(str(tmp_path / "scan.nhdr"), VALUES, dict(SPACE))
+    image = sitk.ReadImage(str(tmp_path / "scan.nhdr"))
+    for name in ("scan.mha", "scan.mhd"):
+        sitk.WriteImage(image, str(tmp_path / name))
+    expected = read_volume(tmp_path / "scan.nhdr", "label")
+    for name in ("scan.mha", "scan.mhd"):
+        volume = read_volume(tmp_path / name, "label")
+        np.testing.assert_array_equal(volume.array, VALUES)
+        assert volume.grid.same_as(expected.grid, 1e-9)
+
+
+def test_trailing_axis_of_one(tmp_path: Path) -> None:
+    image = sitk.JoinSeries([sitk.GetImageFromArray(VALUES.T)])
+    sitk.WriteImage(image, str(tmp_path / "scan.mha"))
+    np.testing.assert_array_equal(read_volume(tmp_path / "scan.mha", "image").array, VALUES)
+
+
+def test_faults_of_single_files(tmp_path: Path) -> None:
+    def refused(name: str, sentence: str) -> None:
+        with pytest.raises(VolumeError, match=sentence):
+            read_volume(tmp_path / name, "image")
+
+    nrrd.write(str(tmp_path / "placeless.nrrd"), VALUES, {})
+    refused(
+        "placeless.nrrd", r"placeless\.nrrd: does not say where it lies .* its header names no space such as left-post"
+    )
+    layers = {"kinds": ["list", *["domain"] * 3], "space directions": np.vstack([[np.nan] * 3, np.eye(3)])}
+    nrrd.write(str(tmp_path / "layers.nrrd"), VALUES.reshape(2, 2, 5, 6), SPACE | layers)
+    refused(
+        "layers.nrrd",
+        r"layers\.nrrd: stores 2 values a voxel \(vector of .*\): colours, vectors, complex numbers or overl",
+    )
+    sitk.WriteImage(sitk.GetImageFromArray(VALUES[0]), str(tmp_path / "flat.mha"))
+    refused("flat.mha", r"flat\.mha: is an image of 2 axes \(6 x 5\)")
+    sitk.WriteImage(sitk.GetImageFromArray(VALUES.reshape(2, 2, 5, 6), isVector=False), str(tmp_path / "time.mha"))
+    refused("time.mha", r"time\.mha: has 4 axes \(6 x 5 x 2 x 2\)")
+    nrrd.write(str(tmp_path / "cut.nrrd"), VALUES, dict(SPACE))
+    (tmp_path / "cut.nrrd").write_bytes((tmp_path / "cut.nrrd").read_bytes()[:-20])
+    refused("cut.nrrd", r"cut\.nrrd: cannot be read: damaged, cut off or of another format \(")
+    (tmp_path / "text.mha").write_text("not an image")
+    refused("text.mha", r"text\.mha: cannot be read: damaged")
+    nrrd.write(str(tmp_path / "lonely.nhdr"), VALUES, dict(SPACE))
+    (tmp_path / "lonely.raw.gz").unlink()
+    refused("lonely.nhdr", r"lonely\.nhdr: cannot be read")
+
+
+# DICOM
+
+
+def write_series(
+    folder: Path,
+    positions: np.ndarray,
+    *,
+    orientation: tuple[float, ...] = (1, 0, 0, 0, 1, 0),
+    names: list[str] | None = None,
+    series: str = "1.2.3.4",
+    slopes: list[float] | None = None,
+) -> list[np.ndarray]:
+    """One CT slice a position; slice k holds 100 k + column + 10 row. Returns the stored slices (rows, columns)."""
+    folder.mkdir(exist_ok=True)
+    slices = []
+    for index, position in enumerate(positions):
+        pixels = (100 * index + np.arange(3)[None] + 10 * np.arange(4)[:, None]).astype(np.int16)
+        slices.append(pixels)
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        item = pydicom.Dataset()
+        item.file_meta = meta
+        item.SOPClassUID, item.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        item.SeriesInstanceUID, item.StudyInstanceUID, item.Modality = series, "1.2.3", "CT"
+        item.ImageOrientationPatient, item.ImagePositionPatient = list(orientation), [round(v, 6) for v in position]
+        item.PixelSpacing = [0.7, 0.5]  # between rows, between columns
+        item.Rows, item.Columns, item.SamplesPerPixel, item.PhotometricInterpretation = 4, 3, 1, "MONOCHROME2"
+        item.BitsAllocated, item.BitsStored, item.HighBit, item.PixelRepresentation = 16, 16, 15, 1
+        item.RescaleSlope, item.RescaleIntercept = (slopes[index] if slopes else 1), -1000
+        item.InstanceNumber = index + 1
+        item.PixelData = pixels.tobytes()
+        item.save_as(folder / (names[index] if names else f"slice{index}.dcm"), enforce_file_format=True)
+    return slices
+
+
+@pytest.mark.parametrize("reverse_names", [False, True])
+@pytest.mark.parametrize("direction", [1, -1])
+def test_dicom_slices_are_sorted_by_position(tmp_path: Path, direction: int, reverse_names: bool) -> None:
+    positions = np.array([[10, 20, 30 + direction * 2.5 * k] for k in range(5)], dtype=float)
+    names = [f"{9 - k if reverse_names else k}.dcm" for k in range(5)]
+    slices = write_series(tmp_path / "scan", positions, names=names)
+    volume = read_volume(tmp_path / "scan", "image")
+    assert volume.array.shape == (3, 4, 5)
+    lowest = 0 if direction == 1 else 4
+    # columns run to the patient's left (-x in RAS), rows to the back (-y), slices upwards
+    expected = np.diag([-0.5, -0.7, 2.5, 1.0])
+    expected[:3, 3] = [-10, -20, positions[lowest, 2]]
+    np.testing.assert_allclose(volume.grid.affine, expected, atol=1e-9)
+    for k in range(5):
+        stored = slices[k if direction == 1 else 4 - k]
+        np.testing.assert_array_equal(volume.array[:, :, k], stored.T - 1000.0)
+    assert read_grid(tmp_path / "scan").same_as(volume.grid, 0.0)
+
+
+def test_dicom_oblique_and_tilted_gantry(tmp_path: Path) -> None:
+    row, column = np.array([0.8, 0.6, 0.0]), np.array([-0.6, 0.8, 0.0])
+    step = np.array([0.0, 0.5, 2.0])  # not along the normal: a tilted gantry
+    positions = np.array([[5.0, -6.0, 7.0] + k * step for k in range(4)])
+    slices = write_series(tmp_path / "scan", positions, orientation=(*row, *column))
+    volume = read_volume(tmp_path / "scan", "image")
+    for i, j, k in [(0, 0, 0), (2, 3, 3), (1, 2, 2)]:
+        x, y, z = positions[k] + row * 0.5 * i + column * 0.7 * j
+        np.testing.assert_allclose(volume.grid.affine @ [i, j, k, 1], [-x, -y, z, 1], atol=1e-6)
+        assert volume.array[i, j, k] == slices[k][j, i] - 1000
+
+
+def test_dicom_slope_of_each_slice(tmp_path: Path) -> None:
+    positions = np.array([[0, 0, k] for k in range(3)], dtype=float)
+    slices = write_series(tmp_path / "scan", positions, slopes=[1, 0.5, 0.25])
+    array = read_volume(tmp_path / "scan", "image").array
+    for k, slope in enumerate([1, 0.5, 0.25]):
+        np.testing.assert_allclose(array[:, :, k], slices[k].T * slope - 1000)
+
+
+def test_dicom_single_slice(tmp_path: Path) -> None:
+    slices = write_series(tmp_path / "scan", np.array([[1.0, 2.0, 3.0]]))
+    volume = read_volume(tmp_path / "scan", "image")
+    assert volume.array.shape == (3, 4, 1)
+    np.testing.assert_array_equal(volume.array[:, :, 0], slices[0].T - 1000)
+    np.testing.assert_allclose(volume.grid.affine[:3, 3], [-1, -2, 3])
+
+
+def test_dicom_faults(tmp_path: Path) -> None:
+    even = np.array([[0, 0, 3.0 * k] for k in range(6)])
+
+    def refused(name: str, sentence: str) -> None:
+        for read in (read_grid, lambda path: read_volume(path, "image")):
+            with pytest.raises(VolumeError, match=sentence):
+                read(tmp_path / name)
+
+    (tmp_path / "empty").mkdir()
+    refused("empty", r"empty: holds no DICOM slices; give a volume file, or a folder with one series\.$")
+    write_series(tmp_path / "two", even, series="1.2.5")
+    write_series(tmp_path / "two", even, series="1.2.6", names=[f"b{k}" for k in range(6)])
+    refused("two", r"two: holds 2 DICOM series \(.*1\.2\.5.*1\.2\.6.*\); move each into a folder of its own")
+    write_series(tmp_path / "gap", np.delete(even, 3, axis=0))
+    refused(
+        "gap",
+        r"gap: slices are missing or unevenly spaced: 6 mm between slices 3 and 4 in order of position, 3 mm else",
+    )
+    write_series(tmp_path / "twice", np.vstack([even, even[2:3]]))
+    refused("twice", r"twice: two slices lie at the same position")
+    write_series(tmp_path / "mixed", even[:3])
+    write_series(tmp_path / "mixed", even[3:], orientation=(0, 1, 0, 0, 0, 1), names=["x", "y", "z"])
+    refused("mixed", r"mixed: its slices differ in size, spacing or orientation")
+    for name, index in (("cut", 2), ("cut at the end", 5)):
+        write_series(tmp_path / name, even)
+        path = tmp_path / name / f"slice{index}.dcm"
+        path.write_bytes(path.read_bytes()[:-8])
+        refused(
+            name, rf"{name}: 1 of its DICOM files cannot be read, the first slice{index}\.dcm; copy the series again"
+        )
+
+
+def test_dicom_folder_may_hold_other_files(tmp_path: Path) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(3)]))
+    (tmp_path / "scan" / "notes.txt").write_text("CT of the chest")
+    (tmp_path / "scan" / "DICOMDIR").write_bytes((tmp_path / "scan" / "slice0.dcm").read_bytes()[:200])
+    assert read_grid(tmp_path / "scan").shape == (3, 4, 3)

@@ -1,0 +1,197 @@
+"""Geometry, by hand: NIfTI headers of every kind, and the sentence for each fault."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medcontrast.errors import VolumeError
+from medcontrast.volume import read_grid, read_volume, require_usable_image
+
+VALUES = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+AFFINE = np.array([[0.0, 2.0, 0.0, -7.0], [-1.5, 0.0, 0.0, 8.0], [0.0, 0.0, 3.0, 9.0], [0.0, 0.0, 0.0, 1.0]])
+
+
+def save(path: Path, array: np.ndarray = VALUES, affine: np.ndarray | None = AFFINE, **fields: object) -> Path:
+    """Writes a NIfTI file, then header fields as given, past nibabel's own checks."""
+    image = nib.Nifti1Image(array, affine, dtype=array.dtype)
+    content = bytearray(image.to_bytes())
+    header = nib.Nifti1Header(bytes(content[:348]), check=False)
+    for key, value in fields.items():
+        header[key] = value
+    content[:348] = header.binaryblock
+    path.write_bytes(gzip.compress(bytes(content)) if path.name.endswith(".gz") else bytes(content))
+    return path
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+def test_values_and_affine_as_nibabel_reads_them(tmp_path: Path, name: str) -> None:
+    volume = read_volume(save(tmp_path / name), "image")
+    assert volume.array.dtype == np.float32
+    assert volume.array.flags.c_contiguous
+    np.testing.assert_array_equal(volume.array, VALUES)
+    np.testing.assert_array_equal(volume.grid.affine, AFFINE)
+    assert volume.grid.spacing_mm == (1.5, 2.0, 3.0)
+    assert volume.grid.warnings == ()
+
+
+def test_slope_and_intercept_are_applied(tmp_path: Path) -> None:
+    path = save(tmp_path / "scan.nii", scl_slope=0.5, scl_inter=-10.0)
+    np.testing.assert_array_equal(read_volume(path, "image").array, VALUES * 0.5 - 10)
+
+
+def test_nifti2_and_the_other_byte_order(tmp_path: Path) -> None:
+    nib.save(nib.Nifti2Image(VALUES, AFFINE), tmp_path / "two.nii")
+    header = nib.Nifti1Header(endianness=">")
+    header.set_data_dtype(np.int16)
+    nib.Nifti1Image(VALUES, AFFINE, header).to_filename(tmp_path / "big.nii")
+    for name, version in (("two.nii", 2), ("big.nii", 1)):
+        volume = read_volume(tmp_path / name, "label")
+        np.testing.assert_array_equal(volume.array, VALUES)
+        np.testing.assert_array_equal(volume.grid.affine, AFFINE)
+        assert volume.grid.nifti is not None
+        assert volume.grid.nifti.version == version
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("meter", 1000.0), ("micron", 0.001), ("mm", 1.0), ("unknown", 1.0)])
+def test_units_become_millimetres(tmp_path: Path, unit: str, factor: float) -> None:
+    image = nib.Nifti1Image(VALUES, np.diag([2 / factor, 3 / factor, 4 / factor, 1]))
+    image.header.set_xyzt_units(unit)
+    image.to_filename(tmp_path / "scan.nii")
+    grid = read_grid(tmp_path / "scan.nii")
+    np.testing.assert_allclose(grid.affine, np.diag([2, 3, 4, 1]), rtol=1e-6)
+    assert grid.warnings == ()
+
+
+def test_unknown_unit_is_a_warning(tmp_path: Path) -> None:
+    path = save(tmp_path / "scan.nii", xyzt_units=5)
+    assert read_grid(path).warnings == (f"{path}: has an unknown unit of length; taken as millimetres.",)
+
+
+def test_sform_leads_and_disagreement_is_a_warning(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(VALUES, None)
+    image.set_sform(AFFINE, 1)
+    moved = AFFINE.copy()
+    moved[2, 3] += 12
+    image.set_qform(moved, 1)
+    image.to_filename(tmp_path / "scan.nii")
+    grid = read_grid(tmp_path / "scan.nii")
+    np.testing.assert_array_equal(grid.affine, AFFINE)
+    assert len(grid.warnings) == 1
+    assert "its qform and sform place it differently (its corners lie up to 12 mm off" in grid.warnings[0]
+
+
+def test_qform_is_used_where_the_sform_has_no_code(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(VALUES, None)
+    image.set_sform(np.eye(4), 0)
+    image.set_qform(AFFINE, 1)
+    image.to_filename(tmp_path / "scan.nii")
+    np.testing.assert_allclose(read_grid(tmp_path / "scan.nii").affine, AFFINE, atol=1e-6)
+
+
+def test_a_qfac_of_zero_is_read_as_one(tmp_path: Path) -> None:
+    pixdim = np.array([0, 2, 3, 4, 1, 1, 1, 1], dtype=np.float32)
+    path = save(tmp_path / "scan.nii", affine=np.eye(4), sform_code=0, qform_code=1, pixdim=pixdim)
+    np.testing.assert_array_equal(read_grid(path).affine, np.diag([2, 3, 4, 1]))
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 6, 1), (4, 5, 6, 1, 1)])
+def test_trailing_axes_of_one_are_dropped(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    volume = read_volume(save(tmp_path / "scan.nii", VALUES.reshape(shape)), "image")
+    assert volume.grid.shape == (4, 5, 6)
+    np.testing.assert_array_equal(volume.array, VALUES)
+
+
+def test_one_slice_is_a_volume(tmp_path: Path) -> None:
+    path = save(tmp_path / "scan.nii", VALUES[:, :, :1])
+    assert read_volume(path, "image").array.shape == (4, 5, 1)
+
+
+# Faults: each sentence names the file and what is wrong.
+
+
+@pytest.mark.parametrize(
+    ("array", "sentence"),
+    [
+        (VALUES[..., 0], r"scan\.nii: is an image of 2 axes \(4 x 5\), but a volume of three axes is needed\.$"),
+        (VALUES.reshape(4, 5, 3, 2), r"scan\.nii: has 4 axes \(4 x 5 x 3 x 2\), .* save each time point or channel"),
+        (VALUES.reshape(4, 5, 1, 1, 6), r"has 5 axes \(4 x 5 x 1 x 1 x 6\)"),
+        (VALUES.astype(np.complex64), r"scan\.nii: stores complex numbers, but one real number a voxel is needed"),
+        (np.zeros((2, 2, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")]), r"scan\.nii: stores colours"),
+    ],
+)
+def test_not_a_scalar_volume(tmp_path: Path, array: np.ndarray, sentence: str) -> None:
+    path = save(tmp_path / "scan.nii", array)
+    for read in (read_grid, lambda path: read_volume(path, "image")):
+        with pytest.raises(VolumeError, match=sentence):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"dim": [3, 4, 0, 6, 1, 1, 1, 1]}, r"scan\.nii: has no voxels \(shape 4 x 0 x 6\)\.$"),
+        ({"dim": [3, 4, -5, 6, 1, 1, 1, 1]}, r"not a NIfTI file, or its header is damaged"),
+        ({"datatype": 77}, r"stores voxels of unknown type 77\.$"),
+        ({"datatype": 1}, r"stores single bits"),
+        ({"srow_x": [np.nan, 0, 0, 0]}, r"its affine holds NaN or infinite values"),
+        ({"srow_x": [0, 0, 0, 0]}, r"its voxels measure 1\.5 x 0 x 3 mm"),
+        ({"xyzt_units": 3}, r"its voxels measure 0\.0015 x 0\.002 x 0\.003 mm|none"),
+        ({"sform_code": 0, "qform_code": 0}, r"does not say where it lies or which side is left: the codes of its"),
+        ({"sform_code": 0, "qform_code": 1, "quatern_b": 9.0}, r"its qform is damaged, and it has no sform"),
+        ({"magic": b"ni1"}, r"not a NIfTI file, or its header is damaged"),
+    ],
+)
+def test_header_faults(tmp_path: Path, fields: dict[str, object], sentence: str) -> None:
+    path = save(tmp_path / "scan.nii", **fields)
+    if fields == {"xyzt_units": 3}:  # microns, and small ones; still above the limit
+        assert read_grid(path).spacing_mm == pytest.approx((0.0015, 0.002, 0.003))
+        return
+    with pytest.raises(VolumeError, match=sentence):
+        read_grid(path)
+
+
+def test_damaged_and_cut_off_files(tmp_path: Path) -> None:
+    plain, packed = save(tmp_path / "scan.nii"), save(tmp_path / "scan.nii.gz")
+    plain.write_bytes(plain.read_bytes()[:-10])
+    with pytest.raises(VolumeError, match=r"scan\.nii: damaged or cut off: .*holds 230 of 240 bytes.*copy it again"):
+        read_volume(plain, "image")
+    assert read_grid(plain).shape == (4, 5, 6)  # the header is whole
+    content = packed.read_bytes()
+    packed.write_bytes(content[: len(content) // 2])
+    with pytest.raises(VolumeError, match=r"scan\.nii\.gz: cut off: its compressed data ends too early"):
+        read_volume(packed, "image")
+    packed.write_bytes(content[:-8] + b"\0\0\0\0" + content[-4:])  # another checksum
+    with pytest.raises(VolumeError, match=r"scan\.nii\.gz: named \.gz, but is not an intact gzip file \(CRC"):
+        read_volume(packed, "image")
+    packed.write_bytes(content[:10] + b"\xff" * 40 + content[50:])
+    with pytest.raises(VolumeError, match=r"scan\.nii\.gz: damaged: its data cannot be unpacked"):
+        read_volume(packed, "image")
+    packed.write_bytes(b"no gzip at all")
+    with pytest.raises(VolumeError, match=r"named \.gz, but is not an intact gzip file \(Not a gzipped file"):
+        read_volume(packed, "image")
+    plain.write_bytes(b"")
+    with pytest.raises(VolumeError, match=r"scan\.nii: not a NIfTI file"):
+        read_volume(plain, "image")
+
+
+def test_no_damage_ends_in_a_traceback(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    whole = save(tmp_path / "whole.nii").read_bytes()
+    refused = 0
+    for _ in range(300):
+        content = bytearray(whole)
+        content[random.integers(0, 352)] = random.integers(0, 256)
+        content[random.integers(0, 124)] = random.integers(0, 256)
+        path = tmp_path / "scan.nii"
+        path.write_bytes(content[: random.integers(1, 2 * len(content))])
+        try:
+            require_usable_image(read_volume(path, "image"))
+        except VolumeError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert 50 < refused < 300

@@ -77,7 +77,9 @@ def load_case(case: Case, data: DataSettings, labels: LabelTable, *, read_label:
     indices = None
     if read_label:
         if case.label is None:
-            raise ManifestError(f"case {case.name}: it has no label file, but its label is needed; name one in the manifest.")
+            raise ManifestError(
+                f"case {case.name}: it has no label file, but its label is needed; name one in the manifest."
+            )
         stored = read_volume(case.label, "label")
         require_same_grid(stored, volumes[0])
         indices = prepare_label(stored, labels, spacing_mm=data.spacing_mm).as_tensor().numpy().astype(np.int16)
@@ -108,6 +110,7 @@ class PreparedCases:
         self.cases, self.data, self.labels, self.read_labels = tuple(cases), data, labels, read_labels
         self.folder = default_cache_folder() if folder is None else folder
         self._memory: dict[int, PreparedCase] = {}
+        self._files: dict[int, Path] = {}
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -116,7 +119,7 @@ class PreparedCases:
         kept = self._memory.get(index)
         if kept is not None:
             return kept
-        case = self._from_disk(self.cases[index]) if self.data.cache == "disk" else self._load(self.cases[index])
+        case = self._from_disk(index) if self.data.cache == "disk" else self._load(self.cases[index])
         if self.data.cache == "memory":
             self._memory[index] = case
         return case
@@ -136,11 +139,14 @@ class PreparedCases:
     def _load(self, case: Case) -> PreparedCase:
         return load_case(case, self.data, self.labels, read_label=self.read_labels)
 
-    def _from_disk(self, case: Case) -> PreparedCase:
-        key = self._key(case)
-        if key is None:
-            return self._load(case)  # which says what is missing
-        path = self.folder / f"{key}.safetensors"
+    def _from_disk(self, index: int) -> PreparedCase:
+        case = self.cases[index]
+        if index not in self._files:
+            key = self._key(case)
+            if key is None:
+                return self._load(case)  # which says what is missing
+            self._files[index] = self.folder / f"{key}.safetensors"
+        path = self._files[index]
         try:
             return _read(path, case.name)
         except (OSError, SafetensorError, KeyError, ValueError):

@@ -110,8 +110,8 @@ class TwoStreamSampler(Sampler[list[RowKey]]):
         return step * self.rows[0] // self.cases[0] if self.cases[0] else 0
 
     def _case(self, labeled: bool, position: int) -> int:
-        cases = self.cases[0] if labeled else self.cases[1]
-        return int(_order(cases, self.seed, "labeled order" if labeled else "unlabeled order", position // cases)[position % cases])
+        cases, stream = (self.cases[0], "labeled order") if labeled else (self.cases[1], "unlabeled order")
+        return int(_order(cases, self.seed, stream, position // cases)[position % cases])
 
 
 @lru_cache(maxsize=8)

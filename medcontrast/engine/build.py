@@ -34,15 +34,26 @@ def make_fabric(*, accelerator: str, devices: int, num_nodes: int, precision: st
         raise InputError(f"--accelerator {accelerator}, --devices {devices}, --precision {precision}: {error}") from None
 
 
-def resolve_precision(wanted: str, accelerator: str) -> str:
-    """`auto` becomes bf16-mixed where the device computes in bfloat16 natively, else 32-true."""
+def resolve_precision(recipe: Recipe, accelerator: str, wanted: str | None = None) -> str:
+    """`auto` becomes bf16-mixed where the device computes in bfloat16 natively, else 32-true.
+
+    On CPUs it stays 32-true where the deepest level of the network is 2 voxels wide or less: the bfloat16 3x3x3
+    convolution of PyTorch 2.13's CPU build then gives wrong weight gradients.
+
+    Args:
+        recipe: Its train.precision, patch and network.
+        accelerator: auto, cpu, cuda or mps.
+        wanted: Overrides train.precision.
+    """
+    wanted = wanted or recipe.train.precision
     if wanted != "auto":
         return wanted
     if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     if accelerator == "auto" and torch.backends.mps.is_available():
         return "32-true"
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    deepest = [side // step for side, step in zip(recipe.data.patch, recipe.network.patch_divisor, strict=True)]
+    native = min(deepest) > 2 and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return "bf16-mixed" if native and torch.backends.mkldnn.is_available() else "32-true"
 
 

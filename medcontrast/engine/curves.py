@@ -14,7 +14,7 @@ class Curves:
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
+        self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Adds one point to each named curve."""

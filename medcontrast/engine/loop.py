@@ -92,6 +92,8 @@ class Trainer:
         """Trains to the recipe's last step, or until somebody asks to stop; always leaves a checkpoint."""
         train, fabric = self.run.recipe.train, self.fabric
         wrapped, optimizer = fabric.setup(self.method, self.optimizer)
+        # what a resume loaded lies on the CPU; loading it once more takes it to where the parameters are now
+        self.optimizer.load_state_dict(self.optimizer.state_dict())
         wrapped.mark_forward_method("losses")
         loader, sampler = make_loader(self.run.recipe, self.run.manifest, rank=fabric.global_rank,
                                       world_size=fabric.world_size, start_step=self.state.step)
@@ -234,7 +236,7 @@ class Trainer:
 def _require_finite(terms: dict[str, Tensor], batch: Batch, info: StepInfo) -> None:
     if bool(torch.isfinite(terms["loss"])):
         return
-    shown = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
+    shown = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in terms.items())
     raise NonFiniteLossError(
         f"The loss is not finite at step {info.step} ({shown}); cases {', '.join(batch['case'])}. "
         "The last checkpoint is from before this step. Try a smaller train.optimizer.lr, train.precision 32-true, "

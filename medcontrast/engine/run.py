@@ -64,7 +64,7 @@ class Run:
         manifest = recipe_manifest(recipe, recipe_path)
         require_fit(recipe, manifest, where=str(recipe_path))
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            if not overwrite:
+            if not overwrite and not _never_trained(folder):
                 raise OutputError(
                     f"{folder}: this folder holds something already. Go on with `medcontrast train --resume {folder}`, "
                     f"choose another with -o, or add --overwrite to begin anew."
@@ -77,8 +77,7 @@ class Run:
             probe.unlink()
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another folder with -o.") from None
-        data = recipe.data.model_copy(update={"manifest": "manifest.json"})
-        resolved = recipe.model_copy(update={"data": data})
+        resolved = _resolve_paths(recipe, recipe_path)
         raw = dict(manifest.raw)
         if raw.get("root"):
             raw["root"] = str(manifest.root)
@@ -141,6 +140,23 @@ class Run:
             if record["step"] <= step:
                 kept.append(line + "\n")
         write_text(path, "".join(kept))
+
+
+def _resolve_paths(recipe: Recipe, recipe_path: Path) -> Recipe:
+    """Paths relative to the recipe file would mean something else in the run folder."""
+
+    def absolute(path: str | None) -> str | None:
+        return None if path is None else str((recipe_path.parent / path).absolute())
+
+    data = recipe.data.model_copy(update={"manifest": "manifest.json", "root": absolute(recipe.data.root)})
+    train = recipe.train.model_copy(update={"init_from": absolute(recipe.train.init_from)})
+    return recipe.model_copy(update={"data": data, "train": train})
+
+
+def _never_trained(folder: Path) -> bool:
+    # training that failed before its first save, such as on a missing scan, may simply be started again
+    written = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return "resolved.yaml" in written and not written - {"resolved.yaml", "manifest.json", "run.json", "tensorboard"}
 
 
 def _remove_old_run(folder: Path) -> None:

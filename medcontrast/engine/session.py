@@ -33,7 +33,7 @@ def train_run(
     """
     console = console or Console()
     run = Run.open(folder)
-    chosen = resolve_precision(precision or run.recipe.train.precision, accelerator)
+    chosen = resolve_precision(run.recipe, accelerator, precision)
     _require_even_rows(run, devices * nodes)
     if resume and not run.resume_file.is_file():
         raise CheckpointError(f"{folder}: nothing to resume from yet (no last.pt); train it again with --overwrite.")

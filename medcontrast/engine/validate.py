@@ -63,7 +63,7 @@ class Validator:
                     patch=self.run.recipe.data.patch,
                     settings=self.run.recipe.inference,
                     device=self.device,
-                )
+                ).numpy()
             reference = case.label[0]
             prediction = np.where(reference < 0, 0, prediction)
             found = {name: dice(*self._masks(prediction, reference, values)) for name, values in self.labels.targets.items()}

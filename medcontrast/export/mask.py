@@ -8,7 +8,7 @@ from typing import Any
 
 from medcontrast.errors import InputError, ManifestError, VolumeError
 from medcontrast.export.color_table import write_color_table
-from medcontrast.export.slicer import write_seg_nrrd
+from medcontrast.export.slicer import require_known_values, write_seg_nrrd
 from medcontrast.labels import LabelTable
 from medcontrast.volume import Grid, output_stem, read_grid, read_volume, require_writable, write_label
 
@@ -54,12 +54,11 @@ def export_mask(
     for path in written:
         require_writable(path, overwrite)
     mask = read_volume(mask_path, "label")
+    require_known_values(mask.array, labels, mask_path)
     grid = _reference_grid(mask.grid, mask_path, reference_path) if reference_path else mask.grid
     if format == "seg.nrrd":
         write_seg_nrrd(output, mask.array, grid, labels, overwrite=overwrite)
         return written
-    if mask.array.min() < 0:
-        raise VolumeError(f"{mask_path}: holds the value {mask.array.min()}, but a mask holds whole numbers from 0 on.")
     if not in_place:
         write_label(output, mask.array, grid, overwrite=overwrite)
     write_color_table(table, labels, overwrite=overwrite)

@@ -57,7 +57,7 @@ def write_seg_nrrd(
         raise ValueError(
             f"expected whole numbers of shape {grid.shape}, but got {label_map.dtype} of {label_map.shape}"
         )
-    _require_known_values(label_map, labels, path)
+    require_known_values(label_map, labels, path)
     if label_map.size == 1:
         raise VolumeError(f"{path}: a mask of a single voxel means 'no image' to 3D Slicer and cannot be exported.")
     # a type that also holds the values of empty segments, so that a person can fill them
@@ -96,7 +96,12 @@ def terminology_entry(label: Label, context_name: str | None = None) -> str:
     return "~".join(parts)
 
 
-def _require_known_values(label_map: NDArray[Any], labels: LabelTable, path: Path) -> None:
+def require_known_values(label_map: NDArray[Any], labels: LabelTable, path: Path) -> None:
+    """Refuses a mask with values that the table does not name.
+
+    Raises:
+        VolumeError: There are some.
+    """
     unknown = sorted(set(np.unique(label_map).tolist()) - set(labels.values))
     if unknown:
         raise VolumeError(

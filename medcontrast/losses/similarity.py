@@ -13,7 +13,8 @@ def unit(embeddings: Tensor) -> Tensor:
 
     Scaling by an epsilon instead would hand such an embedding a gradient of 1 / epsilon.
     """
-    alive = embeddings.detach().norm(dim=-1, keepdim=True) > _SMALLEST_NORM
+    # Written so that NaN stays NaN and is seen.
+    alive = ~(embeddings.detach().norm(dim=-1, keepdim=True) <= _SMALLEST_NORM)
     kept = torch.where(alive, embeddings, torch.zeros_like(embeddings))
     return kept / kept.norm(dim=-1, keepdim=True).clamp_min(_SMALLEST_NORM)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from medcontrast.batch import Batch, StepInfo
@@ -53,7 +54,7 @@ class TeacherMethod(Method):
     def __init__(self, make_network: MakeNetwork, ema_decay: float) -> None:
         super().__init__()
         self.student = make_network()
-        self.teacher = make_teacher(self.student)
+        self.teacher = make_teacher(self.student).eval()
         self.ema_decay = ema_decay
 
     def train(self, mode: bool = True) -> TeacherMethod:
@@ -95,3 +96,10 @@ def strong_and_weak(batch: Batch) -> tuple[Tensor, Tensor]:
     """The batch's two views, or its image twice where there are none (as in tests of a bare method)."""
     views = batch.get("views")
     return (batch["image"], batch["image"]) if views is None else (views["strong"], views["weak"])
+
+
+def one_hot(label: Tensor, classes: int) -> Tensor:
+    """(b, 1, x, y, z) class indices as (b, k, x, y, z) float32 of 0 and 1; all 0 where ignored (-1)."""
+    known = label >= 0
+    shape = (len(label), classes, *label.shape[2:])
+    return torch.zeros(shape, device=label.device).scatter_(1, label.clamp_min(0), known.float())

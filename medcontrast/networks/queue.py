@@ -33,16 +33,23 @@ class EmbeddingQueue(nn.Module):
             embeddings: (n, classes, channels), oldest first.
             valid: (n, classes) bool; False is left out. Default: all.
         """
-        classes, length, channels = self.rows.shape
+        classes, _, channels = self.rows.shape
         if embeddings.ndim != 3 or embeddings.shape[1:] != (classes, channels):
             raise ValueError(f"expected embeddings (n, {classes}, {channels}), but got {tuple(embeddings.shape)}")
-        for k in range(classes if length else 0):
-            new = embeddings[:, k] if valid is None else embeddings[valid[:, k], k]
-            end = self.count[k] + len(new)
-            new = new[-length:]
-            place = torch.arange(len(new), device=self.rows.device) + end - len(new)
-            self.rows[k, place % length] = new.to(self.rows)
-            self.count[k] = end
+        for k in range(classes):
+            self.enqueue_class(k, embeddings[:, k] if valid is None else embeddings[valid[:, k], k])
+
+    @torch.no_grad()
+    def enqueue_class(self, k: int, embeddings: Tensor) -> None:
+        """Takes in embeddings (n, channels) of class k, oldest first, over the oldest."""
+        length = self.rows.shape[1]
+        if length == 0:
+            return
+        end = self.count[k] + len(embeddings)
+        new = embeddings[-length:]
+        place = torch.arange(len(new), device=self.rows.device) + end - len(new)
+        self.rows[k, place % length] = new.to(self.rows)
+        self.count[k] = end
 
     def embeddings(self, k: int) -> tuple[Tensor, Tensor]:
         """Class k's embeddings (length, channels), in no order, and which of them are valid (length,) bool.

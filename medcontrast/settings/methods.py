@@ -42,14 +42,16 @@ class MeanTeacherSettings(Settings):
 class ConsistencySettings(Settings):
     """What the teacher teaches on unlabeled rows."""
 
-    weight: Weight = 0.5
+    weight: Weight = 1.0
     """After the ramp-up."""
-    ramp_up_steps: int = Field(default=400, ge=0)
+    ramp_up_steps: int = Field(default=300, ge=0)
     perturbation: Literal["noise", "copy_paste"] = "copy_paste"
     """noise: the strong view alone; copy_paste: boxes are exchanged between labeled and unlabeled rows too."""
     paste_fraction: float = Field(default=0.667, gt=0.0, lt=1.0)
-    """Side of the pasted box as a share of the patch's side (copy_paste)."""
-    target: Literal["soft", "hard"] = "soft"
+    """Side of the exchanged box as a share of the patch's side (copy_paste)."""
+    paste_probability: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Share of unlabeled rows that exchange a box (copy_paste); the others keep to the strong view."""
+    target: Literal["soft", "hard"] = "hard"
     """soft: squared difference to the sharpened teacher; hard: Dice and cross-entropy to its arg-max."""
     temperature: float = Field(default=0.5, gt=0.0, le=1.0)
     """Sharpening of soft targets; 1 leaves them."""
@@ -59,13 +61,20 @@ class ContrastSettings(Settings):
     """Foreground and background embeddings, pulled together among themselves and pushed apart."""
 
     weight: Weight = 0.1
-    """Of pull(foreground) + pull(background) + push; after the ramp-up."""
-    ramp_up_steps: int = Field(default=400, ge=0)
-    embedding_channels: int = Field(default=128, ge=2)
-    pull_rank_decay: float = Field(default=0.25, ge=0.0)
-    push_rank_decay: float = Field(default=2.5, ge=0.0)
-    memory: int = Field(default=0, ge=0)
-    """Teacher embeddings of past steps kept as further references, a class each; 0 keeps none."""
+    """Of pull(foreground) + pull(background) + push; after the ramp-up. 0 leaves the terms out."""
+    ramp_up_steps: int = Field(default=300, ge=0)
+    embedding_channels: int = Field(default=64, ge=2)
+    region: int = Field(default=4, ge=0, le=64)
+    """Side in voxels of the cells whose insides and outsides are embedded, along class borders; must divide the
+    patch. 0 embeds whole patches, one foreground and one background a row, which the head alone tells apart."""
+    regions: int = Field(default=256, ge=2)
+    """Most cells of a class in one step; chosen evenly where there are more."""
+    pull_rank_decay: float = Field(default=0.0, ge=0.0)
+    """0 weighs all pairs alike; the paper's 0.25 is for a handful of pairs."""
+    push_rank_decay: float = Field(default=0.0, ge=0.0)
+    """The paper: 2.5."""
+    memory: int = Field(default=256, ge=0)
+    """Embeddings of labeled rows of past steps that are references too, for each class and kind; 0 keeps none."""
 
 
 class FBANetSettings(Settings):

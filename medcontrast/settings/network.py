@@ -32,8 +32,11 @@ class NetworkSettings(Settings):
         levels = isinstance(self.filters, tuple)
         if self.name in ("vnet", "segresnet") and levels:
             raise ValueError(f"{self.name} takes one number for filters, the first level's width, such as 16")
-        if self.name in ("unet", "dynunet") and (not isinstance(self.filters, tuple) or len(self.filters) < 2):
-            raise ValueError(f"{self.name} takes a list of at least two widths for filters, such as [16, 32, 64, 128]")
+        least = {"unet": 2, "dynunet": 3}.get(self.name)
+        if least is not None and (not isinstance(self.filters, tuple) or len(self.filters) < least):
+            raise ValueError(
+                f"{self.name} takes a list of at least {least} widths for filters, such as [16, 32, 64, 128]"
+            )
         if self.decoders != 1 and self.name != "vnet":
             raise ValueError("decoders: 3 is a form of vnet alone")
         if self.strides is not None:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from medcontrast.settings.base import Settings
 from medcontrast.settings.data import AugmentSettings, DataSettings
-from medcontrast.settings.methods import FBALegacySettings, MethodSettings, SupervisedSettings
+from medcontrast.settings.methods import FBALegacySettings, FBANetSettings, MethodSettings, SupervisedSettings
 from medcontrast.settings.network import NetworkSettings
 from medcontrast.settings.train import EvaluationSettings, InferenceSettings, TrainSettings
 
@@ -53,6 +53,11 @@ def _patch_faults(recipe: Recipe) -> list[str]:
             f"data.patch {list(patch)} must be multiples of {list(divisor)} for network {recipe.network.name}; "
             f"the nearest is {nearest}"
         )
+    elif patch == divisor and recipe.network.norm == "instance":
+        faults.append(
+            f"data.patch {list(patch)} leaves one voxel at the deepest level of network {recipe.network.name}, which instance "
+            f"normalisation cannot work on; make one side {2 * max(divisor)} or take another norm"
+        )
     for axis in recipe.augment.spatial.rotate90_axes:
         first, second = (patch[other] for other in range(3) if other != axis)
         if first != second:
@@ -79,9 +84,15 @@ def _row_faults(recipe: Recipe) -> list[str]:
 
 def _method_faults(recipe: Recipe) -> list[str]:
     method = recipe.method
-    if not isinstance(method, FBALegacySettings):
-        return []
     faults = []
+    if isinstance(method, FBANetSettings) and method.contrast.region:
+        region = method.contrast.region
+        if any(side % region for side in recipe.data.patch):
+            faults.append(f"method.contrast.region {region} does not divide data.patch {list(recipe.data.patch)}")
+    if recipe.network.decoders == 3 and not isinstance(method, FBALegacySettings):
+        faults.append(f"network.decoders 3 is the form of method fba_legacy; {method.name} uses one decoder")
+    if not isinstance(method, FBALegacySettings):
+        return faults
     if method.patch != recipe.data.patch:
         faults.append(f"method.patch {list(method.patch)} must be data.patch {list(recipe.data.patch)}")
     if recipe.network.decoders != 3:

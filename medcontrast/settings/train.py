@@ -55,7 +55,8 @@ class TrainSettings(Settings):
     """Steps between two writes of the resume checkpoint."""
     log_every: int = Field(default=20, ge=1)
     init_from: str | None = None
-    """Another run folder or checkpoint whose tensors of the same name and shape are taken over."""
+    """Another run folder or checkpoint, relative to the recipe file, whose tensors of the same name and shape are taken
+    over."""
 
 
 class InferenceSettings(Settings):

@@ -6,9 +6,12 @@ Letters: c channels, x, y, z voxels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Value = TypeVar("Value", bound=np.generic)
 
 PAD_VALUE = 0.0
 """Value of image voxels beyond the scan, in training and in inference.
@@ -19,9 +22,7 @@ minimum has none of these.
 """
 
 
-def crop_or_pad(
-    volume: NDArray[np.generic], start: Sequence[int], shape: Sequence[int], fill: float
-) -> NDArray[np.generic]:
+def crop_or_pad(volume: NDArray[Value], start: Sequence[int], shape: Sequence[int], fill: float) -> NDArray[Value]:
     """A box of a volume as a new array; only the box is copied.
 
     Args:
@@ -35,7 +36,9 @@ def crop_or_pad(
     """
     sides = volume.shape[1:]
     lower = [max(0, first) for first in start]
-    upper = [max(low, min(side, first + size)) for low, side, first, size in zip(lower, sides, start, shape, strict=True)]
+    upper = [
+        max(low, min(side, first + size)) for low, side, first, size in zip(lower, sides, start, shape, strict=True)
+    ]
     source = volume[(slice(None), *map(slice, lower, upper))]
     if source.shape[1:] == tuple(shape):
         return np.array(source, order="C")
@@ -54,9 +57,7 @@ def pad_start(sides: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
     return tuple(min(0, -((size - side) // 2)) for side, size in zip(sides, patch, strict=True))
 
 
-def pad_to_patch(
-    volume: NDArray[np.generic], patch: Sequence[int], fill: float
-) -> tuple[NDArray[np.generic], tuple[int, ...]]:
+def pad_to_patch(volume: NDArray[Value], patch: Sequence[int], fill: float) -> tuple[NDArray[Value], tuple[int, ...]]:
     """Pads evenly on both sides until every side is at least the patch's.
 
     Args:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from medcontrast.errors import InputError
 from medcontrast.labels import IGNORE_INDEX
@@ -69,15 +69,15 @@ def apply_geometry(
         New tensors; the inputs stay as they are.
     """
     image, label = _turn_rows(image, geometries), None if label is None else _turn_rows(label, geometries)
-    moved = [row for row, geometry in enumerate(geometries) if geometry.matrix is not None]
+    moved = {row: geometry.matrix for row, geometry in enumerate(geometries) if geometry.matrix is not None}
     if not moved:
         return image, label
-    matrices = torch.from_numpy(np.stack([geometries[row].matrix for row in moved]))
-    rows = torch.tensor(moved)
+    matrices, rows = torch.from_numpy(np.stack(list(moved.values()))), torch.tensor(list(moved))
     spacing_mm = None if spacing_mm is None else spacing_mm.cpu().index_select(0, rows)
     grid = _sampling_grid(matrices, image.shape[2:], spacing_mm, image.device)
     rows = rows.to(image.device)
-    image.index_copy_(0, rows, F.grid_sample(image.index_select(0, rows), grid, "bilinear", "zeros", align_corners=True))
+    part = F.grid_sample(image.index_select(0, rows), grid, "bilinear", "zeros", align_corners=True)
+    image.index_copy_(0, rows, part)
     if label is not None:
         _sample_label(label, rows, grid)
     return image, label
@@ -120,9 +120,7 @@ def _turn_rows(tensor: Tensor, geometries: Sequence[RowGeometry]) -> Tensor:
     return out
 
 
-def _sampling_grid(
-    matrices: Tensor, shape: Sequence[int], spacing_mm: Tensor | None, device: torch.device
-) -> Tensor:
+def _sampling_grid(matrices: Tensor, shape: Sequence[int], spacing_mm: Tensor | None, device: torch.device) -> Tensor:
     """Where grid_sample looks: (r, x, y, z, 3) float32, in half-widths of the patch, z first.
 
     Written out as a sum of three lines: affine_grid goes through a matrix product, which is slower on a CPU and

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from medcontrast.settings.data import IntensityViewSettings
 from medcontrast.transforms.draws import row_generator

@@ -56,7 +56,7 @@ class Views:
         with torch.autocast(image.device.type, enabled=False):
             image, label = apply_geometry(image, label, geometries, spacing_mm)
             views = {
-                name: change_intensity(image, getattr(self.settings, name), seed=seed, step=step, rows=numbers, stream=name)
-                for name in ("weak", "strong")
+                name: change_intensity(image, intensity, seed=seed, step=step, rows=numbers, stream=name)
+                for name, intensity in (("weak", self.settings.weak), ("strong", self.settings.strong))
             }
         return views, label

@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation, Spacing
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from medcontrast.errors import VolumeError
 from medcontrast.labels import IGNORE_INDEX, LabelTable

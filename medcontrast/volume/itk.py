@@ -155,7 +155,8 @@ def _require_all_read(files: list[str], folder: Path) -> None:
     damaged = sorted(file.name for file in folder.iterdir() if file.name not in known and _is_dicom(file))
     if damaged:
         raise VolumeError(
-            f"{folder}: {len(damaged)} of its DICOM files cannot be read, the first {damaged[0]}; copy the series again."
+            f"{folder}: {len(damaged)} of its DICOM files cannot be read, the first {damaged[0]}; "
+            "copy the series again."
         )
 
 

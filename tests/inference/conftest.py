@@ -28,7 +28,12 @@ LABELS = {"labels": {"0": "background", "3": "wall", "7": "left atrium"}, "regio
 def recipe_tree(**data: Any) -> dict[str, Any]:
     return {
         "about": {"command": "medcontrast train x.yaml", "needs": "-", "gives": "-", "cost": "-"},
-        "data": {"manifest": "/home/somebody/secret/m.json", "root": "/home/somebody/data", "patch": [16, 16, 16], **data},
+        "data": {
+            "manifest": "/home/somebody/secret/m.json",
+            "root": "/home/somebody/data",
+            "patch": [16, 16, 16],
+            **data,
+        },
         "network": {"name": "vnet", "filters": 2, "norm": "group"},
         "method": {"name": "supervised"},
         "train": {"steps": 5},

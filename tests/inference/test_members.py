@@ -42,8 +42,14 @@ def test_a_resume_file_predicts_with_its_inference_network(tmp_path: Path, tools
         ({"spacing_mm": [1.0, 1.0, 1.0]}, r"its spacing_mm are \(1\.0, 1\.0, 1\.0\), not None"),
         ({"channels": ("ct",)}, r"its channels are \['ct'\], not \['image'\]"),
         ({"intensity": {"kind": "as_stored"}}, r"its intensity are \{'kind': 'as_stored'\}, not \{'kind': 'zscore'\}"),
-        ({"labels": {"labels": {"0": "background", "3": "wall", "8": "left atrium"}}}, r"its labels are \(0, 3, 8\), not"),
-        ({"labels": {"labels": {"0": "background", "3": "wall", "7": "aorta"}}}, r"its label names are \['wall', 'aorta'\]"),
+        (
+            {"labels": {"labels": {"0": "background", "3": "wall", "8": "left atrium"}}},
+            r"its labels are \(0, 3, 8\), not",
+        ),
+        (
+            {"labels": {"labels": {"0": "background", "3": "wall", "7": "aorta"}}},
+            r"its label names are \['wall', 'aorta'\]",
+        ),
     ],
 )
 def test_members_that_differ_are_not_averaged(

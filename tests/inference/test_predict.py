@@ -107,7 +107,7 @@ def write_dicom(folder: Path, array: NDArray[np.float32]) -> None:
         data.ImagePositionPatient = [-10, -20, 30 + 2.5 * k]
         data.InstanceNumber = array.shape[2] - k  # against the order of position
         data.PixelData = array[:, :, k].T.astype(np.uint16).tobytes()
-        data.save_as(folder / f"{(k * 7) % array.shape[2]:03d}", enforce_file_format=True)
+        data.save_as(folder / f"{(k * 8) % array.shape[2]:03d}", enforce_file_format=True)
 
 
 def test_a_dicom_folder(tmp_path: Path, tools: SimpleNamespace) -> None:
@@ -182,7 +182,7 @@ def test_two_channels_need_two_files_on_one_grid(tmp_path: Path, tools: SimpleNa
     with pytest.raises(VolumeError, match=r"takes 2 channel\(s\) \(channel 0, channel 1\), one file each.* has 1 file"):
         predictor.predict_scan(half[:1])
     other = tools.write_nifti(tmp_path / "b.nii.gz", array, np.diag([2.0, 1, 1, 1]))
-    with pytest.raises(VolumeError, match="all files of a case must lie on one grid"):
+    with pytest.raises(VolumeError, match=r"b\.nii\.gz: its corners lie up to 29 mm off"):
         predictor.predict_scan([half[0], other])
 
 
@@ -207,15 +207,22 @@ def test_the_record_says_what_was_done_and_no_foreign_paths(tmp_path: Path, tool
     assert record["labels"]["labels"]["7"]["name"] == "left atrium"
     assert record["geometry"]["source"] == "NIfTI sform, code 2"
     assert record["geometry"]["spacing_mm"] == [0.5, 2.0, 3.0]
-    counts = {name: int(np.isin(prediction.label_map, values).sum())
-              for name, values in {"wall": [3], "left atrium": [7], "heart": [3, 7]}.items()}
+    counts = {
+        name: int(np.isin(prediction.label_map, values).sum())
+        for name, values in {"wall": [3], "left atrium": [7], "heart": [3, 7]}.items()
+    }
     assert sum(counts.values()) > 0
     assert record["volumes"] == {
         name: {"voxels": count, "volume_ml": pytest.approx(count * 0.003)} for name, count in counts.items()
     }
     assert record["settings"] == {
-        "overlap": 0.5, "weighting": "gaussian", "window_batch": 4, "flips": False, "largest_component": "none",
-        "device": "cpu", "precision": "float32",
+        "overlap": 0.5,
+        "weighting": "gaussian",
+        "window_batch": 4,
+        "flips": False,
+        "largest_component": "none",
+        "device": "cpu",
+        "precision": "float32",
     }
     member = record["checkpoints"][0]
     assert member["checkpoint"] == "run-1/last.safetensors" and len(member["sha256"]) == 64
@@ -254,7 +261,12 @@ def test_networks_run_in_evaluation_mode_without_gradient(tools: SimpleNamespace
     network = Watching().train()
     for autocast in (nullcontext, lambda: torch.autocast("cpu", torch.bfloat16)):
         out = predict_probabilities(
-            network, torch.zeros(1, 8, 8, 8), patch=(8, 8, 8), settings=InferenceSettings(), device="cpu", autocast=autocast
+            network,
+            torch.zeros(1, 8, 8, 8),
+            patch=(8, 8, 8),
+            settings=InferenceSettings(),
+            device="cpu",
+            autocast=autocast,
         )
         assert out.dtype == torch.float32
     assert seen == [(False, False, False), (False, False, True)]

@@ -76,9 +76,7 @@ def test_the_batch_of_windows_changes_nothing(window_batch: int) -> None:
 
 
 def test_starts_by_hand() -> None:
-    assert window_starts((10, 4, 9), (4, 4, 8), 0.5) == [
-        (x, 0, z) for x in (0, 2, 4, 6) for z in (0, 1)
-    ]
+    assert window_starts((10, 4, 9), (4, 4, 8), 0.5) == [(x, 0, z) for x in (0, 2, 4, 6) for z in (0, 1)]
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.3, 0.5, 0.99])

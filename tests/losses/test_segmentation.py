@@ -14,8 +14,8 @@ CROSS_ENTROPY = {"dice_weight": 0.0, "cross_entropy_weight": 1.0}
 
 def batch(b=3, k=3, ignore=0.3, seed=0):
     torch.manual_seed(seed)
-    logits = torch.randn(b, k, 3, 2, 2, dtype=torch.float64)
-    label = torch.randint(0, k, (b, 1, 3, 2, 2))
+    logits = torch.randn(b, k, 2, 2, 2, dtype=torch.float64)
+    label = torch.randint(0, k, (b, 1, 2, 2, 2))
     label[torch.rand(label.shape) < ignore] = -1
     return logits, label
 

@@ -28,3 +28,7 @@ def test_gradcheck():
     first = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     second = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(cosine_matrix, (first, second))
+
+
+def test_nan_is_not_hidden():
+    assert cosine_matrix(torch.tensor([[float("nan"), 1.0]]), torch.ones(1, 2)).isnan().all()

@@ -1,4 +1,4 @@
-"""Tests of the list of networks: by hand (sentences, attributes), property."""
+"""Tests of the list of networks: by hand (sentences, attributes), property, gradient."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from medcontrast.errors import InputError
+from medcontrast.losses.segmentation import dice_cross_entropy
 from medcontrast.networks.build import BUILDERS, build_network
 from medcontrast.networks.output import Network
 from medcontrast.settings.network import NetworkSettings
@@ -58,3 +59,18 @@ def test_vnet_does_not_wait_for_monai():
         "build_network('vnet', in_channels=1, classes=2, filters=2); sys.exit('monai' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_bfloat16_step_stays_finite(name):
+    torch.manual_seed(0)
+    network = build_network(name, in_channels=1, classes=2, filters=FILTERS[name])
+    # The deepest level keeps at least 4 along x: with 2, PyTorch 2.13's bfloat16 convolution on a CPU gives a weight
+    # gradient read from uninitialised memory.
+    image, label = torch.randn(2, 1, 64, 16, 16), torch.randint(0, 2, (2, 1, 64, 16, 16))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = network(image)
+        loss = dice_cross_entropy(output.logits, label)
+    loss.backward()
+    assert output.logits.dtype == torch.bfloat16 and loss.dtype == torch.float32
+    assert loss.isfinite() and all(p.grad.isfinite().all() for p in network.parameters())

@@ -156,6 +156,16 @@ def test_dicom_oblique_and_tilted_gantry(tmp_path: Path) -> None:
         assert volume.array[i, j, k] == slices[k][j, i] - 1000
 
 
+def test_dicom_order_does_not_depend_on_the_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(4)]))
+    expected = read_volume(tmp_path / "scan", "image")
+    find = sitk.ImageSeriesReader.GetGDCMSeriesFileNames
+    monkeypatch.setattr(sitk.ImageSeriesReader, "GetGDCMSeriesFileNames", lambda *of: find(*of)[2:] + find(*of)[:2])
+    volume = read_volume(tmp_path / "scan", "image")
+    np.testing.assert_array_equal(volume.array, expected.array)
+    assert volume.grid.same_as(expected.grid, 0.0)
+
+
 def test_dicom_slope_of_each_slice(tmp_path: Path) -> None:
     positions = np.array([[0, 0, k] for k in range(3)], dtype=float)
     slices = write_series(tmp_path / "scan", positions, slopes=[1, 0.5, 0.25])

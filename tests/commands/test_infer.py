@@ -1,0 +1,285 @@
+"""Kinds: whole (the command by exact sentence and exit code, in process), geometry."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from medcontrast.checkpoint import save_weights
+from medcontrast.commands.infer import infer
+from medcontrast.errors import MedcontrastError
+from medcontrast.labels import LabelTable
+from medcontrast.networks.build import build_network
+from medcontrast.settings import recipe_from_tree
+
+LABELS = {"labels": {"0": "background", "1": "left atrium", "4": "wall"}}
+Run = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command in an empty folder, as the root command line does."""
+    app = typer.Typer()
+    app.command()(infer)
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*words: str) -> SimpleNamespace:
+        result = CliRunner().invoke(app, list(words))
+        error = result.exception
+        if isinstance(error, MedcontrastError):
+            return SimpleNamespace(code=error.exit_code, out=result.stdout, err=result.stderr + str(error.args[0]))
+        if error is not None and not isinstance(error, SystemExit):
+            raise error
+        return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr)
+
+    return invoke
+
+
+def write_run(folder: str, channels: tuple[str, ...] = ("image",), phase: float = 0.0) -> None:
+    tree = {
+        "about": {"command": "-", "needs": "-", "gives": "-", "cost": "-"},
+        "data": {"manifest": "m.json", "patch": [16, 16, 16]},
+        "network": {"name": "vnet", "filters": 2, "norm": "group"},
+        "method": {"name": "supervised"},
+        "train": {"steps": 5},
+    }
+    network = build_network("vnet", in_channels=len(channels), classes=3, filters=2, norm="group")
+    tensors = {
+        name: torch.sin(torch.arange(tensor.numel()) * 0.7 + phase).reshape(tensor.shape)
+        for name, tensor in network.state_dict().items()
+    }
+    header: dict[str, Any] = {
+        "recipe": recipe_from_tree(tree, where="test").model_dump(mode="json"),
+        "labels": LabelTable.from_json(LABELS).to_json(),
+        "channels": list(channels),
+        "network": "student",
+        "step": 5,
+    }
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_weights(Path(folder) / "last.safetensors", tensors, header)
+
+
+def write_scan(path: str, seed: int = 0, constant: bool = False) -> np.ndarray:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    array = np.random.default_rng(seed).normal(size=(18, 16, 13)).astype(np.float32)
+    image = nib.Nifti1Image(array * (not constant), np.diag([-1.0, 1.5, 2.0, 1.0]))
+    image.set_sform(image.affine, 1)
+    nib.save(image, path)
+    return array
+
+
+def test_many_files_end_to_end(run: Run) -> None:
+    write_run("runs/a")
+    write_scan("in/one.nii.gz")
+    write_scan("in/two.nii", seed=1)
+    result = run("in", "--ckpt", "runs/a", "-o", "out")
+    assert result.code == 0 and result.err == ""
+    lines = result.out.splitlines()
+    assert len(lines) == 2
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        "one_seg.json",
+        "one_seg.nii.gz",
+        "two_seg.json",
+        "two_seg.nii.gz",
+    ]
+    for number, name in enumerate(("one", "two"), start=1):
+        mask = nib.load(f"out/{name}_seg.nii.gz")
+        values = np.asanyarray(mask.dataobj)
+        assert set(np.unique(values)) <= {0, 1, 4} and values.any()
+        assert np.allclose(mask.affine, np.diag([-1.0, 1.5, 2.0, 1.0]))
+        record = json.loads(Path(f"out/{name}_seg.json").read_text())
+        ml = [record["volumes"][label]["volume_ml"] for label in ("left atrium", "wall")]
+        assert ml == [pytest.approx((values == value).sum() * 0.003) for value in (1, 4)]
+        expected = f"[{number}/2] out/{name}_seg.nii.gz  left atrium {ml[0]:.2f} ml, wall {ml[1]:.2f} ml  "
+        assert lines[number - 1].startswith(expected) and lines[number - 1].endswith(" s")
+        assert record["inputs"][0].startswith(f"in/{name}.nii")
+        assert record["checkpoints"][0]["checkpoint"] == "a/last.safetensors"
+
+
+def test_two_runs_give_the_same_bytes_and_existing_outputs_are_kept(run: Run) -> None:
+    write_run("runs/a")
+    write_scan("one.nii.gz")
+    words = ("one.nii.gz", "--ckpt", "runs/a/last.safetensors", "-o", ".")
+    assert run(*words).code == 0
+    first = Path("one_seg.nii.gz").read_bytes()
+    again = run(*words)
+    assert again.code == 2
+    assert again.err == (
+        ".: 2 output(s) exist already (one_seg.nii.gz, one_seg.json); "
+        "add --overwrite to replace them, or choose another folder with -o."
+    )
+    assert run(*words, "--overwrite").code == 0
+    assert Path("one_seg.nii.gz").read_bytes() == first
+
+
+def test_all_the_maps_and_the_slicer_file(run: Run) -> None:
+    write_run("runs/a")
+    write_run("runs/b", phase=1.0)
+    write_scan("one.nii.gz")
+    result = run(
+        "one.nii.gz",
+        "--ckpt",
+        "runs/a",
+        "--ckpt",
+        "runs/b",
+        "-o",
+        "out",
+        "--flips",
+        "--probabilities",
+        "--uncertainty",
+        "--export",
+        "seg.nrrd",
+        "--device",
+        "cpu",
+    )
+    assert result.code == 0, result.err
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        "one_entropy.nii.gz",
+        "one_prob.nii.gz",
+        "one_seg.json",
+        "one_seg.nii.gz",
+        "one_seg.seg.nrrd",
+    ]
+    record = json.loads(Path("out/one_seg.json").read_text())
+    assert record["settings"]["flips"] is True and len(record["checkpoints"]) == 2
+    assert record["entropy"].startswith("one_entropy.nii.gz: entropy in nats over ln(classes)")
+    assert nib.load("out/one_prob.nii.gz").shape == (18, 16, 13, 3)
+
+
+def test_a_color_table_beside_the_mask(run: Run) -> None:
+    write_run("runs/a")
+    write_scan("one.nii.gz")
+    assert run("one.nii.gz", "--ckpt", "runs/a", "--export", "nii.gz").code == 0
+    assert Path("predictions/one_seg.ctbl").exists()
+    assert run("one.nii.gz", "--ckpt", "runs/a", "--export", "nii.gz").code == 2
+
+
+def test_equal_names_are_kept_apart_and_said(run: Run) -> None:
+    write_run("runs/a")
+    arrays = [write_scan(f"{folder}/scan.nii.gz", seed) for seed, folder in enumerate("xy")]
+    assert not np.array_equal(*arrays)
+    result = run("x/scan.nii.gz", "y/scan.nii.gz", "--ckpt", "runs/a", "-o", "out")
+    assert result.code == 0
+    assert result.out.splitlines()[:2] == [
+        "x/scan.nii.gz will be x_scan_seg.nii.gz.",
+        "y/scan.nii.gz will be y_scan_seg.nii.gz.",
+    ]
+    for folder in "xy":
+        record = json.loads(Path(f"out/{folder}_scan_seg.json").read_text())
+        assert record["inputs"] == [f"{folder}/scan.nii.gz"]
+    assert run("x/scan.nii.gz", "--ckpt", "runs/a", "-o", "alone").code == 0
+    one, other = (nib.load(path).get_fdata() for path in ("alone/scan_seg.nii.gz", "out/x_scan_seg.nii.gz"))
+    assert np.array_equal(one, other)
+
+
+def test_a_bad_scan_is_reported_and_the_others_go_on(run: Run) -> None:
+    write_run("runs/a")
+    write_scan("in/a.nii.gz", constant=True)
+    write_scan("in/b.nii.gz")
+    Path("in/c.nii.gz").write_bytes(b"nothing")
+    result = run("in", "--ckpt", "runs/a", "-o", "out")
+    assert result.code == 2
+    lines = result.err.splitlines()
+    assert lines[0] == (
+        "[1/3] in/a.nii.gz: failed. in/a.nii.gz: every voxel has the value 0; there is nothing to see in it."
+    )
+    assert lines[1].startswith("[3/3] in/c.nii.gz: failed. in/c.nii.gz: ")
+    assert lines[-1] == "2 of 3 scans could not be segmented: a, c."
+    assert sorted(path.name for path in Path("out").iterdir()) == ["b_seg.json", "b_seg.nii.gz"]
+
+
+def test_a_manifests_split(run: Run) -> None:
+    write_run("runs/a")
+    write_scan("data/i/one.nii.gz")
+    cases = [{"case": "case 1", "image": "i/one.nii.gz", "label": "l/one.nii.gz"}]
+    Path("m.json").write_text(json.dumps({**LABELS, "root": "data", "test": cases}))
+    result = run("--manifest", "m.json", "--ckpt", "runs/a", "-o", "out")
+    assert result.code == 0, result.err
+    record = json.loads(Path("out/case_1_seg.json").read_text())
+    assert record["inputs"] == ["i/one.nii.gz"]
+    assert run("--manifest", "m.json", "--split", "labeled", "--ckpt", "runs/a").err == (
+        "m.json: the split 'labeled' is empty; it has test."
+    )
+    write_run("runs/two", channels=("t2", "adc"))
+    assert run("--manifest", "m.json", "--ckpt", "runs/two").err == (
+        "m.json: has 1 channel(s) (image), but the checkpoint takes 2 (t2, adc)."
+    )
+
+
+def test_two_channels(run: Run) -> None:
+    write_run("runs/two", channels=("t2", "adc"))
+    for channel in range(2):
+        write_scan(f"in/ann_000{channel}.nii.gz", seed=channel)
+    result = run("in", "--ckpt", "runs/two", "-o", "out")
+    assert result.code == 0, result.err
+    assert result.out.startswith("[1/1] out/ann_seg.nii.gz  left atrium ")
+    single = run("in/ann_0000.nii.gz", "--ckpt", "runs/two", "-o", "out2")
+    assert single.code == 2 and not Path("out2").exists()
+    assert single.err == ("in/ann: the checkpoint takes 2 channels (t2, adc), _0000 to _0001, but this case has 0000.")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--ckpt", "runs/a"], "Say what to segment: files or folders, or --manifest FILE with --split."),
+        (
+            ["one.nii.gz", "--manifest", "m", "--ckpt", "runs/a"],
+            "Say what to segment: files or folders, or --manifest FILE with --split.",
+        ),
+        (["one.nii.gz"], "Say with what: --ckpt RUN, a run folder or a checkpoint."),
+        (["gone.nii.gz", "one.nii.gz", "--ckpt", "runs/a"], "gone.nii.gz: there is no such file or folder."),
+        (["one.nii.gz", "--ckpt", "runs/b"], "runs/b: there is no such checkpoint or run folder."),
+        (
+            ["one.nii.gz", "--ckpt", "runs"],
+            "runs: no checkpoint in this folder; expected last.safetensors, as a run folder has it.",
+        ),
+        (
+            ["one.nii.gz", "--ckpt", "one.nii.gz"],
+            "one.nii.gz: not a checkpoint of medcontrast. Give a run folder, its "
+            "last.safetensors or best.safetensors, or its last.pt.",
+        ),
+        (["one.nii.gz", "--ckpt", "runs/a", "--device", "gpu"], "--device gpu: expected cpu, cuda, cuda:N or mps."),
+        (["one.nii.gz", "--ckpt", "runs/a", "--export", "obj"], "--export obj: expected seg.nrrd or nii.gz."),
+        (
+            ["one.nii.gz", "--ckpt", "runs/a", "-o", "one.nii.gz"],
+            "one.nii.gz: cannot be made a folder (it is a file); choose another with -o.",
+        ),
+    ],
+)
+def test_wrong_input_is_one_sentence_before_anything_is_written(run: Run, words: list[str], sentence: str) -> None:
+    write_run("runs/a")
+    write_scan("one.nii.gz")
+    before = sorted(Path().rglob("*"))
+    result = run(*words)
+    assert (result.code, result.out, result.err) == (2, "", sentence)
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_the_command_is_light_to_import() -> None:
+    code = "import medcontrast.commands.infer, sys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_trained_run_predicts_the_same_from_each_of_its_files(run: Run, tiny: SimpleNamespace) -> None:
+    trained = tiny.make_run(Path.cwd(), tiny.recipe_tree("mean_teacher", steps=1))
+    tiny.train(trained)
+    masks = []
+    for number, checkpoint in enumerate(("run", "run/last.safetensors", "run/last.pt")):
+        result = run("data/images/case_00_0.nii", "--ckpt", checkpoint, "-o", f"out{number}", "--probabilities")
+        assert result.code == 0, result.err
+        masks.append(nib.load(f"out{number}/case_00_0_prob.nii.gz").get_fdata())
+        record = json.loads(Path(f"out{number}/case_00_0_seg.json").read_text())
+        assert record["checkpoints"][0]["network"] == "teacher" and record["checkpoints"][0]["step"] == 1
+    assert np.array_equal(masks[0], masks[1]) and np.array_equal(masks[0], masks[2])

@@ -1,0 +1,296 @@
+"""Tests of proposed recipes: by hand, geometry, whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from medcontrast.data import survey as survey_room
+from medcontrast.data.manifest import Manifest, load_manifest
+from medcontrast.data.propose import PATCH_VOXELS, Proposal, propose_recipe
+from medcontrast.data.recipe_page import recipe_page, relative_path, write_recipe
+from medcontrast.data.survey import Scan, survey
+from medcontrast.errors import InputError, ManifestError
+from medcontrast.labels import LabelTable
+from medcontrast.settings import Recipe, load_recipe, recipe_from_tree
+
+TABLE = LabelTable.from_json({"labels": {"0": "background", "1": "liver"}})
+
+
+def scan(**changes: Any) -> Scan:
+    """An MR scan of 100 x 80 x 60 voxels of 1 x 1 x 1.5 mm whose structure spans 40 x 40 x 30 mm."""
+    values: dict[str, Any] = {
+        "case": "a",
+        "shape": np.array([100.0, 80.0, 60.0]),
+        "spacing_mm": np.array([1.0, 1.0, 1.5]),
+        "extent_mm": np.array([40.0, 40.0, 30.0]),
+        "mean": np.array([300.0]),
+        "std": np.array([90.0]),
+        "low": np.array([0.0]),
+        "high": np.array([900.0]),
+        "whole_numbers": True,
+        "structure": np.zeros((1, 0), np.float32),
+        "body": np.zeros((1, 0), np.float32),
+    }
+    return Scan(**{**values, **changes})
+
+
+def manifest(tiny: SimpleNamespace, tmp_path: Path, **splits: Any) -> Manifest:
+    return load_manifest(tiny.write_data(tmp_path, **splits))
+
+
+@pytest.fixture
+def plain(tmp_path: Path, tiny: SimpleNamespace) -> Manifest:
+    return replace(manifest(tiny, tmp_path, validation=1), labels=TABLE, channels=("T1",))
+
+
+def propose(plain: Manifest, *scans: Scan, like: Recipe | None = None) -> Proposal:
+    return propose_recipe(plain, scans, manifest_path="m.json", command="medcontrast train r.yaml", like=like)
+
+
+# --- the survey
+
+
+def test_survey_measures_along_canonical_axes(tmp_path: Path, tiny: SimpleNamespace) -> None:
+    """Stored axes run to S, then L, then P: x is the second, y the third, z the first."""
+    path = tiny.write_data(tmp_path, labeled=1, unlabeled=0, shape=(20, 18, 22))
+    affine = np.array([[0, -2.0, 0, 0], [0, 0, -3.0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1]])
+    image, label = np.arange(20 * 18 * 22).reshape(20, 18, 22), np.zeros((20, 18, 22), np.uint8)
+    label[2:7, 3:6, 4:15] = 1
+    label[0, 0, 0] = 9  # not in the table
+    tiny.write_nifti(tmp_path / "images/case_00_0.nii", image.astype(np.int16), affine)
+    tiny.write_nifti(tmp_path / "labels/case_00.nii", label, affine)
+    (found,) = survey(load_manifest(path))
+    assert found.shape.tolist() == [18, 22, 20]
+    assert found.spacing_mm.tolist() == [2, 3, 1]
+    assert found.extent_mm is not None and found.extent_mm.tolist() == [3 * 2, 11 * 3, 5 * 1]
+    assert found.mean[0] == pytest.approx(image.mean()) and found.std[0] == pytest.approx(image.std())
+    assert (found.low[0], found.high[0], found.whole_numbers) == (0, image.max(), True)
+    assert sorted(found.structure[0]) == sorted(image[label == 1])
+
+
+def test_survey_reads_labeled_first_and_no_label_of_an_unlabeled_case(
+    tmp_path: Path, tiny: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny.write_data(tmp_path, labeled=2, unlabeled=2, validation=1)
+    opened: list[str] = []
+    read = survey_room.read_volume
+
+    def watch(file: Path, kind: Any) -> Any:
+        opened.append(f"{file.parent.name}/{file.name}")
+        return read(file, kind)
+
+    monkeypatch.setattr(survey_room, "read_volume", watch)
+    (tmp_path / "labels/case_02.nii").unlink()
+    told: list[str] = []
+    scans = survey(load_manifest(path), most=3, tell=told.append)
+    assert [found.case for found in scans] == told == ["case_00", "case_01", "case_02"]
+    assert opened == [
+        "images/case_00_0.nii", "labels/case_00.nii", "images/case_01_0.nii", "labels/case_01.nii",
+        "images/case_02_0.nii",
+    ]  # fmt: skip
+    assert scans[2].extent_mm is None and scans[2].structure.shape == (1, 0)
+
+
+def test_survey_needs_training_scans_that_can_be_used(tmp_path: Path, tiny: SimpleNamespace) -> None:
+    path = tiny.write_data(tmp_path, labeled=0, unlabeled=0, test=1)
+    with pytest.raises(ManifestError, match="there is no labeled or unlabeled case to propose a recipe from"):
+        survey(load_manifest(path))
+    path = tiny.write_data(tmp_path, labeled=1, unlabeled=0)
+    image = np.zeros((20, 18, 22), np.float32)
+    image[0, 0, 0] = np.nan
+    tiny.write_nifti(tmp_path / "images/case_00_0.nii", image)
+    with pytest.raises(ManifestError, match="holds NaN or infinite values; `medcontrast data check` lists all"):
+        survey(load_manifest(path))
+
+
+# --- spacing and patch
+
+
+def test_like_spacings_are_kept_and_others_resampled_to_the_median(plain: Manifest) -> None:
+    near = scan(spacing_mm=np.array([1.04, 1.0, 1.5]))
+    assert propose(plain, scan(), scan(), near).recipe.data.spacing_mm is None
+    far = scan(spacing_mm=np.array([1.06, 1.0, 1.4]))
+    proposal = propose(plain, scan(), far, far)
+    assert proposal.recipe.data.spacing_mm == (1.06, 1.0, 1.4)
+    assert proposal.reasons["data.spacing_mm"] == "median of 3 scans, which differ from it by up to 7%"
+
+
+def test_thick_slices_stay_thick_and_are_halved_later(plain: Manifest) -> None:
+    thick = scan(spacing_mm=np.array([0.8, 0.8, 5.0]), shape=np.array([256.0, 256.0, 24.0]))
+    other = scan(spacing_mm=np.array([0.8, 0.8, 6.0]), shape=np.array([256.0, 256.0, 24.0]))
+    proposal = propose(plain, thick, thick, other)
+    recipe = proposal.recipe
+    assert recipe.data.spacing_mm == (0.8, 0.8, 5.0)
+    assert "the thick slices stay thick" in proposal.reasons["data.spacing_mm"]
+    assert recipe.network.name == "unet"
+    assert recipe.network.strides == ((2, 2, 1), (2, 2, 1), (2, 2, 2))
+    assert recipe.network.patch_divisor == (8, 8, 2)
+    assert recipe.data.patch[2] >= 20
+
+
+@pytest.mark.parametrize(
+    ("shape", "name", "patch"),
+    [
+        ((100, 80, 68), "vnet", (96, 80, 64)),
+        ((100, 80, 60), "unet", (104, 80, 56)),
+        ((35, 51, 36), "unet", (32, 48, 32)),
+        ((20, 22, 13), "unet", (20, 20, 12)),
+        ((9, 9, 6), "unet", (8, 8, 8)),
+    ],
+)
+def test_patches_fit_scan_and_network(plain: Manifest, shape: Any, name: str, patch: Any) -> None:
+    recipe = propose(plain, scan(shape=np.array(shape, float), extent_mm=None)).recipe
+    assert (recipe.network.name, recipe.data.patch) == (name, patch)
+
+
+def test_large_scans_give_a_patch_around_the_structure(plain: Manifest) -> None:
+    """The side with the most room beside the structure gives way first."""
+    large = scan(shape=np.array([512.0, 512.0, 300.0]), extent_mm=np.array([250.0, 100.0, 150.0]))
+    recipe = propose(plain, large).recipe
+    assert np.prod(recipe.data.patch) <= PATCH_VOXELS
+    assert recipe.data.patch[0] > recipe.data.patch[2] > recipe.data.patch[1]
+    assert recipe.data.foreground_crop == 0.5
+    assert recipe.train.labeled_rows == 2
+
+
+# --- intensities
+
+
+def test_mr_is_zscored(plain: Manifest) -> None:
+    assert propose(plain, scan()).recipe.data.intensity.kind == "zscore"
+
+
+@pytest.mark.parametrize(("channel", "high"), [("CT", 90.0), ("image", 1500.0)])
+def test_ct_is_clipped_at_percentiles_of_the_structures(plain: Manifest, channel: str, high: float) -> None:
+    """By hand: the values 0 to 1000 have percentiles 5 and 995."""
+    values = np.arange(1001, dtype=np.float32)[None]
+    ct = scan(low=np.array([-1024.0]), high=np.array([high]), structure=values)
+    intensity = propose(replace(plain, channels=(channel,)), ct, replace(ct, structure=values[:, :0])).recipe.data.intensity
+    assert (intensity.kind, intensity.low, intensity.high) == ("clip", 5.0, 995.0)
+    assert intensity.mean == 500.0
+    assert intensity.std == pytest.approx(np.clip(values, 5, 995).std(), abs=0.01)
+
+
+def test_ct_without_labels_takes_what_is_not_air(plain: Manifest) -> None:
+    ct = scan(low=np.array([-1024.0]), high=np.array([1500.0]), body=np.full((1, 10), 40.0, np.float32))
+    intensity = propose(plain, ct).recipe.data.intensity
+    assert (intensity.kind, intensity.low, intensity.high, intensity.std) == ("clip", 40.0, 41.0, 0.01)
+
+
+@pytest.mark.parametrize("name", ["T1 contrast", "vector", "SCTx", "MRI"])
+def test_ct_is_a_word_of_its_own(plain: Manifest, name: str) -> None:
+    assert propose(replace(plain, channels=(name,)), scan()).recipe.data.intensity.kind == "zscore"
+
+
+def test_standardized_scans_are_left_alone(plain: Manifest) -> None:
+    exact = scan(mean=np.array([0.01]), std=np.array([0.99]), low=np.array([-3.0]), whole_numbers=False)
+    cropped = scan(mean=np.array([1.5]), std=np.array([1.6]), low=np.array([-0.8]), whole_numbers=False)
+    assert propose(plain, exact, exact).reasons["data.intensity.kind"] == "every scan has mean 0 and SD 1 already"
+    proposal = propose(plain, exact, cropped)
+    assert proposal.recipe.data.intensity.kind == "as_stored"
+    assert proposal.reasons["data.intensity.kind"].startswith("values look z-scored before a crop")
+    assert propose(plain, exact, scan()).recipe.data.intensity.kind == "zscore"
+
+
+# --- method and views
+
+
+def test_the_method_follows_the_splits(tmp_path: Path, tiny: SimpleNamespace) -> None:
+    both = propose(manifest(tiny, tmp_path / "a", validation=1), scan()).recipe
+    assert (both.method.name, both.train.unlabeled_rows, both.train.validate_every) == ("fba_net", 4, 300)
+    alone = propose(manifest(tiny, tmp_path / "b", unlabeled=0), scan()).recipe
+    assert (alone.method.name, alone.train.unlabeled_rows, alone.train.validate_every) == ("supervised", 0, None)
+    assert alone.inference.network == "student"
+
+
+def test_left_and_right_are_not_mirrored(plain: Manifest) -> None:
+    def flips(*labels: str) -> tuple[int, ...]:
+        table = {"0": "background", **{str(value): name for value, name in enumerate(labels, 1)}}
+        labeled = replace(plain, labels=LabelTable.from_json({"labels": table}))
+        return propose(labeled, scan()).recipe.augment.spatial.flip_axes
+
+    assert flips("left atrium") == (0, 1, 2)
+    assert flips("left lung", "right lung") == (1, 2)
+
+
+def like_recipe(**changes: Any) -> Recipe:
+    tree = {
+        "about": dict.fromkeys(("command", "needs", "gives", "cost"), "x"),
+        "seed": 5,
+        "data": {"manifest": "other.json", "patch": [32, 32, 32]},
+        "augment": {"spatial": {"rotate90_axes": [0, 2]}},
+        "network": {"name": "segresnet", "filters": 8},
+        "method": {"name": "mean_teacher"},
+        "train": {"steps": 77, "unlabeled_rows": 3, "validate_every": 10, "init_from": "runs/x"},
+        **changes,
+    }
+    return recipe_from_tree(tree, where="test")
+
+
+def test_like_keeps_what_does_not_depend_on_the_data(plain: Manifest) -> None:
+    recipe = propose(plain, scan(), like=like_recipe()).recipe
+    assert (recipe.seed, recipe.network.name, recipe.method.name, recipe.train.steps) == (5, "segresnet", "mean_teacher", 77)
+    assert recipe.data.patch == (104, 80, 56) and recipe.data.manifest == "m.json"
+    assert recipe.augment.spatial.rotate90_axes == ()  # no longer square across them
+    assert recipe.train.init_from is None and recipe.train.validate_every == 10
+    square = scan(shape=np.array([80.0, 80.0, 40.0]))
+    assert propose(plain, square, like=like_recipe()).recipe.augment.spatial.rotate90_axes == (2,)
+
+
+def test_like_a_method_whose_settings_name_the_patch(plain: Manifest) -> None:
+    like = like_recipe(
+        method={"name": "fba_legacy", "patch": [32, 32, 32]},
+        network={"name": "vnet", "filters": 4, "decoders": 3},
+    )
+    recipe = propose(plain, scan(), like=like).recipe
+    assert recipe.method.name == "fba_legacy" and recipe.method.patch == recipe.data.patch == (96, 80, 64)
+
+
+def test_like_needs_unlabeled_scans_where_its_method_does(tmp_path: Path, tiny: SimpleNamespace) -> None:
+    alone = manifest(tiny, tmp_path, unlabeled=0)
+    with pytest.raises(InputError, match="--like: method mean_teacher learns from unlabeled scans, but .* has none"):
+        propose(alone, scan(), like=like_recipe())
+
+
+# --- the page
+
+
+@pytest.mark.parametrize("case", ["plain", "thick", "ct", "like"])
+def test_the_page_reads_back_as_the_recipe(plain: Manifest, tmp_path: Path, case: str) -> None:
+    thick = scan(spacing_mm=np.array([0.8, 0.8, 5.0]), shape=np.array([256.0, 256.0, 24.0]))
+    proposal = {
+        "plain": lambda: propose(plain, scan()),
+        "thick": lambda: propose(replace(plain, name='a: "b" # c', source="d\ne"), thick),
+        "ct": lambda: propose(replace(plain, channels=("CT",)), scan(body=np.arange(99, dtype=np.float32)[None])),
+        "like": lambda: propose(plain, scan(), like=like_recipe()),
+    }[case]()
+    path = tmp_path / "new" / "r.yaml"
+    write_recipe(path, proposal.recipe, proposal.reasons, looked_at=1)
+    assert load_recipe(path) == proposal.recipe
+
+
+def test_every_key_and_every_reason_is_on_the_page(plain: Manifest) -> None:
+    proposal = propose(plain, scan())
+    page = recipe_page(proposal.recipe, proposal.reasons, heading="Looked at 1 scan.")
+    assert page.startswith("# Looked at 1 scan.\n\nabout:\n")
+
+    def keys(tree: Any) -> Any:
+        return {key: keys(value) for key, value in tree.items()} if isinstance(tree, dict) else None
+
+    assert keys(yaml.safe_load(page)) == keys(proposal.recipe.model_dump(mode="json"))
+    flat = " ".join(page.replace("#", " ").split())
+    assert all(" ".join(reason.split()) in flat for reason in proposal.reasons.values())
+    assert "  kind: zscore  # units differ from scan to scan" in page
+    assert max(len(line) for line in page.splitlines() if "needs:" not in line) <= 118
+
+
+def test_paths_start_at_the_recipe(tmp_path: Path) -> None:
+    assert relative_path(tmp_path / "data" / "m.json", tmp_path / "recipes" / "r.yaml") == "../data/m.json"
+    assert relative_path(tmp_path / "m.json", tmp_path / "r.yaml") == "m.json"

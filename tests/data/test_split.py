@@ -1,0 +1,139 @@
+"""Tests of splits: by hand, property."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medcontrast.data.split import (
+    fold_cases,
+    patients_from_file,
+    patients_from_pattern,
+    split_cases,
+    split_inside,
+)
+from medcontrast.errors import ManifestError
+
+NAMES = [f"case_{number:02d}" for number in range(20)]
+PATIENTS = {name: f"p{number // 3}" for number, name in enumerate(NAMES)}
+
+
+def all_of(splits: dict[str, list[str]]) -> list[str]:
+    return [name for names in splits.values() for name in names]
+
+
+def test_the_rule_is_the_one_that_is_written_down() -> None:
+    order = [str(name) for name in np.random.default_rng(7).permutation(sorted(NAMES))]
+    splits = split_cases(NAMES, labeled=4, validation=3, test=5, seed=7)
+    assert splits == {
+        "labeled": order[8:12],
+        "unlabeled": order[12:],
+        "validation": order[5:8],
+        "test": order[:5],
+    }
+
+
+def test_four_names_by_hand() -> None:
+    """default_rng(0).permutation(4) is 2, 0, 1, 3."""
+    splits = split_cases(["d", "a", "c", "b"], labeled=1, validation=1, test=1)
+    assert splits == {"test": ["c"], "validation": ["a"], "labeled": ["b"], "unlabeled": ["d"]}
+
+
+def test_the_order_of_the_names_does_not_matter() -> None:
+    assert split_cases(NAMES[::-1], labeled=4, seed=1) == split_cases(NAMES, labeled=4, seed=1)
+    assert split_cases(NAMES, labeled=4, seed=2) != split_cases(NAMES, labeled=4, seed=1)
+
+
+def test_more_labels_contain_fewer() -> None:
+    few, many = (split_cases(NAMES, labeled=count, validation=4)["labeled"] for count in (2, 6))
+    assert many[:2] == few
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_patients_stay_together(seed: int) -> None:
+    splits = split_cases(NAMES, labeled=4, validation=3, test=4, seed=seed, patients=PATIENTS)
+    assert sorted(all_of(splits)) == NAMES
+    sides = {split: {PATIENTS[name] for name in names} for split, names in splits.items()}
+    assert all(not sides[a] & sides[b] for a in sides for b in sides if a < b)
+    assert len(splits["test"]) >= 4 and len(splits["validation"]) >= 3 and len(splits["labeled"]) >= 4
+    assert len(splits["test"]) <= 6
+
+
+def test_patients_by_hand() -> None:
+    """default_rng(0).permutation(3) is 2, 0, 1: patient z, then x, then y."""
+    patients = {"a": "x", "b": "z", "c": "x", "d": "y", "e": "z"}
+    splits = split_cases(list(patients), labeled=1, validation=1, test=1, patients=patients)
+    assert splits == {"test": ["b", "e"], "validation": ["a", "c"], "labeled": ["d"], "unlabeled": []}
+
+
+def test_folds_cover_everything_once() -> None:
+    folds = fold_cases(NAMES, folds=4, labeled=3, test=2, seed=3)
+    order = [str(name) for name in np.random.default_rng(3).permutation(sorted(NAMES))]
+    assert [len(fold["validation"]) for fold in folds] == [5, 5, 4, 4]
+    assert [name for fold in folds for name in fold["validation"]] == order[2:]
+    for fold in folds:
+        assert fold["test"] == order[:2]
+        assert sorted(all_of(fold)) == NAMES
+        assert len(fold["labeled"]) == 3
+    assert folds[0]["labeled"] == order[7:10]
+    assert folds[1]["labeled"] == order[2:5]
+
+
+def test_folds_keep_patients_together() -> None:
+    for fold in fold_cases(NAMES, folds=3, labeled=2, seed=0, patients=PATIENTS):
+        held = {PATIENTS[name] for name in fold["validation"]}
+        assert not held & {PATIENTS[name] for name in [*fold["labeled"], *fold["unlabeled"]]}
+
+
+def test_inside_keeps_the_order_and_draws_nothing() -> None:
+    splits = split_inside(["c", "a", "e", "b", "d"], labeled=2, validation=1)
+    assert splits == {"labeled": ["c", "a"], "unlabeled": ["e", "b"], "validation": ["d"], "test": []}
+
+
+def test_too_few_cases_are_said() -> None:
+    with pytest.raises(ManifestError, match=r"wanted 10 test \+ 8 validation \+ 4 labeled, but there are only 20"):
+        split_cases(NAMES, labeled=4, validation=8, test=10)
+    with pytest.raises(ManifestError, match=r"wanted 3 labeled \+ 3 validation, but there are only 5"):
+        split_inside(list("abcde"), labeled=3, validation=3)
+    with pytest.raises(ManifestError, match="21 folds need as many cases or patients, but only 20 are left"):
+        fold_cases(NAMES, folds=21, labeled=1)
+    with pytest.raises(ManifestError, match="at least 2 folds, but got 1"):
+        fold_cases(NAMES, folds=1, labeled=1)
+    with pytest.raises(ManifestError, match="labeled needs 1 cases, but whole patients leave only 0"):
+        split_cases(["a", "b"], labeled=1, test=1, patients={"a": "x", "b": "x"})
+    with pytest.raises(ManifestError, match="cannot be negative"):
+        split_cases(NAMES, labeled=-1)
+
+
+def test_names_are_unique() -> None:
+    with pytest.raises(ManifestError, match="'a' stands there more than once"):
+        split_cases(["a", "b", "a"], labeled=1)
+
+
+def test_patients_from_csv_and_json(tmp_path: Path) -> None:
+    table, tree = tmp_path / "p.csv", tmp_path / "p.json"
+    table.write_text("case,patient\na, 1\nb,2\n\n")
+    tree.write_text('{"a": 1, "b": "2", "z": 9}')
+    assert patients_from_file(table, ["a", "b"]) == {"a": "1", "b": "2"}
+    assert patients_from_file(tree, ["b", "a"]) == {"a": "1", "b": "2"}
+    with pytest.raises(ManifestError, match=r"no patient for 1 case\(s\), the first is c"):
+        patients_from_file(table, ["a", "c"])
+    table.write_text("a\n")
+    with pytest.raises(ManifestError, match="expected lines `case,patient`"):
+        patients_from_file(table, ["a"])
+    tree.write_text("[1]")
+    with pytest.raises(ManifestError, match="expected lines `case,patient`"):
+        patients_from_file(tree, ["a"])
+    with pytest.raises(ManifestError, match="No such file"):
+        patients_from_file(tmp_path / "none.csv", ["a"])
+
+
+def test_patients_from_a_pattern() -> None:
+    assert patients_from_pattern(r"^(\w+)_", ["p1_left", "p1_right"]) == {"p1_left": "p1", "p1_right": "p1"}
+    assert patients_from_pattern(r"p\d", ["p1_left"]) == {"p1_left": "p1"}
+    with pytest.raises(ManifestError, match="finds no patient in the case name 'x'"):
+        patients_from_pattern(r"p\d", ["x"])
+    with pytest.raises(ManifestError, match="is not a regular expression"):
+        patients_from_pattern("(", ["x"])

@@ -1,0 +1,223 @@
+"""Tests of the training batches: by hand, property."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from medcontrast.data.manifest import load_manifest
+from medcontrast.data.prepared import PreparedCase
+from medcontrast.data.sampler import RowKey
+from medcontrast.data.volumes import PatchDataset, collate, make_loader
+from medcontrast.errors import InputError, VolumeError
+from medcontrast.settings import recipe_from_tree
+from medcontrast.volume import Grid
+
+
+def case_of(image, label=None, name="case"):
+    label = None if label is None else label.astype(np.int16)[None]
+    return PreparedCase(
+        name, image.astype(np.float32), label, np.diag([1.0, 2, 3, 1]), Grid(image.shape[1:], np.eye(4))
+    )
+
+
+def numbered(shape=(20, 18, 22), channels=2):
+    return np.arange(channels * np.prod(shape)).reshape(channels, *shape)
+
+
+def test_crop_is_a_piece_of_image_and_label_at_one_place():
+    image = numbered()
+    label = image[0] % 5
+    dataset = PatchDataset([case_of(image, label)], None, (8, 10, 9))
+    starts = set()
+    for step in range(60):
+        row = dataset[RowKey(step, 0, 0, True)]
+        assert row["image"].shape == (2, 8, 10, 9)
+        assert row["label"].dtype == np.int64
+        assert np.array_equal(row["label"][0], row["image"][0].astype(int) % 5)
+        assert np.array_equal(row["image"][1] - row["image"][0], np.full((8, 10, 9), image[0].size))
+        first = np.unravel_index(int(row["image"][0, 0, 0, 0]), image.shape[1:])
+        x, y, z = (slice(start, start + side) for start, side in zip(first, (8, 10, 9), strict=True))
+        assert np.array_equal(row["image"], image[:, x, y, z])
+        starts.add(tuple(int(start) for start in first))
+    assert len(starts) > 50
+    for axis, room in enumerate((12, 8, 13)):
+        assert {start[axis] for start in starts} <= set(range(room + 1))
+        assert max(start[axis] for start in starts) > 0.8 * room
+
+
+def test_small_scan_is_padded_evenly_with_zero_and_background():
+    image = np.full((2, 6, 9, 20), 5.0)
+    dataset = PatchDataset([case_of(image, np.ones((6, 9, 20)))], None, (9, 8, 8), foreground_crop=1.0)
+    row = dataset[RowKey(0, 0, 0, True)]
+    assert (row["image"][:, 1:7] == 5).all()
+    assert (row["label"][:, 1:7] == 1).all()
+    for outside in (slice(0, 1), slice(7, 9)):
+        assert (row["image"][:, outside] == 0).all()
+        assert (row["label"][:, outside] == 0).all()
+
+
+def test_unlabeled_row_is_ignored_everywhere_and_needs_no_label():
+    dataset = PatchDataset([], [case_of(numbered())], (8, 8, 8), foreground_crop=1.0)
+    row = dataset[RowKey(0, 3, 0, False)]
+    assert (row["label"] == -1).all()
+    assert row["labeled"] is False
+    assert row["index"] == 3
+
+
+def test_foreground_crops_show_every_class_equally_often():
+    label = np.zeros((40, 40, 40))
+    label[:3, :3, :3] = 1  # at the border, where the crop cannot be centred
+    label[20:36, 20:36, 20:36] = 2
+    dataset = PatchDataset([case_of(numbered((40, 40, 40), 1), label)], None, (8, 8, 8), foreground_crop=1.0)
+    shown = Counter()
+    for step in range(300):
+        found = dataset[RowKey(step, 0, 0, True)]["label"]
+        (value,) = set(np.unique(found)) - {0}
+        shown[value] += 1
+        if value == 2:
+            assert found[0, 4, 4, 4] == 2
+        else:
+            assert (found[0, :3, :3, :3] == 1).all()
+    assert 120 < shown[1] < 180
+
+
+def test_share_of_foreground_crops():
+    label = np.zeros((40, 40, 40))
+    label[2, 2, 2] = 1
+    dataset = PatchDataset([case_of(numbered((40, 40, 40), 1), label)], None, (8, 8, 8), foreground_crop=0.4)
+    hits = [dataset[RowKey(step, 0, 0, True)]["label"].any() for step in range(300)]
+    assert 0.3 < np.mean(hits) < 0.5
+
+
+def test_ignored_voxels_are_no_crop_centres_and_an_empty_label_is_fine():
+    label = np.full((20, 20, 20), -1)
+    dataset = PatchDataset([case_of(numbered((20, 20, 20), 1), label)], None, (8, 8, 8), foreground_crop=1.0)
+    starts = {int(dataset[RowKey(step, 0, 0, True)]["image"].flat[0]) for step in range(20)}
+    assert len(starts) > 10
+
+
+def test_large_structures_keep_centres_all_over_them():
+    label = np.ones((30, 30, 30))
+    dataset = PatchDataset([case_of(numbered((30, 30, 30), 1), label)], None, (8, 8, 8), foreground_crop=1.0)
+    dataset[RowKey(0, 0, 0, True)]
+    (voxels,) = dataset._centres[0]
+    assert 5000 < len(voxels) <= 10_000
+    assert voxels.max() > 26_900
+
+
+def test_crop_depends_on_seed_step_and_row_alone():
+    cases = [case_of(numbered(), numbered()[0] % 2)]
+
+    def first(seed=0, step=4, row=2):
+        dataset = PatchDataset(cases, None, (8, 8, 8), seed=seed)
+        return float(dataset[RowKey(step, row, 0, True)]["image"].flat[0])
+
+    assert first() == first()
+    assert len({first(), first(seed=1), first(step=5), first(row=3)}) == 4
+
+
+def test_collated_batch_by_hand():
+    dataset = PatchDataset([case_of(numbered(), numbered()[0] % 2, "a")], [case_of(numbered(), name="b")], (8, 8, 8))
+    batch = collate([dataset[RowKey(0, 4, 0, True)], dataset[RowKey(0, 9, 0, False)]])
+    assert batch["image"].shape == (2, 2, 8, 8, 8)
+    assert batch["image"].dtype == torch.float32
+    assert batch["label"].shape == (2, 1, 8, 8, 8)
+    assert batch["label"].dtype == torch.int64
+    assert batch["labeled"].tolist() == [True, False]
+    assert batch["case"] == ["a", "b"]
+    assert batch["index"].tolist() == [4, 9]
+    assert batch["spacing_mm"].tolist() == [[1, 2, 3], [1, 2, 3]]
+
+
+@pytest.fixture
+def path(tiny, tmp_path):
+    return tiny.write_data(tmp_path / "data", channels=2, shape=(20, 14, 22), ignore_label=9)
+
+
+def batches(
+    tiny, path, *, rank=0, world_size=1, start_step=0, cache_folder=None, method="mean_teacher", train=None, **data
+):
+    tree = tiny.recipe_tree(method, **(train or {}))
+    for key, value in data.items():
+        tree = tiny.set_key(tree, f"data.{key}", value)
+    recipe = recipe_from_tree(tree, where="test")
+    loader, sampler = make_loader(
+        recipe, load_manifest(path), rank=rank, world_size=world_size, start_step=start_step, cache_folder=cache_folder
+    )
+    made = list(loader)
+    assert len(made) == len(loader) == len(sampler)
+    return made
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name], name
+
+
+def test_batches_are_the_same_for_any_number_of_workers_and_every_cache(tiny, path, tmp_path):
+    expected = batches(tiny, path)
+    assert len(expected) == 6
+    assert expected[0]["image"].shape == (4, 2, 16, 16, 16)
+    for options in (
+        {"workers": 2},
+        {"workers": 2, "cache": "none"},
+        {"cache": "disk", "cache_folder": tmp_path / "cache"},
+        {"workers": 1, "cache": "disk", "cache_folder": tmp_path / "cache"},
+    ):
+        for first, second in zip(expected, batches(tiny, path, **options), strict=True):
+            assert_same(first, second)
+
+
+def test_resumed_batches_go_on_exactly(tiny, path):
+    expected = batches(tiny, path)
+    for first, second in zip(expected[4:], batches(tiny, path, start_step=4, workers=1), strict=True):
+        assert_same(first, second)
+
+
+def test_processes_and_micro_batches_share_out_the_same_rows(tiny, path):
+    expected = batches(tiny, path)
+    split = batches(tiny, path, train={"accumulate": 2})
+    ranks = [batches(tiny, path, rank=rank, world_size=2) for rank in range(2)]
+    for step, whole in enumerate(expected):
+        for parts in (split[2 * step : 2 * step + 2], [share[step] for share in ranks]):
+            rows = torch.cat([part["index"] for part in parts])
+            order = rows.argsort()
+            for name in ("image", "label", "labeled", "index"):
+                assert torch.equal(torch.cat([part[name] for part in parts])[order], whole[name])
+
+
+def test_deleting_the_labels_of_unlabeled_cases_changes_no_bit(tiny, path):
+    expected = batches(tiny, path)
+    for case in load_manifest(path).unlabeled:
+        case.label.unlink()
+    for first, second in zip(expected, batches(tiny, path), strict=True):
+        assert_same(first, second)
+        assert (second["label"][2:] == -1).all()
+        assert (second["label"][:2] >= 0).all()
+
+
+def test_loader_leaves_the_global_generator_alone(tiny, path):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    batches(tiny, path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_unlabeled_rows_unlabeled_files_are_not_read(tiny, path):
+    for case in load_manifest(path).unlabeled:
+        for image in case.images:
+            image.unlink()
+    assert len(batches(tiny, path, method="supervised")) == 6
+    with pytest.raises(VolumeError, match="there is no such file"):
+        batches(tiny, path)
+
+
+def test_rows_without_cases_are_refused(tiny, tmp_path):
+    path = tiny.write_data(tmp_path / "data", unlabeled=0)
+    with pytest.raises(InputError, match="unlabeled_rows is 2, but the manifest has no unlabeled cases"):
+        batches(tiny, path)

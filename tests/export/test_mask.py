@@ -1,0 +1,128 @@
+"""By hand: where the label table comes from, what is written, and every refusal; the command in process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import slicerio
+import typer
+from typer.testing import CliRunner
+
+from medcontrast.commands.export import export
+from medcontrast.errors import InputError, ManifestError, OutputError, VolumeError
+from medcontrast.export import FORMATS, export_mask, read_label_table
+from medcontrast.labels import LabelTable
+from medcontrast.volume import read_volume, write_label
+from medcontrast.volume.grid import Grid
+
+TABLE = LabelTable.from_json({"labels": {"0": "background", "1": "left atrium", "2": "scar"}})
+GRID = Grid((4, 5, 6), np.diag([1.0, 2.0, 3.0, 1.0]))
+
+
+@pytest.fixture
+def mask(tmp_path: Path) -> Path:
+    """A mask with the record that goes with it."""
+    array = np.zeros(GRID.shape, np.uint8)
+    array[1, 2, 3] = 2
+    path = tmp_path / "scan_seg.nii.gz"
+    write_label(path, array, GRID)
+    path.with_name("scan_seg.json").write_text(json.dumps({"labels": TABLE.to_json(), "seconds": 1.5}))
+    return path
+
+
+def test_the_record_beside_the_mask_names_its_labels(mask: Path) -> None:
+    assert export_mask(mask) == (mask.with_name("scan_seg.seg.nrrd"),)
+    segmentation = slicerio.read_segmentation(str(mask.with_name("scan_seg.seg.nrrd")))
+    assert [segment["name"] for segment in segmentation["segments"]] == ["left atrium", "scar"]
+    assert segmentation["voxels"][1, 2, 3] == 2
+
+
+def test_a_manifest_leads_over_the_record(mask: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps({"labels": {"0": "background", "1": "one", "2": "two"}, "labeled": []}))
+    assert [label.name for label in read_label_table(mask, manifest).labels] == ["one", "two"]
+    assert [label.name for label in read_label_table(mask).labels] == ["left atrium", "scar"]
+
+
+def test_nifti_gets_a_colour_table(mask: Path, tmp_path: Path) -> None:
+    before = mask.read_bytes()
+    assert export_mask(mask, format="nii.gz") == (tmp_path / "scan_seg.ctbl",)  # the mask itself is one already
+    assert mask.read_bytes() == before
+    written = export_mask(mask, output_path=tmp_path / "flat.nii.gz", format="nii.gz")
+    assert written == (tmp_path / "flat.nii.gz", tmp_path / "flat.ctbl")
+    assert "2 scar" in (tmp_path / "flat.ctbl").read_text()
+    again = export_mask(
+        export_mask(mask)[0], labels_path=tmp_path / "scan_seg.json", output_path=tmp_path / "b.nii.gz", format="nii.gz"
+    )[0]
+    volume, first = read_volume(again, "label"), read_volume(mask, "label")
+    np.testing.assert_array_equal(volume.array, first.array)
+    assert volume.grid.same_as(first.grid)
+
+
+def test_the_reference_lends_its_grid(mask: Path, tmp_path: Path) -> None:
+    nudged = GRID.affine.copy()
+    nudged[0, 3] += 0.009  # less than a hundredth of a voxel
+    scan = nib.Nifti1Image(np.zeros(GRID.shape, np.int16), nudged)
+    scan.to_filename(tmp_path / "scan.nii")
+    (path,) = export_mask(mask, tmp_path / "scan.nii")
+    assert read_volume(path, "label").grid.affine[0, 3] == pytest.approx(0.009, abs=1e-6)
+
+
+def test_refusals(mask: Path, tmp_path: Path) -> None:
+    def refused(error: type[InputError], sentence: str, *args: object, **options: object) -> None:
+        with pytest.raises(error, match=sentence):
+            export_mask(*args, **options)  # type: ignore[arg-type]
+
+    nib.Nifti1Image(np.zeros(GRID.shape, np.int16), np.diag([1.0, 2.0, 3.5, 1.0])).to_filename(tmp_path / "other.nii")
+    refused(
+        VolumeError,
+        r"scan_seg\.nii\.gz: does not lie on the grid of .*other\.nii: its corners lie up to 2\.5 mm off: 4 x 5 "
+        r"x 6 voxels of 1 x 2 x 3 mm, .*, not 4 x 5 x 6 voxels of 1 x 2 x 3\.5 mm, .*\. Give the scan",
+        mask,
+        tmp_path / "other.nii",
+    )
+    refused(VolumeError, r"no\.nii: there is no such file", tmp_path / "no.nii")
+    refused(VolumeError, r"no\.nii: there is no such file", mask, tmp_path / "no.nii")
+    refused(InputError, r"^'stl' is not a known format; choose seg\.nrrd or nii\.gz\.$", mask, format="stl")
+    refused(
+        InputError,
+        r"out\.nrrd: the format seg\.nrrd needs an output that ends in \.seg\.nrrd\.$",
+        mask,
+        output_path=tmp_path / "out.nrrd",
+    )
+    refused(ManifestError, r"no\.json: cannot be read \(No such file", mask, labels_path=tmp_path / "no.json")
+    (tmp_path / "bad.json").write_text("{")
+    refused(ManifestError, r"bad\.json: not valid JSON", mask, labels_path=tmp_path / "bad.json")
+    (tmp_path / "bad.json").write_text("[1]")
+    refused(ManifestError, r'bad\.json: expected "labels" as', mask, labels_path=tmp_path / "bad.json")
+    (tmp_path / "one.json").write_text(json.dumps({"labels": {"0": "background", "1": "one"}}))
+    for format in FORMATS:
+        sentence = r"scan_seg\.nii\.gz: the mask holds the value 2, but the label table knows 0, 1 only"
+        refused(VolumeError, sentence, mask, labels_path=tmp_path / "one.json", format=format)
+    assert not (tmp_path / "scan_seg.seg.nrrd").exists()
+    export_mask(mask)
+    refused(OutputError, r"scan_seg\.seg\.nrrd: exists already; add --overwrite", mask)
+    export_mask(mask, overwrite=True)
+    (tmp_path / "scan_seg.json").unlink()
+    refused(
+        InputError,
+        r"scan_seg\.nii\.gz: the names of its labels are not known: there is no record scan_seg\.json beside it\. "
+        r"Name a manifest, dataset\.json or record that has them with --labels\.$",
+        mask,
+    )
+
+
+def test_the_command_prints_what_it_wrote(mask: Path, tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(export)
+    result = CliRunner().invoke(app, [str(mask), "--output", str(tmp_path / "out.seg.nrrd")])
+    assert result.exit_code == 0, result.output
+    assert result.output.replace("\n", "") == f"Wrote {tmp_path / 'out.seg.nrrd'}"
+    again = CliRunner().invoke(app, [str(mask), "-o", str(tmp_path / "out.seg.nrrd")])
+    assert isinstance(again.exception, OutputError)
+    assert again.exception.exit_code == 2
+    assert CliRunner().invoke(app, [str(mask), "-o", str(tmp_path / "out.seg.nrrd"), "--overwrite"]).exit_code == 0

@@ -1,0 +1,141 @@
+"""Kinds: by hand, property. Which scans a command line means, and what their outputs are called."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from medcontrast.data.manifest import load_manifest
+from medcontrast.errors import ManifestError, VolumeError
+from medcontrast.inference.inputs import find_scans, scans_of_split, unique_names
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def dicom(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(128) + b"DICM")
+
+
+def found(inputs: list[Path], channels: tuple[str, ...] = ("image",)) -> dict[str, list[str]]:
+    return {scan.name: [image.name for image in scan.images] for scan in find_scans(inputs, channels)}
+
+
+def test_files_and_folders_of_every_format(tmp_path: Path) -> None:
+    touch(*(tmp_path / name for name in ("b.nii.gz", "a.b.NII", "c.nrrd", "d.mha", "notes.txt", ".hidden.nii.gz")))
+    touch(tmp_path / "e.seg.nrrd", tmp_path / "deeper" / "f.nii.gz")
+    dicom(tmp_path / "series" / "0001")
+    assert found([tmp_path]) == {
+        "a.b": ["a.b.NII"],
+        "b": ["b.nii.gz"],
+        "c": ["c.nrrd"],
+        "d": ["d.mha"],
+        "series": ["series"],
+    }
+    assert found([tmp_path / "series"]) == {"series": ["series"]}
+    assert found([tmp_path / "c.nrrd", tmp_path / "b.nii.gz", tmp_path / "c.nrrd"]) == {
+        "c": ["c.nrrd"],
+        "b": ["b.nii.gz"],
+    }
+
+
+def test_the_record_calls_inputs_what_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "in" / "a.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    assert find_scans([Path("in")], ["image"])[0].shown == ("in/a.nii.gz",)
+
+
+def test_masks_of_an_earlier_run_are_no_scans(tmp_path: Path) -> None:
+    touch(
+        *(tmp_path / name for name in ("a.nii.gz", "a_seg.nii.gz", "a_seg.json", "a_prob.nii.gz", "a_entropy.nii.gz"))
+    )
+    touch(tmp_path / "b_seg.nii.gz", tmp_path / "a_seg.seg.nrrd")
+    assert found([tmp_path]) == {"a": ["a.nii.gz"], "b_seg": ["b_seg.nii.gz"]}
+
+
+def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
+    touch(tmp_path / "notes.txt")
+    dicom(tmp_path / "one.dcm")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(VolumeError) as caught:
+        find_scans([tmp_path / name for name in ("gone.nii.gz", "notes.txt", "one.dcm", "empty")], ["image"])
+    lines = str(caught.value).replace(f"{tmp_path}/", "").splitlines()
+    known = ".nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd"
+    assert lines == [
+        "gone.nii.gz: there is no such file or folder.",
+        f"notes.txt: not a volume; expected {known} or a DICOM folder.",
+        "one.dcm: one DICOM file is not a volume; give the folder of its series.",
+        f"empty: no volume in this folder; expected {known} files or a DICOM series.",
+    ]
+
+
+def test_equal_names_get_their_folders_name_then_a_number(tmp_path: Path) -> None:
+    paths = [
+        tmp_path / name for name in ("x/scan.nii.gz", "y/scan.nii.gz", "y/scan.mha", "y/Other.nrrd", "y/x_scan.nii")
+    ]
+    touch(*paths)
+    names = [scan.name for scan in find_scans(paths, ["image"])]
+    assert names == ["x_scan_2", "y_scan", "y_scan_2", "Other", "x_scan"]
+    assert [scan.name for scan in find_scans(paths, ["image"])] == names
+
+
+def test_names_always_differ_whatever_the_case() -> None:
+    for stems in itertools.product(("a", "A", "p_a", "a_2", "p_a_2"), repeat=4):
+        names = unique_names(stems, ["p", "p", "q", ""])
+        assert len({name.lower() for name in names}) == 4
+        assert all(
+            name == stem
+            for name, stem in zip(names, stems, strict=True)
+            if [other.lower() for other in stems].count(stem.lower()) == 1
+        )
+
+
+def test_channels_are_grouped_by_case(tmp_path: Path) -> None:
+    touch(*(tmp_path / f"{case}_000{channel}.nii.gz" for case in ("ann", "bob_1") for channel in (1, 0)))
+    assert found([tmp_path], ("t2", "adc")) == {
+        "ann": ["ann_0000.nii.gz", "ann_0001.nii.gz"],
+        "bob_1": ["bob_1_0000.nii.gz", "bob_1_0001.nii.gz"],
+    }
+    assert len(found([tmp_path])) == 4  # one channel: four scans with numbers in their names
+
+
+def test_channels_that_do_not_add_up(tmp_path: Path) -> None:
+    touch(tmp_path / "a_0000.nii.gz", tmp_path / "b_0001.nii.gz", tmp_path / "b_0002.nii.gz", tmp_path / "c.nii.gz")
+    touch(tmp_path / "d_0000.nii.gz", tmp_path / "d_0001.nii.gz", tmp_path / "d_0001.nrrd")
+    with pytest.raises(VolumeError) as caught:
+        find_scans([tmp_path], ["t2", "adc"])
+    takes = "the checkpoint takes 2 channels (t2, adc)"
+    assert str(caught.value).replace(f"{tmp_path}/", "").splitlines() == [
+        f"c.nii.gz: {takes}, one file each; name them CASE_0000, CASE_0001, ... or use --manifest.",
+        "d_0001.nrrd: d_0001.nii.gz is the same channel of the same case; keep one.",
+        f"a: {takes}, _0000 to _0001, but this case has 0000.",
+        f"b: {takes}, _0000 to _0001, but this case has 0001, 0002.",
+    ]
+
+
+def manifest(tmp_path: Path, cases: list[dict[str, str]]) -> Path:
+    path = tmp_path / "m.json"
+    table = {"labels": {"0": "background", "1": "x"}, "root": "data"}
+    path.write_text(json.dumps({**table, "test": [{**case, "label": "l"} for case in cases]}))
+    return path
+
+
+def test_a_split_is_called_by_case_names(tmp_path: Path) -> None:
+    touch(tmp_path / "data" / "i" / "1.nii.gz", tmp_path / "data" / "i" / "2.nii.gz")
+    cases = [{"case": "site A/1", "image": "i/1.nii.gz"}, {"image": "i/2.nii.gz"}]
+    scans = scans_of_split(load_manifest(manifest(tmp_path, cases)), "test")
+    assert [scan.name for scan in scans] == ["site_A_1", "2"]
+    assert [scan.shown for scan in scans] == [("i/1.nii.gz",), ("i/2.nii.gz",)]
+
+
+def test_missing_images_of_a_split(tmp_path: Path) -> None:
+    cases = [{"image": f"i/{n}.nii.gz"} for n in range(7)]
+    with pytest.raises(ManifestError, match=r"7 image file\(s\) of the split test are not there; set MEDCONTRAST_DATA"):
+        scans_of_split(load_manifest(manifest(tmp_path, cases)), "test")

@@ -1,0 +1,65 @@
+"""Kinds: by hand. Outputs are checked before any work, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from medcontrast.errors import OutputError
+from medcontrast.inference.inputs import Scan
+from medcontrast.inference.outputs import plan_outputs, require_outputs
+
+
+def scan(path: Path, name: str = "a") -> Scan:
+    return Scan(name, (path,), (str(path),))
+
+
+def test_names_of_every_output(tmp_path: Path) -> None:
+    planned = plan_outputs(
+        [scan(Path("a.nii"))], tmp_path, probabilities=True, entropy=True, export_endings=["seg.nrrd"]
+    )
+    assert [path.name for path in planned[0].files()] == [
+        "a_seg.nii.gz",
+        "a_prob.nii.gz",
+        "a_entropy.nii.gz",
+        "a_seg.seg.nrrd",
+        "a_seg.json",
+    ]
+    assert [path.name for path in plan_outputs([scan(Path("a.nii"))], tmp_path)[0].files()] == [
+        "a_seg.nii.gz",
+        "a_seg.json",
+    ]
+
+
+def test_existing_outputs_stop_everything_unless_overwritten(tmp_path: Path) -> None:
+    scans = [scan(Path(f"{name}.nii"), name) for name in "abcdefgh"]
+    planned = plan_outputs(scans, tmp_path)
+    require_outputs(planned, scans, tmp_path, overwrite=False)
+    for one in planned[1:]:
+        one.mask.touch()
+    with pytest.raises(
+        OutputError, match=r"7 output\(s\) exist already \(b_seg.nii.gz, c_seg.nii.gz, .*, \.\.\.\); add"
+    ):
+        require_outputs(planned, scans, tmp_path, overwrite=False)
+    require_outputs(planned, scans, tmp_path, overwrite=True)
+
+
+def test_an_input_is_never_written_over(tmp_path: Path) -> None:
+    scans = [scan(tmp_path / "a.nii.gz"), scan(tmp_path / "x" / ".." / "a_seg.nii.gz", "a_seg")]
+    (tmp_path / "x").mkdir()
+    with pytest.raises(OutputError, match=r"a_seg\.nii\.gz: is one of the inputs and would be written over"):
+        require_outputs(plan_outputs(scans, tmp_path), scans, tmp_path, overwrite=True)
+
+
+def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scans = [scan(Path("a.nii"))]
+    file = tmp_path / "file"
+    file.touch()
+    for folder, reason in ((file, "it is a file"), (file / "deeper", "Not a directory")):
+        with pytest.raises(OutputError, match=rf"cannot be made a folder \({reason}\); choose another with -o"):
+            require_outputs(plan_outputs(scans, folder), scans, folder, overwrite=False)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(OutputError, match="is not writable; choose another folder with -o"):
+        require_outputs(plan_outputs(scans, tmp_path), scans, tmp_path, overwrite=False)

@@ -1,0 +1,145 @@
+"""Tests of the random geometry: by hand, property, geometry."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from medcontrast.errors import InputError
+from medcontrast.settings.data import SpatialSettings
+from medcontrast.transforms.geometry import RowGeometry, apply_geometry, draw_geometry
+
+SHAPE = (13, 17, 11)
+STILL = SpatialSettings(flip_axes=(), rotation_degrees=0.0, scale=0.0)
+
+
+def positions(shape, spacing_mm=(1.0, 1.0, 1.0)):
+    """(x, y, z, 3) in mm about the patch's centre."""
+    lines = [(torch.arange(side) - (side - 1) / 2) * mm for side, mm in zip(shape, spacing_mm, strict=True)]
+    return torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).double()
+
+
+def noise(rows=2, channels=1, shape=SHAPE):
+    return torch.randn(rows, channels, *shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.5, 1.0, 3.0)])
+def test_output_voxel_shows_what_the_matrix_points_at_in_mm(spacing_mm):
+    matrix = draw_geometry(SpatialSettings(rotation_degrees=25.0), 3, 1, 4).matrix
+    points = positions(SHAPE, spacing_mm)
+    slope = torch.tensor([0.3, -0.8, 0.5], dtype=torch.float64)
+    image = (points @ slope).float()[None, None]
+    out, _ = apply_geometry(image, None, [RowGeometry(matrix=matrix)], torch.tensor([spacing_mm]))
+    source = points @ torch.from_numpy(matrix).T
+    limit = points.abs().amax((0, 1, 2))
+    known = (source.abs() <= limit).all(-1)
+    assert known.float().mean() > 0.4
+    assert torch.allclose(out[0, 0][known].double(), (source @ slope)[known], atol=1e-4)
+    beyond = (source.abs() > limit + torch.tensor(spacing_mm)).any(-1)
+    assert (out[0, 0][beyond] == 0).all()
+
+
+def test_matrix_is_a_rotation_and_a_zoom():
+    settings = SpatialSettings(rotation_degrees=30.0, scale=0.2)
+    zooms = []
+    for row in range(50):
+        matrix = draw_geometry(settings, 0, 0, row).matrix
+        zoom = 1.0 / np.cbrt(np.linalg.det(matrix))
+        assert np.allclose(matrix @ matrix.T * zoom**2, np.eye(3))
+        zooms.append(zoom)
+    assert 0.8 <= min(zooms) < 0.85
+    assert 1.15 < max(zooms) <= 1.2
+
+
+def test_angle_stays_below_the_largest():
+    for row in range(50):
+        matrix = draw_geometry(SpatialSettings(rotation_degrees=10.0, scale=0.0), 0, 0, row).matrix
+        assert np.degrees(np.arccos((np.trace(matrix) - 1) / 2)) <= 10.0 * 3**0.5 + 1e-6
+
+
+def test_zoom_above_one_enlarges():
+    image = torch.zeros(1, 1, 21, 21, 21)
+    image[..., 8:13, 8:13, 8:13] = 1.0
+    out, _ = apply_geometry(image, None, [RowGeometry(matrix=np.eye(3) / 1.5)], None)
+    assert out.sum() > 2.5 * image.sum()
+
+
+def test_flips_and_turns_by_hand():
+    image = torch.arange(27.0).view(1, 1, 3, 3, 3)
+    out, _ = apply_geometry(image, None, [RowGeometry(flips=(0, 2))], None)
+    assert torch.equal(out, image.flip((2, 4)))
+    out, _ = apply_geometry(image, None, [RowGeometry(flips=(1,), turns=((2, 1),))], None)
+    assert torch.equal(out[0], image[0].flip(2).rot90(1, (1, 2)))
+
+
+def test_every_axis_is_mirrored_in_half_the_rows():
+    drawn = [draw_geometry(SpatialSettings(), 0, 0, row).flips for row in range(400)]
+    for axis in range(3):
+        assert 0.42 < sum(axis in flips for flips in drawn) / 400 < 0.58
+
+
+def test_only_named_axes_are_turned():
+    settings = SpatialSettings(flip_axes=(1,), rotate90_axes=(2,))
+    drawn = [draw_geometry(settings, 0, 0, row) for row in range(100)]
+    assert {axis for geometry in drawn for axis in geometry.flips} == {1}
+    assert {turn for geometry in drawn for turn in geometry.turns} == {(2, 1), (2, 2), (2, 3)}
+
+
+def test_turning_a_patch_that_is_not_square_is_refused():
+    with pytest.raises(InputError, match=r"rotate90_axes names axis 0, but the patch \(13, 17, 11\) is not square"):
+        apply_geometry(noise(1), None, [RowGeometry(turns=((0, 1),))], None)
+
+
+def test_nothing_set_leaves_every_bit_and_gives_new_tensors():
+    image, label = noise(), torch.randint(-1, 3, (2, 1, *SHAPE))
+    geometries = [draw_geometry(STILL, 0, 0, row) for row in range(2)]
+    out, moved = apply_geometry(image, label, geometries, None)
+    assert torch.equal(out, image)
+    assert torch.equal(moved, label)
+    assert out.data_ptr() != image.data_ptr()
+
+
+def test_probability_is_the_share_of_rows_with_an_affine_part():
+    drawn = [draw_geometry(SpatialSettings(probability=0.3), 0, 0, row).matrix is not None for row in range(400)]
+    assert 0.22 < sum(drawn) / 400 < 0.38
+
+
+def test_rows_without_an_affine_part_are_not_interpolated():
+    image = noise()
+    out, _ = apply_geometry(image, None, [RowGeometry(matrix=np.eye(3) / 1.1), RowGeometry(flips=(1,))], None)
+    assert torch.equal(out[1], image[1].flip(2))
+    assert not torch.equal(out[0], image[0])
+
+
+def test_label_moves_with_the_image_and_inputs_stay():
+    label = torch.zeros(1, 1, 24, 24, 24, dtype=torch.int64)
+    label[..., 6:18, 4:12, 9:20] = 1
+    geometry = draw_geometry(SpatialSettings(), 5, 2, 0)
+    before = label.clone()
+    out, moved = apply_geometry(label.float(), label, [geometry], torch.tensor([[1.0, 0.7, 2.0]]))
+    assert torch.equal(label, before)
+    certain = (out - 0.5).abs() > 0.45
+    assert torch.equal((out > 0.5)[certain], (moved == 1)[certain])
+    assert moved.dtype == torch.int64
+
+
+def test_ignored_voxels_are_never_mixed_and_outside_is_background():
+    label = torch.full((2, 1, *SHAPE), -1)
+    label[0, :, 4:, 3:] = 7  # row 0 labeled with an ignored part, row 1 unlabeled
+    geometries = [draw_geometry(SpatialSettings(rotation_degrees=40.0), 0, 0, row) for row in range(2)]
+    _, moved = apply_geometry(noise(), label, geometries, None)
+    assert set(moved[0].unique().tolist()) == {-1, 0, 7}
+    assert (moved[1] == -1).all()
+
+
+def test_multi_channel_images_move_as_one():
+    image = noise(1).repeat(1, 3, 1, 1, 1) * torch.tensor([1.0, 2.0, -1.0]).view(1, 3, 1, 1, 1)
+    out, _ = apply_geometry(image, None, [draw_geometry(SpatialSettings(), 0, 0, 0)], None)
+    assert torch.allclose(out[:, 1], 2 * out[:, 0], atol=1e-6)
+    assert torch.allclose(out[:, 2], -out[:, 0], atol=1e-6)
+
+
+def test_a_flat_patch_is_possible():
+    out, _ = apply_geometry(noise(1, 1, (9, 9, 1)), None, [draw_geometry(SpatialSettings(), 0, 0, 0)], None)
+    assert torch.isfinite(out).all()

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
-import secrets
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from medcontrast.errors import CheckpointError, OutputError
+from medcontrast.errors import CheckpointError
+from medcontrast.files import write_atomically
 
 FORMAT = "medcontrast"
 VERSION = 1
@@ -47,7 +45,7 @@ def save_weights(path: Path, tensors: dict[str, Tensor], header: dict[str, Any])
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     words = {key: json.dumps(value, allow_nan=False) for key, value in header.items()}
     data = safetensors.torch.save(plain, {**words, "format": FORMAT, "version": str(VERSION)})
-    _write_atomically(path, lambda file: file.write(data))
+    write_atomically(path, lambda file: file.write(data))
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -90,7 +88,7 @@ def save_resume(path: Path, state: dict[str, Any]) -> None:
     Raises:
         OutputError: The file cannot be written.
     """
-    _write_atomically(path, lambda file: torch.save({**state, "format": FORMAT, "version": VERSION}, file))
+    write_atomically(path, lambda file: torch.save({**state, "format": FORMAT, "version": VERSION}, file))
 
 
 def load_resume(path: Path) -> dict[str, Any]:
@@ -148,21 +146,6 @@ def checkpoint_hash(path: Path) -> str:
     """SHA-256 of the file in hex; its first 16 digits serve as a short name."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Writes through a temporary file in the same folder, flushed and renamed, so that no reader sees half a file."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        raise OutputError(f"{path}: cannot be written ({error}).") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _is_zip(path: Path) -> bool:

@@ -23,6 +23,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """
     temporary: str | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
             temporary = file.name
             write(file)
@@ -31,7 +32,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         Path(temporary).chmod(0o666 & ~_umask())  # a temporary file is made for its owner alone
         Path(temporary).replace(path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        raise OutputError(f"{path}: cannot be written ({error}).") from None
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path}: cannot be written ({reason}).") from None
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)

@@ -142,6 +142,10 @@ def make_recipe(method: str = "supervised", **train: Any) -> Recipe:
     return recipe_from_tree(recipe_tree(method, **train), where="test")
 
 
+def recipe_from(tree: dict[str, Any]) -> Recipe:
+    return recipe_from_tree(tree, where="test")
+
+
 def make_run(folder: Path, tree: dict[str, Any], *, name: str = "run", **data: Any) -> Run:
     """A run folder that has not been trained; writes the data first where there is none."""
     if not (folder / "data" / "manifest.json").exists():
@@ -229,6 +233,7 @@ def tiny() -> SimpleNamespace:
         set_key=set_key,
         write_recipe=write_recipe,
         make_recipe=make_recipe,
+        recipe_from=recipe_from,
         make_run=make_run,
         sine_fill=sine_fill,
         train=train,

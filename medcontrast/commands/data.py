@@ -28,9 +28,10 @@ def check(
     from medcontrast.data.check_page import print_report
     from medcontrast.data.manifest import load_manifest
 
+    wanted = _triple(patch, "--patch")
     loaded = load_manifest(manifest, root)
     with counting("reading") as tell:
-        report = check_manifest(loaded, splits=splits, patch=_triple(patch, "--patch"), tell=tell)
+        report = check_manifest(loaded, splits=splits, patch=wanted, tell=tell)
     print_report(report, cases=cases)
     if not report.ok:
         raise typer.Exit(2)

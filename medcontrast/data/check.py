@@ -118,7 +118,8 @@ def _note_small(split: str, patch: Sequence[int], report: CheckReport) -> None:
     shapes = [row.shape for row in report.rows if row.split == split]
     small = sum(any(side < wanted for side, wanted in zip(shape, patch, strict=True)) for shape in shapes)
     if small:
-        text = f"{small} of {len(shapes)} images are smaller than the patch {_voxels(patch)} along some axis; they are padded"
+        size = f"smaller than the patch {_voxels(patch)} along some axis"
+        text = f"{small} of {len(shapes)} images are {size}; they are padded"
         report.notes.append(Finding(split, "", text))
 
 

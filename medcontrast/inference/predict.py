@@ -140,7 +140,7 @@ class Predictor:
         began = time.monotonic()
         volumes = self._read(images)
         data = self.members[0].recipe.data
-        image = prepare_image(volumes, spacing_mm=None, intensity=data.intensity)
+        image = prepare_image(volumes, spacing_mm=data.spacing_mm, intensity=data.intensity)
         affine, grid = np.asarray(image.affine, dtype=np.float64), volumes[0].grid
         del volumes
         maps = self.predict_probabilities(image.as_tensor())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medcontrast.errors import InputError, OutputError
+from medcontrast.errors import InputError
+from medcontrast.files import write_text
 from medcontrast.metrics.bootstrap import Interval, bootstrap_intervals
 from medcontrast.metrics.case import TargetScore
 from medcontrast.metrics.definitions import DEFINITIONS, EMPTY_RULE, SURFACE_RULE
@@ -120,7 +120,7 @@ class Report:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        _write_whole(Path(path), stream.getvalue())
+        write_text(Path(path), stream.getvalue())
 
     def to_json(self, path: Path | str) -> None:
         """Writes scores, summary and definitions; the file appears whole or not at all.
@@ -135,7 +135,7 @@ class Report:
             "summary": {name: asdict(summary) for name, summary in self.summary.items()},
             "cases": {case: [_row(score) for score in scores] for case, scores in self.cases.items()},
         }
-        _write_whole(Path(path), json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        write_text(Path(path), json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
     @classmethod
     def from_json(cls, path: Path | str) -> Report:
@@ -278,19 +278,3 @@ def _rules(report: Report) -> list[str]:
         f"Intervals: {100 * report.level:g} % percentile bootstrap over cases, {report.resamples} resamples, "
         f"seed {report.seed}. SD over cases.",
     ]
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("w", encoding="utf-8", newline="") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: the report cannot be written: {error.strerror or error}.") from None

@@ -117,15 +117,17 @@ def _grid(header: Nifti1Header, path: Path) -> Grid:
     sform = header.get_sform() if header["sform_code"] > 0 else None
     qform = _qform(header) if header["qform_code"] > 0 else None
     affine = qform if sform is None else sform
-    if affine is None:
-        if header["qform_code"] > 0:
-            raise VolumeError(f"{path}: its qform is damaged, and it has no sform; set a valid one in its header.")
-        raise VolumeError(
-            f"{path}: does not say where it lies or which side is left: the codes of its sform and qform are both 0. "
-            "Where the stored qform or sform is right, set its code to 1; otherwise convert the scan again."
-        )
+    if affine is None and header["qform_code"] > 0:
+        raise VolumeError(f"{path}: its qform is damaged, and it has no sform; set a valid one in its header.")
     unit = _UNIT_IN_MM.get(int(header["xyzt_units"]) & 7)
     warnings = [] if unit else [f"{path}: has an unknown unit of length; taken as millimetres."]
+    if affine is None:
+        # the standard's method 1, as nibabel reads it; the header goes into the mask as it is, so that both lie alike
+        affine = np.asarray(header.get_base_affine(), dtype=np.float64)
+        warnings.append(
+            f"{path}: does not say where it lies or which side is left (the codes of its sform and qform are both 0); "
+            "spacing is taken from pixdim, and the first axis as running to the left."
+        )
     grid = Grid(shape, _in_mm(affine, unit or 1.0), _fields(header))
     if qform is not None and sform is not None:
         warnings += _disagreement(grid, Grid(shape, _in_mm(qform, unit or 1.0)), path)

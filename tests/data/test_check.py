@@ -103,7 +103,7 @@ def test_only_the_named_splits_are_checked(data: Path) -> None:
     (data.parent / "images/case_05_0.nii").unlink()
     report = report_of(data, splits=["labeled", "validation"])
     assert report.ok and report.splits == ("labeled", "validation") and len(report.rows) == 3
-    with pytest.raises(ManifestError, match="there is no split 'train'; choose one of labeled"):
+    with pytest.raises(ManifestError, match=r"there is no split 'train'; choose one of labeled"):
         report_of(data, splits=["train"])
 
 

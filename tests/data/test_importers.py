@@ -61,7 +61,7 @@ def test_h5_becomes_nifti_of_0625_mm(tmp_path: Path, image: Any, label: Any) -> 
 
 
 def test_nrrd_keeps_its_place_in_the_world(tmp_path: Path, label: Any) -> None:
-    """A marked voxel's world position by hand: LPS columns (0, -.625, 0), (.5, 0, 0), (0, 0, 1.25), then x, y negated."""
+    """By hand: LPS columns (0, -.625, 0), (.5, 0, 0), (0, 0, 1.25) and the origin, then x and y negated."""
     scan = np.arange(120, dtype=np.uint8).reshape(4, 5, 6)
     write_nrrd(tmp_path / "in" / "X" / "lgemri.nrrd", scan)
     write_nrrd(tmp_path / "in" / "X" / "laendo.nrrd", label * np.uint8(255))
@@ -85,11 +85,13 @@ def test_lists_choose_cases_and_folders(tmp_path: Path, image: Any, label: Any) 
 
 def test_everything_is_looked_for_before_anything_is_written(tmp_path: Path, image: Any, label: Any) -> None:
     write_h5(tmp_path / "in" / "A", image=image, label=label)
-    with pytest.raises(InputError, match="la-h5 needs CASE/mri_norm2.h5; the first that is missing is .*/B/mri_norm2"):
+    with pytest.raises(InputError, match=r"la-h5 needs CASE/mri_norm2.h5; the first that is missing is .*/B/mri_norm2"):
         import_la("la-h5", tmp_path / "in", tmp_path / "out", train=["A", "B"])
-    with pytest.raises(InputError, match=r"la-nrrd needs CASE/lgemri.nrrd and CASE/laendo.nrrd; the first .*CASE/lgemri"):
+    with pytest.raises(
+        InputError, match=r"la-nrrd needs CASE/lgemri.nrrd and CASE/laendo.nrrd; the first .*CASE/lgemri"
+    ):
         import_la("la-nrrd", tmp_path / "in", tmp_path / "out")
-    with pytest.raises(InputError, match="there is no importer 'la'; choose one of la-h5, la-nrrd"):
+    with pytest.raises(InputError, match=r"there is no importer 'la'; choose one of la-h5, la-nrrd"):
         import_la("la", tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -98,7 +100,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path, image: Any, label: Any) 
     write_h5(tmp_path / "in" / "A", image=image, label=label)
     import_la("la-h5", tmp_path / "in", tmp_path / "out")
     (tmp_path / "out" / "A" / "image.nii.gz").unlink()
-    with pytest.raises(OutputError, match="A/label.nii.gz exists already; choose another place or add --overwrite"):
+    with pytest.raises(OutputError, match=r"A/label.nii.gz exists already; choose another place or add --overwrite"):
         import_la("la-h5", tmp_path / "in", tmp_path / "out")
     import_la("la-h5", tmp_path / "in", tmp_path / "out", overwrite=True)
     assert (tmp_path / "out" / "A" / "image.nii.gz").exists()
@@ -124,7 +126,9 @@ def test_files_of_another_kind(tmp_path: Path, image: Any, label: Any) -> None:
 def test_nrrd_label_must_lie_on_the_scan(tmp_path: Path, label: Any) -> None:
     write_nrrd(tmp_path / "in" / "X" / "lgemri.nrrd", label)
     write_nrrd(tmp_path / "in" / "X" / "laendo.nrrd", label, **{"space origin": [0.0, 0.0, 0.0]})
-    with pytest.raises(VolumeError, match="laendo.nrrd does not lie on the grid of .*lgemri.nrrd: its corners lie up to"):
+    with pytest.raises(
+        VolumeError, match=r"laendo.nrrd does not lie on the grid of .*lgemri.nrrd: its corners lie up to"
+    ):
         import_la("la-nrrd", tmp_path / "in", tmp_path / "out")
 
 
@@ -138,7 +142,9 @@ def test_without_h5py(tmp_path: Path, image: Any, label: Any, monkeypatch: pytes
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match=r"needs the package h5py, which is not installed: pip install 'medcontrast\[h5\]'"):
+    with pytest.raises(
+        InputError, match=r"needs the package h5py, which is not installed: pip install 'medcontrast\[h5\]'"
+    ):
         import_la("la-h5", tmp_path / "in", tmp_path / "out")
 
 
@@ -148,5 +154,5 @@ def test_the_tree_by_hand() -> None:
     assert tree["unlabeled"] == [{"case": "a", "image": "p/train/a/image.nii.gz", "label": "p/train/a/label.nii.gz"}]
     assert tree["test"] == [{"case": "c", "image": "p/test/c/image.nii.gz", "label": "p/test/c/label.nii.gz"}]
     assert "unlabeled" not in la_tree(["b"], [], labeled=1, name="x")
-    with pytest.raises(InputError, match="--labeled 3 must lie between 1 and the 2 names of the training list"):
+    with pytest.raises(InputError, match=r"--labeled 3 must lie between 1 and the 2 names of the training list"):
         la_tree(["b", "a"], [], labeled=3, name="x")

@@ -117,7 +117,7 @@ def test_it_can_be_moved(tmp_path: Path) -> None:
 def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"add up to the number of cases \(5\), but got labeled 4, unlabeled -15"):
         write_phantom(tmp_path, cases=5)
-    with pytest.raises(InputError, match="at least 16 voxels along each axis, but got"):
+    with pytest.raises(InputError, match=r"at least 16 voxels along each axis, but got"):
         write_phantom(tmp_path, shape=(64, 8, 64))
     assert list(tmp_path.iterdir()) == []
 
@@ -130,7 +130,7 @@ def test_the_number_of_cases_sets_the_unlabeled_ones(tmp_path: Path) -> None:
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     options = {"labeled": 1, "unlabeled": 0, "validation": 0, "test": 0, "shape": (20, 20, 16)}
     path = write_phantom(tmp_path, **options)  # type: ignore[arg-type]
-    with pytest.raises(OutputError, match="exists already; choose another place or add --overwrite"):
+    with pytest.raises(OutputError, match=r"exists already; choose another place or add --overwrite"):
         write_phantom(tmp_path, **options)  # type: ignore[arg-type]
     assert write_phantom(tmp_path, overwrite=True, **options) == path  # type: ignore[arg-type]
 

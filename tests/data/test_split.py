@@ -97,18 +97,18 @@ def test_too_few_cases_are_said() -> None:
         split_cases(NAMES, labeled=4, validation=8, test=10)
     with pytest.raises(ManifestError, match=r"wanted 3 labeled \+ 3 validation, but there are only 5"):
         split_inside(list("abcde"), labeled=3, validation=3)
-    with pytest.raises(ManifestError, match="21 folds need as many cases or patients, but only 20 are left"):
+    with pytest.raises(ManifestError, match=r"21 folds need as many cases or patients, but only 20 are left"):
         fold_cases(NAMES, folds=21, labeled=1)
-    with pytest.raises(ManifestError, match="at least 2 folds, but got 1"):
+    with pytest.raises(ManifestError, match=r"at least 2 folds, but got 1"):
         fold_cases(NAMES, folds=1, labeled=1)
-    with pytest.raises(ManifestError, match="labeled needs 1 cases, but whole patients leave only 0"):
+    with pytest.raises(ManifestError, match=r"labeled needs 1 cases, but whole patients leave only 0"):
         split_cases(["a", "b"], labeled=1, test=1, patients={"a": "x", "b": "x"})
-    with pytest.raises(ManifestError, match="cannot be negative"):
+    with pytest.raises(ManifestError, match=r"cannot be negative"):
         split_cases(NAMES, labeled=-1)
 
 
 def test_names_are_unique() -> None:
-    with pytest.raises(ManifestError, match="'a' stands there more than once"):
+    with pytest.raises(ManifestError, match=r"'a' stands there more than once"):
         split_cases(["a", "b", "a"], labeled=1)
 
 
@@ -121,19 +121,19 @@ def test_patients_from_csv_and_json(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"no patient for 1 case\(s\), the first is c"):
         patients_from_file(table, ["a", "c"])
     table.write_text("a\n")
-    with pytest.raises(ManifestError, match="expected lines `case,patient`"):
+    with pytest.raises(ManifestError, match=r"expected lines `case,patient`"):
         patients_from_file(table, ["a"])
     tree.write_text("[1]")
-    with pytest.raises(ManifestError, match="expected lines `case,patient`"):
+    with pytest.raises(ManifestError, match=r"expected lines `case,patient`"):
         patients_from_file(tree, ["a"])
-    with pytest.raises(ManifestError, match="No such file"):
+    with pytest.raises(ManifestError, match=r"No such file"):
         patients_from_file(tmp_path / "none.csv", ["a"])
 
 
 def test_patients_from_a_pattern() -> None:
     assert patients_from_pattern(r"^(\w+)_", ["p1_left", "p1_right"]) == {"p1_left": "p1", "p1_right": "p1"}
     assert patients_from_pattern(r"p\d", ["p1_left"]) == {"p1_left": "p1"}
-    with pytest.raises(ManifestError, match="finds no patient in the case name 'x'"):
+    with pytest.raises(ManifestError, match=r"finds no patient in the case name 'x'"):
         patients_from_pattern(r"p\d", ["x"])
-    with pytest.raises(ManifestError, match="is not a regular expression"):
+    with pytest.raises(ManifestError, match=r"is not a regular expression"):
         patients_from_pattern("(", ["x"])

@@ -51,6 +51,9 @@ def test_an_input_is_never_written_over(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     with pytest.raises(OutputError, match=r"a_seg\.nii\.gz: is one of the inputs and would be written over"):
         require_outputs(plan_outputs(scans, tmp_path), scans, tmp_path, overwrite=True)
+    folder = tmp_path / "x" / ".."
+    with pytest.raises(OutputError, match="is one of the inputs"):
+        require_outputs(plan_outputs(scans, folder), scans, folder, overwrite=True)
 
 
 def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

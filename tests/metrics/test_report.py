@@ -141,7 +141,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OutputError, match=r"report\.json: the report cannot be written: No space left on device"):
+    with pytest.raises(OutputError, match=r"report\.json: cannot be written \(No space left on device\)"):
         report(0.1, 0.2).to_json(target)
     assert target.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
@@ -158,7 +158,7 @@ def test_a_file_is_replaced_and_not_written_over(tmp_path: Path) -> None:
 
 def test_an_unusable_place_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"scores\.csv: the report cannot be written"):
+    with pytest.raises(OutputError, match=r"scores\.csv: cannot be written"):
         report(0.5).to_csv(tmp_path / "file" / "scores.csv")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medcontrast.errors import VolumeError
-from medcontrast.volume import read_grid, read_volume, require_usable_image
+from medcontrast.volume import read_grid, read_volume, require_usable_image, write_label
 
 VALUES = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
 AFFINE = np.array([[0.0, 2.0, 0.0, -7.0], [-1.5, 0.0, 0.0, 8.0], [0.0, 0.0, 3.0, 9.0], [0.0, 0.0, 0.0, 1.0]])
@@ -93,6 +93,18 @@ def test_qform_is_used_where_the_sform_has_no_code(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_grid(tmp_path / "scan.nii").affine, AFFINE, atol=1e-6)
 
 
+def test_a_file_without_a_place_is_read_by_its_spacing_with_a_warning(tmp_path: Path) -> None:
+    pixdim = np.array([1, 2, 3, 4, 1, 1, 1, 1], dtype=np.float32)
+    path = save(tmp_path / "scan.nii", affine=None, sform_code=0, qform_code=0, pixdim=pixdim)
+    grid = read_grid(path)
+    np.testing.assert_array_equal(grid.affine, nib.load(path).affine)
+    assert grid.spacing_mm == (2.0, 3.0, 4.0)
+    assert "does not say where it lies or which side is left" in grid.warnings[0]
+    write_label(tmp_path / "mask.nii", np.ones(grid.shape, np.uint8), grid)
+    assert read_grid(tmp_path / "mask.nii").same_as(grid)
+    assert int(nib.load(tmp_path / "mask.nii").header["sform_code"]) == 0
+
+
 def test_a_qfac_of_zero_is_read_as_one(tmp_path: Path) -> None:
     pixdim = np.array([0, 2, 3, 4, 1, 1, 1, 1], dtype=np.float32)
     path = save(tmp_path / "scan.nii", affine=np.eye(4), sform_code=0, qform_code=1, pixdim=pixdim)
@@ -141,7 +153,6 @@ def test_not_a_scalar_volume(tmp_path: Path, array: np.ndarray, sentence: str) -
         ({"srow_x": [np.nan, 0, 0, 0]}, r"its affine holds NaN or infinite values"),
         ({"srow_x": [0, 0, 0, 0]}, r"its voxels measure 1\.5 x 0 x 3 mm"),
         ({"xyzt_units": 3}, r"its voxels measure 0\.0015 x 0\.002 x 0\.003 mm|none"),
-        ({"sform_code": 0, "qform_code": 0}, r"does not say where it lies or which side is left: the codes of its"),
         ({"sform_code": 0, "qform_code": 1, "quatern_b": 9.0}, r"its qform is damaged, and it has no sform"),
         ({"magic": b"ni1"}, r"not a NIfTI file, or its header is damaged"),
     ],

@@ -1,0 +1,433 @@
+"""Tests of `medcontrast data` and `medcontrast recipe new`: whole, by exact sentence and exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medcontrast.data.manifest import load_manifest
+from medcontrast.settings import load_recipe
+from medcontrast.settings.shipped import shipped_folder
+
+Cli = Callable[..., SimpleNamespace]
+SHIPPED = shipped_folder("data_manifests")
+SMALL = ("--shape", "20,20,16")
+
+
+def names(path: Path, split: str) -> list[str]:
+    return [case.name for case in getattr(load_manifest(path), split)]
+
+
+def touch(*paths: Path) -> None:
+    """`split` opens no volume, so empty files do."""
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+@pytest.fixture(autouse=True)
+def no_shared_data(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if "data_root" not in request.fixturenames:
+        monkeypatch.delenv("MEDCONTRAST_DATA", raising=False)
+
+
+@pytest.fixture
+def decathlon(tmp_path: Path) -> Path:
+    """Ten labeled cases and two without labels, as the Decathlon lays them out."""
+    folder = tmp_path / "task"
+    training = [{part: f"./{part}sTr/c{number}.nii.gz" for part in ("image", "label")} for number in range(10)]
+    touch(*(folder / file for entry in training for file in entry.values()))
+    touch(folder / "imagesTs/t0.nii.gz", folder / "imagesTs/t1.nii.gz")
+    tree = {
+        "name": "Task",
+        "licence": "CC-BY-SA 4.0",
+        "reference": "somewhere",
+        "modality": {"0": "MRI"},
+        "labels": {"0": "background", "1": "liver"},
+        "training": training,
+        "test": ["./imagesTs/t0.nii.gz", "./imagesTs/t1.nii.gz"],
+    }
+    (folder / "dataset.json").write_text(json.dumps(tree))
+    return folder
+
+
+# --- phantom and check
+
+
+def test_phantom_then_check_then_recipe(tmp_path: Path, cli: Cli) -> None:
+    folder, recipe = tmp_path / "p", tmp_path / "r.yaml"
+    words = ("data", "phantom", folder, *SMALL, "--labeled", 2, "--unlabeled", 1, "--validation", 1, "--test", 0)
+    answer = cli(*words, "--manifest-name", "quick")
+    path = folder / "manifest.json"
+    assert (answer.code, answer.out, answer.err) == (0, f"{path}: 2 labeled, 1 unlabeled, 1 validation.\n", "")
+    assert load_manifest(path).name == "quick"
+    again = cli(*words)
+    sentence = f"{path} exists already; choose another place or add --overwrite.\n"
+    assert (again.code, again.out, again.err) == (2, "", sentence)
+    assert cli(*words, "--overwrite").code == 0
+
+    answer = cli("data", "check", path, "--patch", "32,8x8")
+    assert answer.code == 0
+    lines = answer.out.splitlines()
+    assert lines[0] == f"{path}: phantom_2of3, data folder {folder}"
+    assert "Labels of unlabeled cases were not opened." in lines
+    assert "3 notes:" in lines and lines[-1] == "No faults."
+    assert "  - labeled: 2 of 2 images are smaller than the patch 32x8x8 along some axis; they are padded" in lines
+    assert any(line.startswith("│ labeled ") and "2 of 2" in line for line in lines)
+    assert any("left atrium" in line and "validation" in line for line in lines)
+    assert "phantom_000" not in answer.out
+    assert "phantom_000" in cli("data", "check", path, "--cases").out
+
+    answer = cli("recipe", "new", "--manifest", path, "-o", recipe)
+    loaded = load_recipe(recipe)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.splitlines() == [
+        f"{recipe}: fba_net, unet, patch {'x'.join(map(str, loaded.data.patch))}.",
+        f"Read it, then: medcontrast train {recipe} -o runs/r",
+    ]
+    assert loaded.data.manifest == "p/manifest.json"
+    again = cli("recipe", "new", "--manifest", path, "-o", recipe)
+    assert (again.code, again.err) == (2, f"{recipe} exists already; choose another place or add --overwrite.\n")
+    assert cli("recipe", "new", "--manifest", path, "-o", recipe, "--like", recipe, "--overwrite").code == 0
+    assert cli("check", recipe).code == 0
+
+
+def test_check_ends_with_2_and_says_what_is_missing(tmp_path: Path, cli: Cli) -> None:
+    """The left atrium's test cases where only its training cases are there, or nothing is."""
+    answer = cli("data", "check", SHIPPED / "la_8of80.json", "--split", "test", "--root", tmp_path)
+    assert answer.code == 2
+    assert answer.out.splitlines()[-2:] == [
+        "1 fault:",
+        f"  - test: 20 of 20 cases have no files under {tmp_path}: {tmp_path}/la2018/test/UPT6DX9IQY9JAZ7HJKA7/"
+        "image.nii.gz and 39 more. Put them there or name another root; to check only the others: "
+        "--split labeled --split unlabeled",
+    ]
+    answer = cli("data", "check", SHIPPED / "la_8of80.json", "--split", "validation")
+    assert answer.code == 2
+    assert answer.err.endswith("la_8of80.json: the split 'validation' is empty; it has labeled, unlabeled, test.\n")
+
+
+def test_findings_are_cut_at_twenty(tmp_path: Path, cli: Cli, tiny: SimpleNamespace) -> None:
+    path = tiny.write_data(tmp_path, labeled=21, unlabeled=0)
+    for number in range(21):
+        tiny.write_nifti(tmp_path / f"images/case_{number:02d}_0.nii", np.full((20, 18, 22), float(number), np.float32))
+    answer = cli("data", "check", path)
+    assert answer.code == 2
+    assert "21 faults:" in answer.out and "  ... and 1 more; --cases shows all" in answer.out
+    assert "more; --cases" not in cli("data", "check", path, "--cases").out
+
+
+def test_brackets_in_names_are_printed_as_they_are(tmp_path: Path, cli: Cli, tiny: SimpleNamespace) -> None:
+    path = tiny.write_data(tmp_path / "[bold]x", labeled=1, unlabeled=0)
+    (path.parent / "images/case_00_0.nii").unlink()
+    assert f"{path.parent}/images/case_00_0.nii" in cli("data", "check", path).out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("data", "check", "none.json"), "none.json: there is no such manifest.\n"),
+        (
+            ("data", "check", "none.json", "--patch", "8,8"),
+            "--patch 8,8: expected three whole numbers such as 64,64,40.\n",
+        ),
+        (
+            ("data", "phantom", "x", "--shape", "20,a,16"),
+            "--shape 20,a,16: expected three whole numbers such as 64,64,40.\n",
+        ),
+        (
+            ("data", "phantom", "x", "--shape", "8,8,8"),
+            "the phantom needs at least 16 voxels along each axis, but got [8, 8, 8].\n",
+        ),
+        (
+            ("data", "split", "-o", "m.json", "--labeled", "1"),
+            "name either a SOURCE to split or --inside MANIFEST, and not both.\n",
+        ),
+        (
+            ("data", "split", "none", "-o", "m.json", "--labeled", "1"),
+            "none: there is no such folder or dataset.json.\n",
+        ),
+        (("data", "import", "x", ".", "-o", "out"), "there is no importer 'x'; choose one of la-h5, la-nrrd.\n"),
+        (
+            ("data", "import", "la-h5", ".", "-o", "out", "--train-list", "none"),
+            "none: cannot be read as a list of names ([Errno 2] No such file or directory: 'none').\n",
+        ),
+        (("recipe", "new", "--manifest", "none.json", "-o", "r.yaml"), "none.json: there is no such manifest.\n"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(
+    words: tuple[str, ...], sentence: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = cli(*words)
+    assert (answer.code, answer.out, answer.err) == (2, "", sentence)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- split
+
+
+def test_a_decathlon_data_set(decathlon: Path, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "made" / "m.json"
+    words = ("data", "split", decathlon / "dataset.json", "-o", out, "--labeled", 2, "--validation", 3, "--test", 1)
+    answer = cli(*words, "--seed", 4)
+    assert (answer.code, answer.out) == (0, f"{out}: 2 labeled, 6 unlabeled, 3 validation, 1 test.\n")
+    order = [str(name) for name in np.random.default_rng(4).permutation([f"c{number}" for number in range(10)])]
+    assert names(out, "test") == order[:1]
+    assert names(out, "validation") == order[1:4]
+    assert names(out, "labeled") == order[4:6]
+    assert names(out, "unlabeled") == [*order[6:], "t0", "t1"]
+    manifest = load_manifest(out)
+    assert all(path.exists() for _, cases in manifest.splits() for case in cases for path in case.images)
+    assert (manifest.raw["root"], manifest.licence, manifest.source) == ("../task", "CC-BY-SA 4.0", "somewhere")
+    assert manifest.labels.labels[0].name == "liver" and manifest.channels == ("MRI",)
+    again = cli(*words)
+    assert (again.code, again.err) == (2, f"{out} exists already; choose another place or add --overwrite.\n")
+    assert names(out, "test") == order[:1]
+
+
+def test_paths_start_from_the_shared_folder_where_the_data_lie_in_it(
+    decathlon: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDCONTRAST_DATA", str(tmp_path))
+    out = tmp_path / "elsewhere" / "m.json"
+    assert cli("data", "split", decathlon, "-o", out, "--labeled", 2).code == 0
+    raw = json.loads(out.read_text())
+    assert "root" not in raw and raw["labeled"][0]["image"].startswith("task/imagesTr/")
+    answer = cli("data", "split", decathlon, "-o", tmp_path / "r.json", "--labeled", 2, "--root", decathlon)
+    assert answer.code == 0
+    assert json.loads((tmp_path / "r.json").read_text())["labeled"][0]["image"].startswith("imagesTr/")
+    answer = cli("data", "split", decathlon, "-o", tmp_path / "s.json", "--labeled", 2, "--root", decathlon / "x")
+    assert answer.code == 2 and "lies outside the root" in answer.err
+
+
+@pytest.mark.parametrize("layout", ["Tr", "plain", "cases", "nnunet"])
+def test_folders(layout: str, tmp_path: Path, cli: Cli) -> None:
+    folder, out = tmp_path / "d", tmp_path / "m.json"
+    for number in range(4):
+        image, label = {
+            "Tr": (f"imagesTr/c{number}.nii.gz", f"labelsTr/c{number}.nii.gz"),
+            "plain": (f"images/c{number}.nrrd", f"labels/c{number}.seg.nrrd"),
+            "cases": (f"c{number}/image.nii", f"c{number}/label.nii"),
+            "nnunet": (f"imagesTr/c{number}_0000.nii.gz", f"labelsTr/c{number}.nii.gz"),
+        }[layout]
+        touch(folder / image)
+        if number != 3:
+            touch(folder / label)
+    words = ["--label", "1=left atrium", "--label", "2=wall"]
+    if layout == "Tr":
+        touch(folder / "imagesTs/u0.nii.gz", folder / "imagesTr/.hidden.nii.gz")
+    if layout == "nnunet":
+        for number in range(4):
+            touch(folder / f"imagesTr/c{number}_0001.nii.gz")
+        described = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "wall": 1}}
+        (folder / "dataset.json").write_text(json.dumps(described))
+        words = []
+    answer = cli("data", "split", folder, "-o", out, "--labeled", 1, "--validation", 1, *words)
+    assert answer.code == 0, answer.err
+    manifest = load_manifest(out)
+    everyone = {case.name: case for _, cases in manifest.splits() for case in cases}
+    assert set(everyone) == {"c0", "c1", "c2", "c3", *(["u0"] if layout == "Tr" else [])}
+    assert everyone["c3"].label is None and "c3" in names(out, "unlabeled")
+    assert all(path.exists() for case in everyone.values() for path in case.images)
+    assert all(case.label is not None and case.label.exists() for name, case in everyone.items() if name < "c3")
+    assert len(everyone["c0"].images) == (2 if layout == "nnunet" else 1)
+    if layout == "nnunet":
+        assert manifest.channels == ("T1", "T2") and manifest.labels.labels[0].name == "wall"
+    else:
+        assert [label.name for label in manifest.labels.labels] == ["left atrium", "wall"]
+
+
+def test_folds(decathlon: Path, cli: Cli, tmp_path: Path) -> None:
+    words = ("data", "split", decathlon, "-o", tmp_path / "m.json", "--labeled", 2, "--folds", 3, "--test", 1)
+    answer = cli(*words)
+    paths = [tmp_path / f"m_fold{fold}.json" for fold in range(3)]
+    assert answer.code == 0
+    assert answer.out.splitlines() == [f"{path}: 2 labeled, 6 unlabeled, 3 validation, 1 test." for path in paths]
+    held = [name for path in paths for name in names(path, "validation")]
+    assert sorted([*held, *names(paths[0], "test")]) == [f"c{number}" for number in range(10)]
+    paths[0].unlink()
+    again = cli(*words)
+    assert (again.code, again.err) == (2, f"{paths[1]} exists already; choose another place or add --overwrite.\n")
+    assert not paths[0].exists()
+
+
+def test_patients(decathlon: Path, cli: Cli, tmp_path: Path) -> None:
+    """c0 to c9 and t0, t1: the patient is the digit, so t0 belongs to c0, and so on."""
+    out = tmp_path / "m.json"
+    words = ("data", "split", decathlon, "-o", out, "--labeled", 2, "--validation", 8, "--patient-pattern", r"\d")
+    answer = cli(*words)
+    assert answer.code == 0
+    held = set(names(out, "validation"))
+    lost = [name for name in ("t0", "t1") if name.replace("t", "c") in held]
+    assert lost
+    assert answer.out.splitlines()[1] == (
+        f"{out}: {len(lost)} scan(s) without labels left out, whose patients are in validation or test."
+    )
+    assert {case.patient for case in load_manifest(out).validation} == {name[1:] for name in held}
+    table = tmp_path / "p.csv"
+    table.write_text("c0,a\n")
+    answer = cli(*words[:-2], "--patients", table, "--overwrite")
+    assert (answer.code, answer.err) == (2, f"{table}: no patient for 11 case(s), the first is c1.\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ("--labeled", "9", "--test", "2"),
+            "wanted 2 test + 9 labeled, but there are only 10 labeled cases to take them from.",
+        ),
+        (
+            ("--labeled", "1", "--label", "liver"),
+            "--label liver: expected VALUE=NAME, for example --label '1=left atrium'.",
+        ),
+        (
+            ("--labeled", "1", "--label", "1=x", "--labels-from", "y"),
+            "--label and --labels-from say the same thing; give one of them.",
+        ),
+        (
+            ("--labeled", "1", "--patients", "x", "--patient-pattern", "y"),
+            "--patients and --patient-pattern say the same thing; give one of them.",
+        ),
+        (
+            ("--labeled", "1", "--folds", "2", "--validation", "1"),
+            "--folds makes every block the validation of one fold; leave --validation out.",
+        ),
+    ],
+)
+def test_what_cannot_be_split(words: tuple[str, ...], sentence: str, decathlon: Path, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "m.json"
+    answer = cli("data", "split", decathlon, "-o", out, *words)
+    assert (answer.code, answer.out, answer.err) == (2, "", f"{sentence}\n")
+    assert not out.exists()
+
+
+def test_sources_that_do_not_hold_together(decathlon: Path, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "m.json"
+
+    def fails(source: Path, *words: Any) -> str:
+        answer = cli("data", "split", source, "-o", out, "--labeled", 1, *words)
+        assert answer.code == 2 and not out.exists()
+        return str(answer.err)
+
+    described = decathlon / "dataset.json"
+    tree = json.loads(described.read_text())
+    described.write_text(json.dumps({**tree, "modality": {"0": "T1", "1": "T2"}}))
+    assert "dataset.json names 2 channels, but each case has one file" in fails(described)
+    described.write_text(json.dumps({**tree, "test": ["imagesTr/c1.nii.gz"]}))
+    assert "two scans are called c1" in fails(described)
+    described.write_text(json.dumps({**tree, "labels": {}}))
+    assert "nothing says what the label values mean. Give --label 1=NAME" in fails(described)
+    described.write_text(json.dumps({**tree, "training": None}))
+    assert 'a Decathlon dataset.json has a list "training"' in fails(described)
+    described.write_text("{")
+    assert "not a readable JSON file" in fails(described)
+    (tmp_path / "empty").mkdir()
+    assert "no scans found. Expected imagesTr/ and labelsTr/" in fails(tmp_path / "empty")
+
+
+def test_inside(decathlon: Path, cli: Cli, tmp_path: Path) -> None:
+    outer, inner = tmp_path / "o.json", tmp_path / "deep" / "i.json"
+    assert cli("data", "split", decathlon, "-o", outer, "--labeled", 4, "--test", 2).code == 0
+    words = ("data", "split", "--inside", outer, "-o", inner, "--labeled", 3)
+    answer = cli(*words, "--validation", 1)
+    assert answer.code == 2 and answer.err == f"{outer}: t1 names no label file, so it can be unlabeled only.\n"
+    tree = json.loads(outer.read_text())
+    tree["unlabeled"] = [entry for entry in tree["unlabeled"] if entry.get("label")]
+    outer.write_text(json.dumps(tree))
+    answer = cli(*words, "--validation", 2)
+    assert (answer.code, answer.out) == (0, f"{inner}: 3 labeled, 3 unlabeled, 2 validation.\n")
+    training = names(outer, "labeled") + names(outer, "unlabeled")
+    assert names(inner, "labeled") + names(inner, "unlabeled") + names(inner, "validation") == training
+    assert load_manifest(inner).raw["root"] == "../task"
+    assert load_manifest(inner).labeled[0].images[0].exists()
+    answer = cli(*words, "--seed", 3, "--test", 1)
+    sentence = "--inside keeps the order, files and labels of its manifest; leave --test, --seed out.\n"
+    assert (answer.code, answer.err) == (2, sentence)
+
+
+# --- import
+
+
+def test_import_writes_a_manifest_that_checks(tmp_path: Path, cli: Cli) -> None:
+    h5py = pytest.importorskip("h5py")
+    random = np.random.default_rng(0)
+    for name in "ABC":
+        (tmp_path / "in" / name).mkdir(parents=True)
+        label = np.zeros((6, 5, 4), np.uint8)
+        label[2:4, 2:4, 1:3] = 1
+        with h5py.File(tmp_path / "in" / name / "mri_norm2.h5", "w") as file:
+            file["image"], file["label"] = random.normal(size=(6, 5, 4)), label
+    (tmp_path / "train").write_text("B\nA\n")
+    (tmp_path / "test").write_text("C")
+    out = tmp_path / "la"
+    words = ("data", "import", "la-h5", tmp_path / "in", "-o", out, "--labeled", 1)
+    lists = ("--train-list", tmp_path / "train", "--test-list", tmp_path / "test")
+    answer = cli(*words, *lists)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out == f"{out}: 3 case(s).\n{out}/manifest.json: 1 labeled, 1 unlabeled, 1 test.\n"
+    manifest = load_manifest(out / "manifest.json")
+    assert (manifest.name, names(manifest.path, "labeled"), names(manifest.path, "unlabeled")) == (
+        "la_1of2",
+        ["B"],
+        ["A"],
+    )
+    assert cli("data", "check", manifest.path).code == 0
+    again = cli(*words, *lists)
+    assert (again.code, again.err.startswith(f"{out}/manifest.json exists already")) == (2, True)
+    answer = cli(*words, "--test-list", tmp_path / "test")
+    assert answer.err == "--test-list goes with --train-list: a manifest needs cases to train on.\n"
+    answer = cli("data", "import", "la-h5", tmp_path / "in", "-o", tmp_path / "all")
+    assert answer.out == f"{tmp_path}/all: 3 case(s).\n"
+    assert not (tmp_path / "all" / "manifest.json").exists()
+    (tmp_path / "train").write_text("B\nB\n")
+    answer = cli(*words, *lists, "--overwrite")
+    assert answer.err == (
+        f"{tmp_path}/train: expected one case name a line, each once, but it holds 2 names, 1 of them different.\n"
+    )
+
+
+# --- speed, and real data
+
+
+def test_the_commands_are_loaded_without_torch_and_numpy() -> None:
+    code = (
+        "import sys, medcontrast.commands.data, medcontrast.commands.recipe; "
+        "print([name for name in ('torch', 'numpy', 'nibabel', 'rich.table') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "torch" not in done.stdout and "numpy" not in done.stdout and "nibabel" not in done.stdout
+
+
+def test_hippocampus_checks_clean(data_root: Path, cli: Cli) -> None:
+    answer = cli("data", "check", SHIPPED / "hippocampus_8of160.json", "--split", "labeled", "--split", "validation")
+    assert answer.code == 0
+    assert "hippocampus posterior" in answer.out and "1, 1, 1" in answer.out
+    assert answer.out.endswith("No faults.\n")
+
+
+def test_a_recipe_for_the_hippocampus(data_root: Path, cli: Cli, tmp_path: Path) -> None:
+    answer = cli("recipe", "new", "--manifest", SHIPPED / "hippocampus_8of160.json", "-o", tmp_path / "h.yaml")
+    assert answer.code == 0
+    recipe = load_recipe(tmp_path / "h.yaml")
+    assert recipe.data.patch == (32, 48, 32) and recipe.data.spacing_mm is None
+    assert (recipe.data.intensity.kind, recipe.method.name) == ("zscore", "fba_net")
+
+
+@pytest.mark.slow
+def test_a_recipe_for_the_left_atrium(data_root: Path, cli: Cli, tmp_path: Path) -> None:
+    assert cli("data", "check", SHIPPED / "la_8of64_val16.json").code == 0
+    answer = cli("recipe", "new", "--manifest", SHIPPED / "la_8of64_val16.json", "-o", tmp_path / "l.yaml")
+    assert answer.code == 0
+    recipe = load_recipe(tmp_path / "l.yaml")
+    assert (recipe.data.intensity.kind, recipe.network.name) == ("as_stored", "vnet")
+    assert recipe.data.spacing_mm is None and recipe.data.patch[2] in (64, 80, 96)

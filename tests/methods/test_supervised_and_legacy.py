@@ -1,0 +1,115 @@
+"""Tests of the methods without a teacher: by hand, property, gradient."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from medcontrast.batch import StepInfo
+from medcontrast.losses.segmentation import dice_cross_entropy
+from medcontrast.methods import METHODS, build_method
+from medcontrast.networks.build import build_network
+
+INFO = StepInfo(step=5, total=10, seed=1)
+
+
+@pytest.fixture
+def make(tiny):
+    def build(name, **settings):
+        tree = tiny.recipe_tree(name)
+        for key, value in settings.items():
+            tree = tiny.set_key(tree, f"method.{key}", value)
+        torch.manual_seed(0)
+        decoders = 3 if name == "fba_legacy" else 1
+        plain = {"in_channels": 1, "classes": 3, "filters": 2, "norm": "group", "decoders": decoders}
+        return build_method(tiny.recipe_from(tree).method, lambda: build_network("vnet", **plain)).train()
+
+    return build
+
+
+def test_every_settings_class_has_a_method():
+    names = [each.model_fields["name"].annotation.__args__[0] for each in METHODS]
+    assert names == ["supervised", "mean_teacher", "fba_net", "fba_legacy"]
+
+
+def test_supervised_is_the_segmentation_loss_of_the_strong_view_of_labeled_rows(tiny, make):
+    method, batch = make("supervised", **{"segmentation.dice_weight": 0.3}), tiny.make_batch()
+    terms = method.losses(batch, INFO)
+    logits = method.student(batch["views"]["strong"][:2]).logits
+    expected = dice_cross_entropy(logits, batch["label"][:2], dice_weight=0.3)
+    assert list(terms) == ["loss"]
+    torch.testing.assert_close(terms["loss"], expected)
+    assert method.inference_network() is method.student
+
+
+def test_supervised_without_views_takes_the_image(tiny, make):
+    batch = tiny.make_batch(unlabeled=0)
+    del batch["views"]
+    method = make("supervised")
+    expected = dice_cross_entropy(method.student(batch["image"]).logits, batch["label"])
+    torch.testing.assert_close(method.losses(batch, INFO)["loss"], expected)
+
+
+def test_legacy_loss_is_the_weighted_sum_of_its_terms(tiny, make):
+    method = make("fba_legacy", ramp_up_steps=6000, ramp_hold_steps=150, consistency_weight=2.0, contrast_weight=3.0)
+    with torch.no_grad():
+        for step, ramp in ((0, math.exp(-5)), (149, math.exp(-5)), (3000, math.exp(-1.25)), (6000, 1.0)):
+            terms = method.losses(tiny.make_batch(), INFO._replace(step=step))
+            contrast = terms["pull_foreground"] + terms["pull_background"] + terms["push"]
+            expected = 0.5 * terms["dice"] + 2.0 * ramp * terms["consistency"] + 3.0 * contrast
+            torch.testing.assert_close(terms["loss"], expected)
+
+
+def test_every_legacy_term_reaches_the_student(tiny, make):
+    method = make("fba_legacy")
+    terms = method.losses(tiny.make_batch(), INFO)
+    for term, value in terms.items():
+        found = torch.autograd.grad(value, list(method.student.parameters()), retain_graph=True, allow_unused=True)
+        assert all(bool(torch.isfinite(each).all()) for each in found if each is not None)
+        if not term.startswith(("pull", "push")):  # the clamp stops these where embeddings are alike
+            assert sum(float(each.abs().sum()) for each in found if each is not None) > 0, term
+    terms["loss"].backward()
+    assert all(parameter.grad is not None for parameter in method.parameters())
+
+
+def test_legacy_terms_are_sums_over_decoders(tiny, make):
+    """Three equal decoders: Dice three times one decoder's, consistency six times the sharpened square."""
+    method, batch = make("fba_legacy", temperature=0.5), tiny.make_batch()
+    logits = torch.randn(4, 3, 16, 16, 16, generator=torch.Generator().manual_seed(3))
+
+    class Three(torch.nn.Module):
+        classes = 3
+
+        def decode_all(self, image):
+            return [type("Output", (), {"logits": logits})()] * 3
+
+    method.student = Three()
+    terms = method.losses(batch, INFO)
+    one = dice_cross_entropy(logits[:2], batch["label"][:2], cross_entropy_weight=0.0)
+    torch.testing.assert_close(terms["dice"], 3 * one)
+    probabilities = logits.softmax(dim=1)
+    sharpened = probabilities**2 / (probabilities**2).sum(dim=1, keepdim=True)
+    torch.testing.assert_close(terms["consistency"], 6 * (probabilities - sharpened).square().mean())
+
+
+def test_legacy_consistency_ignores_no_row(tiny, make):
+    method, batch = make("fba_legacy"), tiny.make_batch()
+    with torch.no_grad():
+        before = method.losses(batch, INFO)["consistency"]
+        for row in range(4):
+            strong = batch["views"]["strong"].clone()
+            strong[row] = strong[row].flip(0, 1) * 2.0
+            other = {**batch, "views": {**batch["views"], "strong": strong}}
+            assert float((method.losses(other, INFO)["consistency"] - before).abs()) > 0
+
+
+@pytest.mark.parametrize("name", ["supervised", "fba_legacy"])
+def test_a_bfloat16_step_stays_finite(tiny, make, name):
+    method = make(name)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = method.losses(tiny.make_batch(), INFO)
+    terms["loss"].backward()
+    assert all(bool(torch.isfinite(value)) for value in terms.values())
+    assert all(bool(torch.isfinite(p.grad).all()) for p in method.parameters() if p.grad is not None)

@@ -1,0 +1,271 @@
+"""Tests of what every method with a teacher promises: by hand, property, gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medcontrast.batch import StepInfo
+from medcontrast.methods import METHODS, build_method
+from medcontrast.methods.base import TeacherMethod
+from medcontrast.networks.build import build_network
+
+TEACHERS = ("mean_teacher", "fba_net")
+INFO = StepInfo(step=5, total=10, seed=1)
+
+
+@pytest.fixture
+def make(tiny):
+    def build(name, *, norm="instance", dropout=0.0, network="dynunet", **settings):
+        tree = tiny.recipe_tree(name)
+        for key, value in settings.items():
+            tree = tiny.set_key(tree, f"method.{key}", value)
+        recipe = tiny.recipe_from(tree)
+        filters = {"dynunet": [4, 8, 8], "vnet": 2}[network]
+        torch.manual_seed(0)
+        plain = {"in_channels": 1, "classes": 3, "filters": filters, "norm": norm, "dropout": dropout}
+        return build_method(recipe.method, lambda: build_network(network, **plain)).train()
+
+    return build
+
+
+def off(name):
+    """Settings that leave the supervised part alone."""
+    return {"consistency_weight": 0.0} if name == "mean_teacher" else {"consistency.weight": 0.0, "contrast.weight": 0.0}
+
+
+def step(method, batch, info=INFO, lr=0.1):
+    terms = method.losses(batch, info)
+    terms["loss"].backward()
+    with torch.no_grad():
+        for parameter in method.parameters():
+            if parameter.grad is not None:
+                parameter -= lr * parameter.grad
+                parameter.grad = None
+    method.after_step(info)
+    return terms
+
+
+def parameters(network):
+    return {name: value.detach().clone() for name, value in network.named_parameters()}
+
+
+def equal(left, right):
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_every_teacher_method_is_tested_here():
+    found = [each.model_fields["name"].annotation.__args__[0] for each in METHODS if issubclass(METHODS[each], TeacherMethod)]
+    assert sorted(found) == sorted(TEACHERS)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_the_teacher_is_an_average_of_the_student(tiny, make, name):
+    method, batch = make(name, ema_decay=0.6), tiny.make_batch()
+    assert equal(parameters(method.teacher), parameters(method.student))
+    before = parameters(method.teacher)
+    step(method, batch)
+    student, teacher = parameters(method.student), parameters(method.teacher)
+    assert not equal(before, student)
+    for key in teacher:
+        torch.testing.assert_close(teacher[key], 0.6 * before[key] + 0.4 * student[key])
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_decay_0_copies_the_student_and_decay_1_leaves_the_teacher(tiny, make, name):
+    copied, left = make(name, ema_decay=0.0), make(name, ema_decay=1.0)
+    before = parameters(left.teacher)
+    for method in (copied, left):
+        step(method, tiny.make_batch(), INFO._replace(step=0))
+        step(method, tiny.make_batch())
+    assert equal(parameters(copied.teacher), parameters(copied.student))
+    assert equal(parameters(left.teacher), before)
+    assert not equal(parameters(left.student), before)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_losses_alone_leave_the_teacher_where_it_is(tiny, make, name):
+    method = make(name)
+    before = {key: value.clone() for key, value in method.teacher.state_dict().items()}
+    for _ in range(2):
+        method.losses(tiny.make_batch(), INFO)
+    assert equal(before, method.teacher.state_dict())
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_the_teacher_stays_in_evaluation_mode_and_is_what_predicts(make, name):
+    method = make(name)
+    assert method.inference_network() is method.teacher
+    for mode in (True, False, True):
+        method.train(mode)
+        assert method.student.training is mode
+        assert not any(module.training for module in method.teacher.modules())
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_a_new_method_has_its_teacher_in_evaluation_mode(tiny, name):
+    network = lambda: build_network("dynunet", in_channels=1, classes=3, filters=[4, 8, 8])  # noqa: E731
+    assert not build_method(tiny.make_recipe(name).method, network).teacher.training
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_dropout_and_batch_statistics_never_act_in_the_teacher(tiny, make, name):
+    method = make(name, network="vnet", norm="batch", dropout=0.5)
+    image = tiny.make_batch(side=32)["image"][2:]
+    with torch.no_grad():
+        alone, beside = method.teacher(image[:1]).logits, method.teacher(image).logits[:1]
+    torch.testing.assert_close(alone, beside, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_running_statistics_are_copied_from_the_student(tiny, make, name):
+    method = make(name, network="vnet", norm="batch", ema_decay=0.9)
+    step(method, tiny.make_batch(side=32))
+    student, teacher = dict(method.student.named_buffers()), dict(method.teacher.named_buffers())
+    assert any("running_mean" in key for key in student)
+    assert equal(student, teacher)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_every_term_reaches_the_student_and_none_the_teacher(tiny, make, name):
+    method = make(name)
+    method.teacher.load_state_dict(make(name, network="dynunet").teacher.state_dict())
+    with torch.no_grad():
+        for parameter in method.student.parameters():  # a student that equals its teacher has little to learn from it
+            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+    terms = method.losses(tiny.make_batch(), INFO)
+    assert {"loss", "supervised", "consistency"} <= terms.keys()
+    trained = list(method.student.parameters())
+    for term, value in terms.items():
+        assert value.shape == () and bool(torch.isfinite(value)), term
+        found = torch.autograd.grad(value, trained, retain_graph=True, allow_unused=True)
+        assert sum(float(each.abs().sum()) for each in found if each is not None) > 0, term
+    terms["loss"].backward()
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in method.teacher.parameters())
+    assert all(parameter.grad is not None for parameter in method.parameters() if parameter.requires_grad)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_no_gradient_flows_through_the_targets(tiny, make, name):
+    method, batch = make(name), tiny.make_batch()
+    batch["views"]["weak"].requires_grad_()
+    method.losses(batch, INFO)["loss"].backward()
+    assert batch["views"]["weak"].grad is None
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_consistency_changes_when_the_student_does(tiny, make, name):
+    method, batch = make(name), tiny.make_batch()
+    with torch.no_grad():
+        before = method.losses(batch, INFO)["consistency"]
+        for parameter in method.student.parameters():
+            parameter += 0.1
+        after = method.losses(batch, INFO)["consistency"]
+        for parameter in method.teacher.parameters():
+            parameter -= 0.1
+        third = method.losses(batch, INFO)["consistency"]
+    assert before > 0
+    assert abs(float(after - before)) > 1e-6
+    assert abs(float(third - after)) > 1e-6
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_without_unsupervised_weights_a_step_is_a_supervised_step(tiny, make, name):
+    batch = tiny.make_batch()
+    method, supervised = make(name, **off(name)), make("supervised")
+    assert equal(parameters(method.student), parameters(supervised.student))
+    left, right = step(method, batch), step(supervised, batch)
+    torch.testing.assert_close(left["loss"], right["loss"])
+    moved, expected = parameters(method.student), parameters(supervised.student)
+    for key in expected:
+        torch.testing.assert_close(moved[key], expected[key], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_labels_of_unlabeled_rows_change_nothing(tiny, make, name):
+    method, batch = make(name), tiny.make_batch()
+    with torch.no_grad():
+        before = method.losses(batch, INFO)
+        label = batch["label"].clone()
+        label[2:] = 1
+        after = method.losses({**batch, "label": label}, INFO)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_weights_ramp_up(tiny, make, name):
+    batch = tiny.make_batch()
+    with torch.no_grad():
+        shares = []
+        for number in (0, 1, 2, 50):
+            terms = make(name).losses(batch, INFO._replace(step=number))
+            shares.append(float(terms["loss"] - terms["supervised"]))
+    assert 0 < shares[0] < shares[1] < shares[2]
+    terms = make(name, **off(name)).losses(batch, INFO)
+    assert torch.equal(terms["loss"], terms["supervised"])
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_the_state_holds_all_that_a_resume_needs(tiny, make, name):
+    batch = tiny.make_batch()
+    method = make(name)
+    for number in range(3):
+        step(method, batch, INFO._replace(step=number))
+    other = make(name)
+    other.load_state_dict(method.state_dict())
+    left, right = (step(each, batch, INFO._replace(step=3)) for each in (method, other))
+    assert all(torch.equal(left[key], right[key]) for key in left)
+    assert equal(method.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_load_student_gives_the_teacher_the_same(tiny, make, name):
+    method = make(name)
+    tensors = {key: value + 1 for key, value in method.student.state_dict().items()}
+    tensors["elsewhere"] = torch.zeros(3)
+    first = next(iter(method.student.state_dict()))
+    tensors[first] = torch.zeros(1, 2, 3)
+    assert method.load_student(tensors) == len(tensors) - 2
+    assert equal(parameters(method.student), parameters(method.teacher))
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_a_bfloat16_step_stays_finite(tiny, make, name):
+    method, batch = make(name), tiny.make_batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = method.losses(batch, INFO)
+    terms["loss"].backward()
+    assert all(bool(torch.isfinite(value)) and value.dtype == torch.float32 for value in terms.values())
+    assert all(bool(torch.isfinite(p.grad).all()) for p in method.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("settings", [
+    {"consistency.perturbation": "noise"},
+    {"consistency.perturbation": "copy_paste", "consistency.target": "hard"},
+    {"contrast.memory": 0},
+    {"consistency.temperature": 1.0},
+])
+def test_every_form_of_fba_net_takes_a_step(tiny, make, settings):
+    method = make("fba_net", **settings)
+    for number in range(2):
+        terms = step(method, tiny.make_batch(), INFO._replace(step=number))
+        assert all(bool(torch.isfinite(value)) for value in terms.values())
+
+
+def test_fba_net_takes_rows_without_foreground_and_ignored_voxels(tiny, make):
+    method, batch = make("fba_net"), tiny.make_batch()
+    batch["label"][0] = 0
+    batch["label"][1, :, :8] = -1
+    terms = step(method, batch)
+    assert all(bool(torch.isfinite(value)) for value in terms.values())
+
+
+def test_fba_net_takes_more_unlabeled_rows_than_labeled(tiny, make):
+    terms = step(make("fba_net"), tiny.make_batch(labeled=1, unlabeled=3))
+    assert all(bool(torch.isfinite(value)) for value in terms.values())
+
+
+def test_fba_net_with_one_foreground_class(tiny, make):
+    method = make("fba_net")
+    batch = tiny.make_batch(classes=2)
+    assert all(bool(torch.isfinite(value)) for value in step(method, batch).values())

@@ -1,0 +1,224 @@
+"""Tests of reading recipes: by hand (exact sentences), property."""
+
+from __future__ import annotations
+
+import pydantic
+import pytest
+import yaml
+
+from medcontrast.errors import RecipeError
+from medcontrast.settings import load_recipe, recipe_from_tree, recipe_to_yaml
+from medcontrast.settings.shipped import find_recipe, shipped_recipes
+
+METHODS = ("supervised", "mean_teacher", "fba_net", "fba_legacy")
+
+
+def faults(tree):
+    with pytest.raises(RecipeError, match=r"^\d+ faults? in recipe\.yaml:\n") as caught:
+        recipe_from_tree(tree, where="recipe.yaml")
+    lines = str(caught.value).splitlines()
+    count = "1 fault" if len(lines) == 2 else f"{len(lines) - 1} faults"
+    assert lines[0] == f"{count} in recipe.yaml:"
+    assert all(line.startswith("  - ") for line in lines[1:])
+    return [line[4:] for line in lines[1:]]
+
+
+@pytest.fixture
+def changed(tiny):
+    def change(method="fba_net", **values):
+        tree = tiny.recipe_tree(method)
+        for key, value in values.items():
+            tree = tiny.set_key(tree, key.replace("__", "."), value)
+        return tree
+
+    return change
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_resolved_form_writes_every_default_and_loads_equal(tiny, tmp_path, method):
+    recipe = tiny.make_recipe(method)
+    path = tmp_path / "resolved.yaml"
+    path.write_text(recipe_to_yaml(recipe), encoding="utf-8")
+    assert load_recipe(path) == recipe
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert tree["train"]["save_every"] == 200
+    assert tree["train"]["init_from"] is None
+    assert tree["inference"]["largest_component"] == "none"
+    assert tree["augment"]["strong"]["blur_sigma"] == 0.0
+
+
+def test_a_recipe_does_not_change(tiny):
+    recipe = tiny.make_recipe()
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        recipe.seed = 4
+
+
+def test_every_fault_at_once(changed):
+    tree = changed(
+        train__setps=5, train__clip_norm="1e-3", method__contrast__wieght=0.1, train__labeled_rows=2.5, network__norm="layer"
+    )
+    del tree["about"]["cost"]
+    tree["extra"] = {}
+    assert faults(tree) == [
+        "about.cost: missing",
+        "network.norm: input should be 'instance', 'batch', 'group' or 'none', but got 'layer'",
+        "method.contrast.wieght: unknown key; did you mean 'weight'?",
+        "train.labeled_rows: input should be a valid integer, but got 2.5",
+        "train.clip_norm: '1e-3' is read as a word, not a number; write 0.001",
+        "train.setps: unknown key; did you mean 'steps'?",
+        "extra: unknown key; known here: about, seed, data, augment, network, method, train, inference, evaluation",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("train.steps", 0, "train.steps: input should be greater than or equal to 1, but got 0"),
+        ("train.steps", "5", "train.steps: input should be a valid integer, but got '5'"),
+        ("train.steps", True, "train.steps: input should be a valid integer, but got True"),
+        ("train.optimizer.lr", "2e-3", "train.optimizer.lr: '2e-3' is read as a word, not a number; write 0.002"),
+        ("train.optimizer.lr", "1E-05", "train.optimizer.lr: '1E-05' is read as a word, not a number; write 1e-05"),
+        ("train.optimizer.lr", -1, "train.optimizer.lr: input should be greater than 0, but got -1"),
+        ("method.ema_decay", 1.1, "method.ema_decay: input should be less than or equal to 1, but got 1.1"),
+        ("method.emma_decay", 0.9, "method.emma_decay: unknown key; did you mean 'ema_decay'?"),
+        ("augment.weak.gama", 0.1, "augment.weak.gama: unknown key; did you mean 'gamma'?"),
+        ("method.name", "fba", "method.name: expected one of 'supervised', 'mean_teacher', 'fba_net', 'fba_legacy', but got 'fba'"),
+        (
+            "data.patch",
+            [16, 16],
+            "data.patch: field required",
+        ),
+        ("data.patch", [15, 16, 16], "data.patch [15, 16, 16] must be multiples of [4, 4, 4] for network dynunet; the nearest is [16, 16, 16]"),
+        ("data.spacing_mm", [1.0, 0.0, 1.0], "data.spacing_mm.1: input should be greater than 0, but got 0.0"),
+        ("data.intensity", {"low": 1.0}, "data.intensity: low, high, mean and std go with kind: clip, but kind is zscore"),
+        ("data.intensity", {"kind": "clip", "low": 5.0, "high": 1.0}, "data.intensity: kind: clip needs low < high, but got low 5.0 and high 1.0"),
+        ("augment.spatial.flip_axes", [0, 0], "augment.spatial: flip_axes names an axis twice: [0, 0]"),
+        ("augment.spatial.rotate90_axes", [0], None),
+        ("network.filters", 8, "network: dynunet takes a list of at least 3 widths for filters, such as [16, 32, 64, 128]"),
+        ("network.filters", [4, 8], "network: dynunet takes a list of at least 3 widths for filters, such as [16, 32, 64, 128]"),
+        ("network.decoders", 3, "network: decoders: 3 is a form of vnet alone"),
+        ("network.strides", [[2, 2, 1]], "network: strides needs 2 triples of 1 and 2, one between each two levels"),
+        ("network", {"name": "vnet", "filters": [8, 16]}, "network: vnet takes one number for filters, the first level's width, such as 16"),
+        ("network", {"name": "segresnet", "filters": 8, "strides": []}, "network: strides are a setting of unet and dynunet, not of segresnet"),
+        ("network", {"name": "vnet", "filters": 8}, "data.patch [16, 16, 16] leaves one voxel at the deepest level of network vnet, which instance normalisation cannot work on; make one side 32 or take another norm"),
+        ("train.unlabeled_rows", 0, "method fba_net learns from unlabeled scans; set train.unlabeled_rows to 1 or more"),
+        ("train.accumulate", 3, "train.accumulate 3 does not divide train.labeled_rows 2; train.accumulate 3 does not divide train.unlabeled_rows 2"),
+        ("method", {"name": "supervised"}, "method supervised learns from labels alone; set train.unlabeled_rows 0, not 2"),
+        ("seed", -1, "seed: input should be greater than or equal to 0, but got -1"),
+    ],
+)  # fmt: skip
+def test_one_fault(tiny, key, value, sentence):
+    tree = tiny.set_key(tiny.recipe_tree("fba_net"), key, value)
+    if sentence is None:
+        tree["data"]["patch"] = [16, 16, 32]
+        sentence = "augment.spatial.rotate90_axes names axis 0, but data.patch [16, 16, 32] is not square across it"
+    found = faults(tree)
+    assert len(found) == 1
+    assert found[0].startswith(sentence) if sentence.endswith("required") else found[0] == sentence
+
+
+def test_a_method_without_a_name_or_without_keys_says_what_to_choose(tiny):
+    names = "'supervised', 'mean_teacher', 'fba_net', 'fba_legacy'"
+    for value in ({"ema_decay": 0.9}, "fba_net", None, ["fba_net"]):
+        (fault,) = faults({**tiny.recipe_tree("fba_net"), "method": value})
+        assert fault.startswith("method") and names in fault, fault
+
+
+def test_legacy_must_fit_patch_and_network(tiny):
+    tree = tiny.recipe_tree("fba_legacy")
+    tree["method"]["patch"] = [32, 16, 16]
+    tree["network"]["decoders"] = 1
+    assert faults(tree) == [
+        "method.patch [32, 16, 16] must be data.patch [16, 16, 16]; method fba_legacy needs network vnet with decoders: 3"
+    ]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_nan_and_infinity_are_refused(tiny, value):
+    tree = tiny.set_key(tiny.recipe_tree(), "train.optimizer.lr", value)
+    with pytest.raises(RecipeError, match=r"^recipe\.yaml: NaN and infinity are not settings; give a finite number\.$"):
+        recipe_from_tree(tree, where="recipe.yaml")
+
+
+@pytest.fixture
+def written(tiny, tmp_path):
+    def write(text=None, **more):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(tiny.recipe_tree("fba_net")) if text is None else text, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: 1\nb: 2\na: 3\n", r"line 3: key 'a' stands here a second time; keep one\.$"),
+        ("a:\n  b: 1\n  b: 1\n", r"line 3: key 'b' stands here a second time; keep one\.$"),
+        ("1: 2\n", r"line 1: keys are words, but got 1\.$"),
+        ("on: 2\n", r"line 1: keys are words, but got True\.$"),
+        ("", r"a recipe is a mapping of keys to values, but this file holds NoneType\.$"),
+        ("- 1\n", r"a recipe is a mapping of keys to values, but this file holds list\.$"),
+        ("a: [1\n", r"not valid YAML: "),
+        ("a: !!python/object/apply:os.system [ls]\n", r"not valid YAML: could not determine a constructor"),
+        ("a: 2020-01-01\n", r"a recipe holds numbers, words, lists and yes/no alone"),
+        ("train: {steps: .nan}\n", r"NaN and infinity are not settings; give a finite number\.$"),
+    ],
+)
+def test_files_that_are_no_recipe(written, text, sentence):
+    path = written(text)
+    with pytest.raises(RecipeError, match=sentence) as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_missing_folders_and_bytes(tmp_path):
+    with pytest.raises(RecipeError, match=r"there is no such recipe\. `medcontrast recipes` lists those that come along\.$"):
+        load_recipe(tmp_path / "none.yaml")
+    with pytest.raises(RecipeError, match="cannot be read as a recipe"):
+        load_recipe(tmp_path)
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(RecipeError, match="cannot be read as a recipe"):
+        load_recipe(tmp_path / "bytes.yaml")
+
+
+def test_set_goes_through_the_same_validation(written, tmp_path, monkeypatch):
+    path = written()
+    recipe = load_recipe(path, ["train.steps=9", "data.patch=[16, 32, 16]", "method.contrast.weight=0.25", "train.clip_norm=null"])
+    assert (recipe.train.steps, recipe.data.patch, recipe.method.contrast.weight) == (9, (16, 32, 16), 0.25)
+    assert recipe.train.clip_norm is None
+    with pytest.raises(RecipeError, match=r"  - train\.stesp: unknown key; did you mean 'steps'\?$"):
+        load_recipe(path, ["train.stesp=9"])
+    with pytest.raises(RecipeError, match=r"'1e-4' is read as a word, not a number; write 0\.0001$"):
+        load_recipe(path, ["train.optimizer.lr=1e-4"])
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(path, ["data.root=there"]).data.root == str(tmp_path / "there")
+    assert load_recipe(path, ["train.init_from=/a/b"]).train.init_from == "/a/b"
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("train.steps", r"^--set train\.steps: expected KEY=VALUE, for example --set train\.steps=100\.$"),
+        ("=3", r"^--set =3: expected KEY=VALUE, "),
+        ("train.steps=[1", r"^--set train\.steps=\[1: the value is not valid YAML: "),
+        ("seed.a=1", r"^--set seed\.a=1: 'seed' holds a value, not further keys\.$"),
+        ("train.optimizer={lr: 1, lr: 2}", r"the value is not valid YAML: line 1: key 'lr' stands here a second time"),
+    ],
+)
+def test_set_that_is_none(written, override, sentence):
+    with pytest.raises(RecipeError, match=sentence):
+        load_recipe(written(), [override])
+
+
+def test_shipped_recipes_are_found_by_every_name(tmp_path, monkeypatch):
+    first = shipped_recipes()[0]
+    monkeypatch.chdir(tmp_path)
+    from pathlib import Path
+
+    for name in (f"recipes/{first.name}", first.name, first.stem, str(first)):
+        assert find_recipe(Path(name)) == first
+    (tmp_path / first.name).write_text("mine", encoding="utf-8")
+    assert find_recipe(Path(first.name)) == Path(first.name)
+    with pytest.raises(RecipeError, match=r"^nothing\.yaml: there is no such recipe\. `medcontrast recipes` lists"):
+        find_recipe(Path("nothing.yaml"))

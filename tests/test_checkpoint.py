@@ -15,6 +15,7 @@ import torch
 
 from medcontrast import checkpoint
 from medcontrast.errors import CheckpointError, OutputError
+from medcontrast.files import write_atomically
 
 HEADER = {
     "recipe": {"seed": 3, "data": {"patch": [8, 8, 8], "spacing_mm": None}},
@@ -207,7 +208,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OutputError, match=r"last\.pt: cannot be written .*No space left"):
-        checkpoint._write_atomically(path, failing)
+        write_atomically(path, failing)
     assert checkpoint.load_resume(path)["step"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 

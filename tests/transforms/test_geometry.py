@@ -71,6 +71,8 @@ def test_flips_and_turns_by_hand():
     assert torch.equal(out, image.flip((2, 4)))
     out, _ = apply_geometry(image, None, [RowGeometry(flips=(1,), turns=((2, 1),))], None)
     assert torch.equal(out[0], image[0].flip(2).rot90(1, (1, 2)))
+    out, _ = apply_geometry(image, None, [RowGeometry(turns=((0, 3), (1, 2)))], None)
+    assert torch.equal(out[0], image[0].rot90(3, (2, 3)).rot90(2, (1, 3)))
 
 
 def test_every_axis_is_mirrored_in_half_the_rows():

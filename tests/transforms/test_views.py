@@ -54,6 +54,14 @@ def test_seed_step_and_row_all_matter(other):
     assert not torch.equal(label, changed_label)
 
 
+@pytest.mark.parametrize("other", [{"seed": 1}, {"step": 4}, {"rows": range(6, 12)}])
+def test_intensities_alone_depend_on_them_too(other):
+    settings = AugmentSettings(spatial=STILL, weak=STRONG, strong=STRONG)
+    views, changed = make(settings)[0], make(settings, **other)[0]
+    for name in ("weak", "strong"):
+        assert not torch.allclose(views[name], changed[name])
+
+
 def test_two_calls_are_equal_and_leave_the_global_generator_alone():
     torch.manual_seed(0)
     before = torch.get_rng_state()

@@ -125,7 +125,11 @@ class LabelTable:
                 f'{where}: expected "labels" as {{"0": "background", "1": "name", ...}}, '
                 f"but got {table.get('labels') if isinstance(table, dict) else table!r}."
             )
-        entries = {_value(key, where): entry for key, entry in table["labels"].items()}
+        entries: dict[int, Any] = {}
+        for key, entry in table["labels"].items():
+            if _value(key, where) in entries:
+                raise ManifestError(f"{where}: label value {_value(key, where)} stands in the table twice.")
+            entries[_value(key, where)] = entry
         labels = tuple(
             _label(value, entry, position, where)
             for position, (value, entry) in enumerate(sorted((v, e) for v, e in entries.items() if v != 0))
@@ -178,9 +182,14 @@ def _label(value: int, entry: Any, position: int, where: str) -> Label:
     if any(character in name for character in _FORBIDDEN_IN_NAMES):
         raise ManifestError(f"{place}: a name must not contain | ~ ^ or a line break, but got {name!r}.")
     color = entry.get("color", _DEFAULT_COLORS[position % len(_DEFAULT_COLORS)])
-    if len(color) != 3 or not all(type(part) is int and 0 <= part <= 255 for part in color):
+    is_triple = isinstance(color, (list, tuple)) and len(color) == 3
+    if not is_triple or not all(type(part) is int and 0 <= part <= 255 for part in color):
         raise ManifestError(f"{place}: expected a colour as three whole numbers 0-255, but got {color!r}.")
-    codes = {key: Code.from_json(entry[key], f"{place}, {key}") for key in ("category", "type", "type_modifier") if key in entry}
+    codes = {
+        key: Code.from_json(entry[key], f"{place}, {key}")
+        for key in ("category", "type", "type_modifier")
+        if key in entry
+    }
     return Label(value, name, (color[0], color[1], color[2]), **codes)
 
 
@@ -195,10 +204,16 @@ def _ignore(table: dict[str, Any], labels: tuple[Label, ...], where: str) -> int
 
 def _regions(table: dict[str, Any], labels: tuple[Label, ...], where: str) -> dict[str, tuple[int, ...]]:
     regions = table.get("regions") or {}
-    known = {label.value for label in labels}
+    if not isinstance(regions, dict):
+        raise ManifestError(f'{where}: expected "regions" as {{"name": [1, 2]}}, but got {regions!r}.')
+    known = sorted(label.value for label in labels)
     for name, values in regions.items():
-        if not isinstance(values, list) or len(set(values)) < 1 or not set(values) <= known:
-            raise ManifestError(f"{where}: region {name!r} joins label values out of {sorted(known)}, but got {values!r}.")
+        if (
+            not isinstance(values, list)
+            or not values
+            or not all(type(part) is int and part in known for part in values)
+        ):
+            raise ManifestError(f"{where}: region {name!r} joins label values out of {known}, but got {values!r}.")
         if name in {label.name for label in labels}:
             raise ManifestError(f"{where}: region {name!r} has the name of a label.")
     return {name: tuple(values) for name, values in regions.items()}

@@ -105,9 +105,7 @@ def recipe_tree(method: str = "supervised", manifest: str = "data/manifest.json"
         "about": {"command": "medcontrast train tiny.yaml", "needs": "nothing", "gives": "little", "cost": "seconds"},
         "seed": 3,
         "data": {"manifest": manifest, "patch": [16, 16, 16], "foreground_crop": 0.5},
-        "augment": {
-            "strong": {"probability": 0.5, "gamma": 0.2, "contrast": 0.2, "brightness": 0.1, "noise_std": 0.1}
-        },
+        "augment": {"strong": {"probability": 0.5, "gamma": 0.2, "contrast": 0.2, "brightness": 0.1, "noise_std": 0.1}},
         "network": network,
         "method": copy.deepcopy(METHODS[method]),
         "train": {
@@ -241,6 +239,7 @@ def tiny() -> SimpleNamespace:
         make_batch=make_batch,
         stop_after=StopAfter,
         open_run=Run.open,
+        create_run=Run.create,
     )
 
 
@@ -260,9 +259,12 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     def run(*words: object) -> SimpleNamespace:
         monkeypatch.setattr(sys, "argv", ["medcontrast", *(str(word) for word in words)])
         capsys.readouterr()
-        with pytest.raises(SystemExit, match="") as stopped:
+        code: Any = None
+        try:
             main()
+        except SystemExit as stopped:
+            code = stopped.code
         captured = capsys.readouterr()
-        return SimpleNamespace(code=stopped.value.code or 0, out=captured.out, err=captured.err)
+        return SimpleNamespace(code=code or 0, out=captured.out, err=captured.err)
 
     return run

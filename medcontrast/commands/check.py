@@ -22,7 +22,9 @@ def check(
     manifest = recipe_manifest(loaded, path)
     require_fit(loaded, manifest, where=str(path))
     sizes = ", ".join(f"{len(cases)} {name}" for name, cases in manifest.splits())
-    typer.echo(f"{path}: no faults. Method {loaded.method.name}, network {loaded.network.name}, {loaded.train.steps} steps.")
+    typer.echo(
+        f"{path}: no faults. Method {loaded.method.name}, network {loaded.network.name}, {loaded.train.steps} steps."
+    )
     typer.echo(f"{manifest.path}: {sizes}; {manifest.labels.classes} classes. Data folder: {manifest.root}")
     if not manifest.root.is_dir():
         typer.echo(f"Note: {manifest.root} is not there; set MEDCONTRAST_DATA or data.root before training.")

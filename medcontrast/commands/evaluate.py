@@ -37,7 +37,13 @@ def evaluate(
 
     if predictions is not None and labels is not None:
         scoring.score_folders(
-            predictions, labels, manifest=manifest, output=output, tolerance_mm=tolerance_mm, voxels=voxels, overwrite=overwrite
+            predictions,
+            labels,
+            manifest=manifest,
+            output=output,
+            tolerance_mm=tolerance_mm,
+            voxels=voxels,
+            overwrite=overwrite,
         )
         return
     scoring.score_checkpoints(

@@ -16,7 +16,9 @@ def train(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Run folder; default runs/RECIPE.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with this run folder.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the recipe; repeatable.")] = None,
-    max_time: Annotated[str | None, typer.Option("--max-time", help="Save and stop after this long: 9m, 1h30m.")] = None,
+    max_time: Annotated[
+        str | None, typer.Option("--max-time", help="Save and stop after this long: 9m, 1h30m.")
+    ] = None,
     accelerator: Annotated[str, typer.Option("--accelerator", help="auto, cpu, cuda or mps.")] = "auto",
     devices: Annotated[int, typer.Option("--devices", min=1, help="Devices (on CPUs: processes).")] = 1,
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines; start the command on each.")] = 1,
@@ -42,7 +44,9 @@ def train(
     )
 
 
-def _prepare(recipe: Path | None, output: Path | None, resume: Path | None, settings: list[str], overwrite: bool) -> Path:
+def _prepare(
+    recipe: Path | None, output: Path | None, resume: Path | None, settings: list[str], overwrite: bool
+) -> Path:
     from medcontrast.engine.run import Run
     from medcontrast.settings import load_recipe
     from medcontrast.settings.shipped import find_recipe

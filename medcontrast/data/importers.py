@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medcontrast.data.listing import Tree, refuse_existing
+from medcontrast.data.listing import Tree, make_folder, refuse_existing
 from medcontrast.data.phantom import LEFT_ATRIUM
 from medcontrast.errors import InputError, VolumeError
 from medcontrast.volume import Grid, read_volume, write_image, write_label
@@ -88,7 +88,7 @@ def import_la(
             refuse_existing(place / file, overwrite=overwrite)
     for name, place in places.items():
         case = read(source / name)
-        place.mkdir(parents=True, exist_ok=True)
+        make_folder(place)
         write_image(place / "image.nii.gz", case.image, case.grid, overwrite=overwrite)
         write_label(place / "label.nii.gz", case.label, case.grid, overwrite=overwrite)
         tell(name)

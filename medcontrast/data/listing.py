@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ def write_manifest(path: Path, tree: Tree, *, overwrite: bool = False) -> None:
     except ManifestError as error:
         raise ManifestError(str(error).replace(str(trial), str(path))) from None
     finally:
-        trial.unlink(missing_ok=True)
+        with suppress(OSError):
+            trial.unlink()
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -113,6 +115,18 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists already; choose another place or add --overwrite.")
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, its parents too, unless it is there.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror or error}).") from None
 
 
 def manifest_text(tree: Tree) -> str:

@@ -115,8 +115,21 @@ def load_manifest(path: Path, root: Path | None = None) -> Manifest:
     faults += _overlaps(splits)
     if faults:
         raise ManifestError("\n".join([f"{path}: {len(faults)} fault(s):", *(f"  - {fault}" for fault in faults)]))
-    texts = {key: str(raw.get(key) or "") for key in ("description", "source", "licence")}
-    return Manifest(path, str(raw.get("name") or path.stem), folder, channels, labels, **splits, **texts, raw=raw)
+    return Manifest(
+        path,
+        str(raw.get("name") or path.stem),
+        folder,
+        channels,
+        labels,
+        labeled=splits["labeled"],
+        unlabeled=splits["unlabeled"],
+        validation=splits["validation"],
+        test=splits["test"],
+        description=str(raw.get("description") or ""),
+        source=str(raw.get("source") or ""),
+        licence=str(raw.get("licence") or ""),
+        raw=raw,
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medcontrast.data.anatomy import Anatomy, draw_anatomy, rotation
-from medcontrast.data.listing import refuse_existing, write_manifest
+from medcontrast.data.listing import make_folder, refuse_existing, write_manifest
 from medcontrast.data.manifest import SPLITS
 from medcontrast.errors import InputError, OutputError
 
@@ -110,11 +110,8 @@ def write_phantom(
         raise InputError(f"the phantom needs at least 16 voxels along each axis, but got {list(shape)}.")
     path = folder / "manifest.json"
     refuse_existing(path, overwrite=overwrite)
-    try:
-        for part in ("images", "labels"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror or error}).") from None
+    for part in ("images", "labels"):
+        make_folder(folder / part)
     splits: dict[str, list[dict[str, str]]] = {split: [] for split in SPLITS}
     order = [split for split in SPLITS for _ in range(counts[split])]
     for index, split in enumerate(order):
@@ -158,7 +155,10 @@ def _write_case(folder: Path, index: int, case: PhantomCase) -> dict[str, str]:
         file.header.set_xyzt_units("mm")
         file.set_sform(case.affine, code="scanner")
         file.set_qform(case.affine, code="scanner")
-        nibabel.save(file, folder / entry[key])
+        try:
+            nibabel.save(file, folder / entry[key])
+        except OSError as error:
+            raise OutputError(f"{folder / entry[key]}: cannot be written ({error.strerror or error}).") from None
     return entry
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from medcontrast.errors import MedcontrastError, OutputError
+from medcontrast.data.listing import make_folder
+from medcontrast.errors import MedcontrastError
 from medcontrast.files import write_text
 from medcontrast.settings import Recipe, load_recipe
 
@@ -80,10 +81,7 @@ def write_recipe(path: Path, recipe: Recipe, reasons: Mapping[str, str], *, look
     """
     heading = f"Proposed from {looked_at} training scan(s). Every key is here; change what you know better."
     page = recipe_page(recipe, reasons, heading=heading)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from None
+    make_folder(path.parent)
     write_text(path, page)
     if load_recipe(path) != recipe:
         raise MedcontrastError(f"{path}: the written recipe does not read back as what was proposed.")

@@ -28,10 +28,12 @@ def make_fabric(*, accelerator: str, devices: int, num_nodes: int, precision: st
             devices=devices,
             num_nodes=num_nodes,
             strategy="ddp" if several else "auto",
-            precision=precision,  # type: ignore[arg-type]
+            precision=precision,
         )
     except (ValueError, RuntimeError) as error:
-        raise InputError(f"--accelerator {accelerator}, --devices {devices}, --precision {precision}: {error}") from None
+        raise InputError(
+            f"--accelerator {accelerator}, --devices {devices}, --precision {precision}: {error}"
+        ) from None
 
 
 def resolve_precision(recipe: Recipe, accelerator: str, wanted: str | None = None) -> str:

@@ -83,20 +83,26 @@ def folder_pairs(predictions: Path, labels: Path) -> list[tuple[str, Path, Path]
         InputError: A folder is empty, or a label has no prediction: a missing mask is an error, never skipped.
     """
     references = _volumes(labels)
-    found: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     for path in _volumes(predictions):
-        name = case_name(path.name).removesuffix("_seg")
-        if name in found:
-            raise InputError(f"{predictions}: both {found[name].name} and {path.name} are a prediction of {name}; keep one.")
-        found[name] = path
-    missing = [path.name for path in references if _reference_name(path) not in found]
+        found.setdefault(case_name(path.name), []).append(path)
+    pairs, missing = [], []
+    for reference in references:
+        name = case_name(reference.name)
+        masks = found.get(name, []) + found.get(f"{name}_seg", [])
+        if len(masks) > 1:
+            raise InputError(
+                f"{predictions}: both {masks[0].name} and {masks[1].name} are a prediction of {name}; keep one."
+            )
+        pairs += [(name, mask, reference) for mask in masks]
+        missing += [] if masks else [reference.name]
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise InputError(
             f"{predictions}: no prediction for {len(missing)} of {len(references)} labels ({shown}). "
             "A missing mask is not skipped: make it, or take its label away."
         )
-    return [(_reference_name(path), found[_reference_name(path)], path) for path in references]
+    return pairs
 
 
 def table_beside(predictions: list[Path]) -> LabelTable | None:
@@ -144,12 +150,10 @@ def manifest_case(manifest: Manifest, split: str) -> dict[str, Case]:
     cases = {case.name: case for case in manifest.split(split)}
     for case in cases.values():
         if case.label is None or not case.label.exists():
-            raise InputError(f"{manifest.path}: case {case.name} of {split} has no label file ({case.label}) to score against.")
+            raise InputError(
+                f"{manifest.path}: case {case.name} of {split} has no label file ({case.label}) to score against."
+            )
     return cases
-
-
-def _reference_name(path: Path) -> str:
-    return case_name(path.name)
 
 
 def _volumes(folder: Path) -> list[Path]:
@@ -163,10 +167,9 @@ def _volumes(folder: Path) -> list[Path]:
 
 def _require_known_values(volume: Volume, labels: LabelTable) -> None:
     known = {*labels.values, labels.ignore_value}
-    unknown = sorted({int(value) for value in np.unique(volume.array)} - known)  # type: ignore[arg-type]
+    unknown = sorted({int(value) for value in np.unique(volume.array)} - known)
     if unknown:
         raise VolumeError(
             f"{volume.path}: holds the value {unknown[0]}, which the label table does not name "
             f"(known: {', '.join(str(value) for value in labels.values)})."
         )
-

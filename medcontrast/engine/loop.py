@@ -70,13 +70,13 @@ class Trainer:
         loaded, total = self.method.load_student(tensors), len(self.method.student.state_dict())
         self._say(f"Initialised {loaded} of {total} tensors from {path}.")
         if loaded == 0:
-            raise CheckpointError(f"{path}: none of its tensors fits this network by name and shape; see train.init_from.")
+            raise CheckpointError(
+                f"{path}: none of its tensors fits this network by name and shape; see train.init_from."
+            )
 
     def resume(self) -> None:
         """Goes back to the last checkpoint: tensors, optimiser, step; log and curves are cut back to it."""
         saved = checkpoint.load_resume(self.run.resume_file)
-        self.method.load_state_dict(saved["method"])
-        self.optimizer.load_state_dict(saved["optimizer"])
         self.state = Progress(**saved["progress"])
         total = self.run.recipe.train.steps
         if self.state.step >= total:
@@ -84,6 +84,14 @@ class Trainer:
                 f"{self.run.folder}: this run is finished ({self.state.step} of {total} steps). "
                 f"To go on, ask for more: --set train.steps={self.state.step + total}"
             )
+        try:
+            self.method.load_state_dict(saved["method"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+        except (RuntimeError, ValueError, KeyError):
+            raise CheckpointError(
+                f"{self.run.resume_file}: its tensors are not those of this recipe's method; it was written by another "
+                "version of medcontrast, or resolved.yaml was changed. Train again with --overwrite."
+            ) from None
         if self.fabric.is_global_zero:
             self.run.cut_log(self.state.step)
         self._say(f"Resuming at step {self.state.step} of {total}.")
@@ -95,8 +103,13 @@ class Trainer:
         # what a resume loaded lies on the CPU; loading it once more takes it to where the parameters are now
         self.optimizer.load_state_dict(self.optimizer.state_dict())
         wrapped.mark_forward_method("losses")
-        loader, sampler = make_loader(self.run.recipe, self.run.manifest, rank=fabric.global_rank,
-                                      world_size=fabric.world_size, start_step=self.state.step)
+        loader, sampler = make_loader(
+            self.run.recipe,
+            self.run.manifest,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+            start_step=self.state.step,
+        )
         validator = Validator(self.run, fabric.device, fabric.autocast) if train.validate_every else None
         curves = Curves(self.run.folder, self.state.step) if fabric.is_global_zero else None
         if self.state.step == 0:
@@ -184,7 +197,7 @@ class Trainer:
     def _should_stop(self, stop: StopRequest) -> bool:
         due = stop.due()
         if self.fabric.world_size > 1:  # all processes must leave the loop at the same step
-            due = self.fabric.strategy.reduce_boolean_decision(due, all=False)  # type: ignore[attr-defined]
+            due = self.fabric.strategy.reduce_boolean_decision(due, all=False)
             stop.reason = stop.reason or ("another process was stopped" if due else None)
         return due
 
@@ -224,7 +237,9 @@ class Trainer:
             "step": self.state.step,
             "trained_on": {
                 "labeled": [case.name for case in self.run.manifest.labeled],
-                "unlabeled": [case.name for case in self.run.manifest.unlabeled if self.run.recipe.train.unlabeled_rows],
+                "unlabeled": [
+                    case.name for case in self.run.manifest.unlabeled if self.run.recipe.train.unlabeled_rows
+                ],
             },
         }
 

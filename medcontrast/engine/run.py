@@ -76,7 +76,9 @@ class Run:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another folder with -o.") from None
+            raise OutputError(
+                f"{folder}: cannot be written ({error.strerror}); choose another folder with -o."
+            ) from None
         resolved = _resolve_paths(recipe, recipe_path)
         raw = dict(manifest.raw)
         if raw.get("root"):
@@ -98,7 +100,8 @@ class Run:
         for override in overrides:
             if override.partition("=")[0].strip() not in _CHANGEABLE_ON_RESUME:
                 raise RecipeError(
-                    f"--set {override}: a resumed run keeps its recipe; only {', '.join(_CHANGEABLE_ON_RESUME)} may change."
+                    f"--set {override}: a resumed run keeps its recipe; only {', '.join(_CHANGEABLE_ON_RESUME)} may "
+                    f"change."
                 )
         recipe = load_recipe(folder / "resolved.yaml", overrides)
         run = cls(folder, recipe, recipe_manifest(recipe, folder / "resolved.yaml"))
@@ -162,8 +165,18 @@ def _never_trained(folder: Path) -> bool:
 def _remove_old_run(folder: Path) -> None:
     # only what a run writes: --overwrite on the wrong folder must not empty somebody's data
     if not (folder / "resolved.yaml").is_file():
-        raise OutputError(f"{folder}: --overwrite replaces run folders alone, and this is not one; choose another with -o.")
-    for name in ("resolved.yaml", "manifest.json", "run.json", "log.jsonl", "last.pt", "last.safetensors", "best.safetensors"):
+        raise OutputError(
+            f"{folder}: --overwrite replaces run folders alone, and this is not one; choose another with -o."
+        )
+    for name in (
+        "resolved.yaml",
+        "manifest.json",
+        "run.json",
+        "log.jsonl",
+        "last.pt",
+        "last.safetensors",
+        "best.safetensors",
+    ):
         (folder / name).unlink(missing_ok=True)
     for name in ("tensorboard", "overlays"):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -58,7 +58,9 @@ def score_folders(
     if manifest is not None:
         table = load_manifest(manifest).labels
     else:
-        table = table_beside([prediction for _, prediction, _ in files]) or table_of_values([label for *_, label in files])
+        table = table_beside([prediction for _, prediction, _ in files]) or table_of_values(
+            [label for *_, label in files]
+        )
     rules = ScoringRules(table, tolerance_mm or DEFAULT_TOLERANCE_MM, voxels)
     pairs = (
         Pair(name, read_volume(prediction, "label"), read_volume(reference, "label"))
@@ -179,7 +181,8 @@ def _require_free(output: Path | None, overwrite: bool) -> None:
 def _require_same_values(labels: LabelTable, manifest: Manifest) -> None:
     if labels.values != manifest.labels.values:
         raise InputError(
-            f"{manifest.path}: its label values {list(manifest.labels.values)} are not those the checkpoint was trained "
+            f"{manifest.path}: its label values {list(manifest.labels.values)} are not those the checkpoint "
+            f"was trained "
             f"for, {list(labels.values)}."
         )
 
@@ -191,7 +194,8 @@ def _warn_of_training_cases(console: Console, checkpoints: list[Path], manifest:
             seen = sorted(set(names) & set(cases))
             if seen:
                 console.print(
-                    f"Warning: {len(seen)} of {len(cases)} cases of {manifest.name} were {kind} training cases of {path}; "
+                    f"Warning: {len(seen)} of {len(cases)} cases of {manifest.name} were {kind} training cases of "
+                    f"{path}; "
                     "this is not a score on new cases.",
                     highlight=False,
                 )
@@ -218,5 +222,3 @@ def _write(folder: Path, report: Report, facts: dict[str, Any]) -> None:
 def _title(case: str, report: Report) -> str:
     scores = ", ".join(f"{score.target} {score.dice:.3f}" for score in report.cases[case])
     return f"{case}: Dice {scores}"
-
-

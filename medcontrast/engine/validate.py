@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -66,13 +66,18 @@ class Validator:
                 ).numpy()
             reference = case.label[0]
             prediction = np.where(reference < 0, 0, prediction)
-            found = {name: dice(*self._masks(prediction, reference, values)) for name, values in self.labels.targets.items()}
+            found = {
+                name: dice(*self._masks(prediction, reference, values)) for name, values in self.labels.targets.items()
+            }
             for name, value in found.items():
                 scores[name].append(value)
             mean = float(np.mean([found[label.name] for label in self.labels.labels]))
             if worst is None or mean < worst[0]:
                 shown = np.maximum(reference, 0)
-                worst = mean, OverlayRow(case.image[0], shown, prediction, case.spacing_mm, f"{case.name}: Dice {mean:.3f}")
+                worst = (
+                    mean,
+                    OverlayRow(case.image[0], shown, prediction, case.spacing_mm, f"{case.name}: Dice {mean:.3f}"),
+                )
         network.train(mode)
         by_target = {name: float(np.mean(values)) for name, values in scores.items()}
         mean_dice = float(np.mean([by_target[label.name] for label in self.labels.labels]))

@@ -29,7 +29,7 @@ class Method(nn.Module, ABC):
     def losses(self, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
         """Named scalar terms of one micro-batch, `loss` (what is minimised) among them."""
 
-    def after_step(self, info: StepInfo) -> None:  # noqa: B027 - nothing to do is a fine default
+    def after_step(self, info: StepInfo) -> None:
         """Called once per optimiser step, never per micro-batch."""
 
     def inference_network(self) -> nn.Module:

@@ -63,9 +63,7 @@ class FBALegacy(Method):
             terms = {
                 "pull_foreground": _legacy_pull(foreground, settings.pull_rank_decay),
                 "pull_background": _legacy_pull(background, settings.pull_rank_decay),
-                "push": push(
-                    foreground, background, rank_decay=settings.push_rank_decay, rank_start=-1, form="clamp"
-                ),
+                "push": push(foreground, background, rank_decay=settings.push_rank_decay, rank_start=-1, form="clamp"),
             }
             for name, value in terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value

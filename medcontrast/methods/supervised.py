@@ -20,5 +20,7 @@ class Supervised(Method):
     def losses(self, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
         strong, _ = strong_and_weak(batch)
         labeled = batch["labeled"]
-        loss = supervised_loss(self.student(strong[labeled]).logits, batch["label"][labeled], self.settings.segmentation)
+        loss = supervised_loss(
+            self.student(strong[labeled]).logits, batch["label"][labeled], self.settings.segmentation
+        )
         return {"loss": loss}

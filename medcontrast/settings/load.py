@@ -7,12 +7,13 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from medcontrast.errors import RecipeError
+from medcontrast.settings.methods import MethodSettings
 from medcontrast.settings.recipe import Recipe
 
 _SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
@@ -28,7 +29,9 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, str):
                 raise _YamlFault(f"line {key_node.start_mark.line + 1}: keys are words, but got {key!r}")
             if key in seen:
-                raise _YamlFault(f"line {key_node.start_mark.line + 1}: key {key!r} stands here a second time; keep one")
+                raise _YamlFault(
+                    f"line {key_node.start_mark.line + 1}: key {key!r} stands here a second time; keep one"
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -80,17 +83,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise RecipeError(f"{path}: there is no such recipe. `medcontrast recipes` lists those that come along.") from None
+        raise RecipeError(
+            f"{path}: there is no such recipe. `medcontrast recipes` lists those that come along."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as a recipe ({error}).") from None
     try:
-        tree = yaml.load(text, Loader=_Loader)  # noqa: S506 - derived from SafeLoader
+        tree = yaml.load(text, Loader=_Loader)
     except _YamlFault as fault:
         raise RecipeError(f"{path}: {fault}.") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(tree, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of keys to values, but this file holds {type(tree).__name__}.")
+        raise RecipeError(
+            f"{path}: a recipe is a mapping of keys to values, but this file holds {type(tree).__name__}."
+        )
     return tree
 
 
@@ -99,7 +106,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not equals or not key.strip():
         raise RecipeError(f"--set {override}: expected KEY=VALUE, for example --set train.steps=100.")
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - derived from SafeLoader
+        value = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, _YamlFault) as error:
         raise RecipeError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}.") from None
     *parents, last = key.strip().split(".")
@@ -129,8 +136,10 @@ def _sentence(fault: Any) -> str:
     if kind == "value_error":
         return f"{place}: {fault['ctx']['error']}" if place else str(fault["ctx"]["error"])
     if kind.startswith("union_tag"):
-        names = fault["ctx"].get("expected_tags", "")
-        return f"{place}.name: expected one of {names}, but got {value.get('name') if isinstance(value, dict) else value!r}"
+        got = f"but got {value['name']!r}" if isinstance(value, dict) and "name" in value else "but there is none"
+        return f"{place}.name: expected one of {_method_names()}, {got}"
+    if place == "method" and kind == "dict_type":
+        return f"method: expected a mapping with a name out of {_method_names()}, but got {value!r}"
     if isinstance(value, str) and _SCIENTIFIC.fullmatch(value):
         return f"{place}: {value!r} is read as a word, not a number; write {float(value):.12g}"
     shown = "{...}" if isinstance(value, dict) else repr(value)
@@ -154,9 +163,10 @@ def _nearest(location: Sequence[int | str]) -> str:
     model: Any = Recipe
     for index, parent in enumerate(parents):
         if parents[0] == "method" and index == 0:
-            model = _method_class(str(location[1]))
+            model = _method_classes().get(str(location[1]))
             continue
-        field = model.model_fields.get(parent) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        is_section = isinstance(model, type) and issubclass(model, BaseModel)
+        field = model.model_fields.get(str(parent)) if is_section else None
         model = field.annotation if field is not None else None
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         return ""
@@ -165,8 +175,10 @@ def _nearest(location: Sequence[int | str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known)}"
 
 
-def _method_class(name: str) -> Any:
-    from medcontrast.settings import methods
+def _method_classes() -> dict[str, Any]:
+    union = get_args(MethodSettings)[0]
+    return {get_args(each.model_fields["name"].annotation)[0]: each for each in get_args(union)}
 
-    classes = (methods.SupervisedSettings, methods.MeanTeacherSettings, methods.FBANetSettings, methods.FBALegacySettings)
-    return next((c for c in classes if c.model_fields["name"].annotation.__args__ == (name,)), None)  # type: ignore[union-attr]
+
+def _method_names() -> str:
+    return ", ".join(repr(name) for name in _method_classes())

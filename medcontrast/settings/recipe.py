@@ -55,8 +55,8 @@ def _patch_faults(recipe: Recipe) -> list[str]:
         )
     elif patch == divisor and recipe.network.norm == "instance":
         faults.append(
-            f"data.patch {list(patch)} leaves one voxel at the deepest level of network {recipe.network.name}, which instance "
-            f"normalisation cannot work on; make one side {2 * max(divisor)} or take another norm"
+            f"data.patch {list(patch)} leaves one voxel at the deepest level of network {recipe.network.name}, "
+            f"which instance normalisation cannot work on; make one side {2 * max(divisor)} or take another norm"
         )
     for axis in recipe.augment.spatial.rotate90_axes:
         first, second = (patch[other] for other in range(3) if other != axis)
@@ -76,7 +76,9 @@ def _row_faults(recipe: Recipe) -> list[str]:
     ]
     if isinstance(recipe.method, SupervisedSettings):
         if train.unlabeled_rows:
-            faults.append(f"method supervised learns from labels alone; set train.unlabeled_rows 0, not {train.unlabeled_rows}")
+            faults.append(
+                f"method supervised learns from labels alone; set train.unlabeled_rows 0, not {train.unlabeled_rows}"
+            )
     elif not train.unlabeled_rows:
         faults.append(f"method {recipe.method.name} learns from unlabeled scans; set train.unlabeled_rows to 1 or more")
     return faults

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medcontrast.settings.base import Settings
 
@@ -20,6 +20,12 @@ class OptimizerSettings(Settings):
     """sgd alone."""
     nesterov: bool = False
     """sgd alone."""
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> OptimizerSettings:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
 
 
 class ScheduleSettings(Settings):
@@ -80,5 +86,3 @@ class EvaluationSettings(Settings):
 
     tolerance_mm: float = Field(default=1.0, gt=0.0)
     """Surface Dice counts surface within this distance as right."""
-
-

@@ -240,8 +240,8 @@ def _interpolated_slabs(maps: Tensor, prepared_affine: Affine, grid: Grid) -> It
     matrix[:, 3] -= 1
     planes = max(1, _SLAB_VOXELS // (len(maps) * grid.shape[1] * grid.shape[2]))
     lines = [torch.arange(side, dtype=torch.float64)[:, None] * matrix[:, axis] for axis, side in enumerate(grid.shape)]
-    plane = (lines[1][:, None] + lines[2][None] + matrix[:, 3]).to(maps.device)
+    plane = (lines[1][:, None] + lines[2][None] + matrix[:, 3]).to(maps.device, torch.float32)
     for start in range(0, grid.shape[0], planes):
-        line = lines[0][start : start + planes, None, None].to(maps.device)
-        coordinates = (line + plane).to(torch.float32)[None]
+        line = lines[0][start : start + planes, None, None].to(maps.device, torch.float32)
+        coordinates = (line + plane)[None]
         yield F.grid_sample(maps[None].to(torch.float32), coordinates, "bilinear", "border", align_corners=True)[0]

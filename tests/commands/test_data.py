@@ -172,6 +172,16 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_places_that_cannot_be_written_to(tmp_path: Path, cli: Cli, tiny: SimpleNamespace) -> None:
+    (tmp_path / "file").touch()
+    inside = tmp_path / "file" / "x"
+    answer = cli("data", "phantom", inside, *SMALL)
+    assert (answer.code, answer.err) == (2, f"{inside}/images: cannot be made (Not a directory).\n")
+    path = tiny.write_data(tmp_path)
+    answer = cli("recipe", "new", "--manifest", path, "-o", inside / "r.yaml")
+    assert (answer.code, answer.err) == (2, f"{inside}: cannot be made (Not a directory).\n")
+
+
 # --- split
 
 

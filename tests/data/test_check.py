@@ -195,6 +195,18 @@ def test_the_same_voxels_twice(data: Path) -> None:
     assert texts(report.warnings) == ["labeled case_01: holds the same voxels as case_00; one of them counts twice"]
 
 
+def test_one_other_voxel_is_another_scan(data: Path) -> None:
+    folder, image = data.parent, image_of(data.parent, 0)
+    change(
+        folder / "images/case_02_1.nii", array=np.asanyarray(nib.load(folder / "images/case_00_1.nii").dataobj).copy()
+    )
+    change(folder / "images/case_02_0.nii", array=image)
+    assert len(report_of(data).faults) == 1
+    image[-1, -1, -1] += 1
+    change(folder / "images/case_02_0.nii", array=image)
+    assert report_of(data).ok
+
+
 def test_small_images_are_noted(data: Path) -> None:
     report = report_of(data, patch=(16, 24, 16), splits=["labeled"])
     assert report.ok

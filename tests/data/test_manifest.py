@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from medcontrast.data.importers import la_tree
+from medcontrast.data.listing import write_manifest
 from medcontrast.data.manifest import Manifest, case_name, load_manifest
-from medcontrast.errors import ManifestError
+from medcontrast.errors import ManifestError, OutputError
 from medcontrast.settings.shipped import shipped_folder
 
 Cli = Callable[..., SimpleNamespace]
@@ -135,6 +136,25 @@ def test_a_missing_file_and_a_missing_split(tmp_path: Path) -> None:
 ])  # fmt: skip
 def test_case_names(file: str, name: str) -> None:
     assert case_name(file) == name
+
+
+# --- the writer
+
+
+def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "m.json"
+    write_manifest(path, TREE)
+    assert json.loads(path.read_text()) == TREE
+    with pytest.raises(OutputError, match=r"m.json exists already; choose another place or add --overwrite"):
+        write_manifest(path, TREE)
+    with pytest.raises(ManifestError, match=r"new/m.json: the label table names no structure besides background"):
+        write_manifest(path, {**TREE, "labels": {"0": "background"}}, overwrite=True)
+    assert json.loads(path.read_text()) == TREE
+    write_manifest(path, {**TREE, "name": "other"}, overwrite=True)
+    assert load_manifest(path).name == "other"
+    assert [file.name for file in path.parent.iterdir()] == ["m.json"]
+    with pytest.raises(OutputError, match=r"m.json/x.json: cannot be written"):
+        write_manifest(path / "x.json", TREE)
 
 
 # --- the shipped manifests

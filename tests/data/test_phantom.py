@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from medcontrast.data.anatomy import rotation, smooth_noise
 from medcontrast.data.manifest import load_manifest
-from medcontrast.data.phantom import PhantomCase, make_phantom, write_phantom
+from medcontrast.data.phantom import PhantomCase, _store, make_phantom, write_phantom
 from medcontrast.errors import InputError, OutputError
 from medcontrast.volume import read_volume
 
@@ -155,3 +155,21 @@ def test_smooth_noise_has_unit_deviation_and_is_smooth() -> None:
     assert noise.shape == (30, 20, 25)
     assert noise.std() == pytest.approx(1.0, abs=1e-4)
     assert max(np.abs(np.diff(noise, axis=axis)).max() for axis in range(3)) < 0.8
+
+
+def test_storing_mirrored_moves_no_voxel_in_the_world() -> None:
+    """A mark to the right of the middle lies to the right in the world, the middle within 60 mm, in every frame."""
+    image, spacing = np.zeros((40, 30, 20), np.float32), np.array([2.0, 2.0, 3.0])
+    image[38, 15, 10] = 100.0
+    label, mirrored = (image > 0).astype(np.uint8), 0
+    for seed in range(40):
+        case = _store(np.random.default_rng(seed), image, label, spacing)
+        (index,) = np.argwhere(case.label)
+        assert case.image[tuple(index)] == 100
+        middle = case.affine @ [*((np.array(image.shape) - 1) / 2), 1.0]
+        assert np.abs(middle[:3]).max() < 60 + 3
+        offset = (case.affine @ [*index, 1.0] - middle)[:3]
+        assert offset[0] > 0.8 * np.linalg.norm(offset)
+        assert np.linalg.norm(offset) == pytest.approx(np.linalg.norm(np.array([18.5, 0.5, 0.5]) * spacing))
+        mirrored += bool((np.diag(case.affine) < 0).any())
+    assert 5 < mirrored < 20

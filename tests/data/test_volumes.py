@@ -98,6 +98,9 @@ def test_ignored_voxels_are_no_crop_centres_and_an_empty_label_is_fine():
     dataset = PatchDataset([case_of(numbered((20, 20, 20), 1), label)], None, (8, 8, 8), foreground_crop=1.0)
     starts = {int(dataset[RowKey(step, 0, 0, True)]["image"].flat[0]) for step in range(20)}
     assert len(starts) > 10
+    label[19, 19, 19] = 1
+    dataset = PatchDataset([case_of(numbered((20, 20, 20), 1), label)], None, (8, 8, 8), foreground_crop=1.0)
+    assert all((dataset[RowKey(step, 0, 0, True)]["label"] == 1).any() for step in range(20))
 
 
 def test_large_structures_keep_centres_all_over_them():

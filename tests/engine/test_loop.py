@@ -172,7 +172,9 @@ def test_label_files_of_unlabeled_cases_are_never_opened(tiny, whole):
 
 def test_accumulating_two_micro_batches_equals_one_batch(tiny, tmp_path):
     for parts in (1, 2):
-        run = tiny.make_run(tmp_path, tiny.recipe_tree(labeled_rows=4, accumulate=parts, steps=3), name=f"parts_{parts}")
+        run = tiny.make_run(
+            tmp_path, tiny.recipe_tree(labeled_rows=4, accumulate=parts, steps=3), name=f"parts_{parts}"
+        )
         tiny.train(run)
     one, two = (tiny.read_log(Run.open(tmp_path / f"parts_{parts}")) for parts in (1, 2))
     for left, right in zip(one, two, strict=True):

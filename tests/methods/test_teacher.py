@@ -31,7 +31,9 @@ def make(tiny):
 
 def off(name):
     """Settings that leave the supervised part alone."""
-    return {"consistency_weight": 0.0} if name == "mean_teacher" else {"consistency.weight": 0.0, "contrast.weight": 0.0}
+    return (
+        {"consistency_weight": 0.0} if name == "mean_teacher" else {"consistency.weight": 0.0, "contrast.weight": 0.0}
+    )
 
 
 def step(method, batch, info=INFO, lr=0.1):
@@ -55,7 +57,9 @@ def equal(left, right):
 
 
 def test_every_teacher_method_is_tested_here():
-    found = [each.model_fields["name"].annotation.__args__[0] for each in METHODS if issubclass(METHODS[each], TeacherMethod)]
+    found = [
+        each.model_fields["name"].annotation.__args__[0] for each in METHODS if issubclass(METHODS[each], TeacherMethod)
+    ]
     assert sorted(found) == sorted(TEACHERS)
 
 
@@ -239,12 +243,15 @@ def test_a_bfloat16_step_stays_finite(tiny, make, name):
     assert all(bool(torch.isfinite(p.grad).all()) for p in method.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("settings", [
-    {"consistency.perturbation": "noise"},
-    {"consistency.perturbation": "copy_paste", "consistency.target": "hard"},
-    {"contrast.memory": 0},
-    {"consistency.temperature": 1.0},
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"consistency.perturbation": "noise"},
+        {"consistency.perturbation": "copy_paste", "consistency.target": "hard"},
+        {"contrast.memory": 0},
+        {"consistency.temperature": 1.0},
+    ],
+)
 def test_every_form_of_fba_net_takes_a_step(tiny, make, settings):
     method = make("fba_net", **settings)
     for number in range(2):

@@ -55,10 +55,14 @@ def test_a_recipe_does_not_change(tiny):
 
 def test_every_fault_at_once(changed):
     tree = changed(
-        train__setps=5, train__clip_norm="1e-3", method__contrast__wieght=0.1, train__labeled_rows=2.5, network__norm="layer"
+        train__setps=5,
+        train__clip_norm="1e-3",
+        method__contrast__wieght=0.1,
+        train__labeled_rows=2.5,
+        network__norm="layer",
     )
     del tree["about"]["cost"]
-    tree["extra"] = {}
+    tree["zzz"] = {}
     assert faults(tree) == [
         "about.cost: missing",
         "network.norm: input should be 'instance', 'batch', 'group' or 'none', but got 'layer'",
@@ -66,7 +70,7 @@ def test_every_fault_at_once(changed):
         "train.labeled_rows: input should be a valid integer, but got 2.5",
         "train.clip_norm: '1e-3' is read as a word, not a number; write 0.001",
         "train.setps: unknown key; did you mean 'steps'?",
-        "extra: unknown key; known here: about, seed, data, augment, network, method, train, inference, evaluation",
+        "zzz: unknown key; known here: about, seed, data, augment, network, method, train, inference, evaluation",
     ]
 
 
@@ -82,31 +86,77 @@ def test_every_fault_at_once(changed):
         ("method.ema_decay", 1.1, "method.ema_decay: input should be less than or equal to 1, but got 1.1"),
         ("method.emma_decay", 0.9, "method.emma_decay: unknown key; did you mean 'ema_decay'?"),
         ("augment.weak.gama", 0.1, "augment.weak.gama: unknown key; did you mean 'gamma'?"),
-        ("method.name", "fba", "method.name: expected one of 'supervised', 'mean_teacher', 'fba_net', 'fba_legacy', but got 'fba'"),
+        (
+            "method.name",
+            "fba",
+            "method.name: expected one of 'supervised', 'mean_teacher', 'fba_net', 'fba_legacy', but got 'fba'",
+        ),
+        ("data.patch", [16, 16], "data.patch.2: missing"),
         (
             "data.patch",
-            [16, 16],
-            "data.patch: field required",
+            [16, 16, 30],
+            "data.patch [16, 16, 30] must be multiples of [4, 4, 4] for network dynunet; the nearest is [16, 16, 32]",
         ),
-        ("data.patch", [15, 16, 16], "data.patch [15, 16, 16] must be multiples of [4, 4, 4] for network dynunet; the nearest is [16, 16, 16]"),
         ("data.spacing_mm", [1.0, 0.0, 1.0], "data.spacing_mm.1: input should be greater than 0, but got 0.0"),
-        ("data.intensity", {"low": 1.0}, "data.intensity: low, high, mean and std go with kind: clip, but kind is zscore"),
-        ("data.intensity", {"kind": "clip", "low": 5.0, "high": 1.0}, "data.intensity: kind: clip needs low < high, but got low 5.0 and high 1.0"),
+        (
+            "data.intensity",
+            {"low": 1.0},
+            "data.intensity: low, high, mean and std go with kind: clip, but kind is zscore",
+        ),
+        (
+            "data.intensity",
+            {"kind": "clip", "low": 5.0, "high": 1.0},
+            "data.intensity: kind: clip needs low < high, but got low 5.0 and high 1.0",
+        ),
         ("augment.spatial.flip_axes", [0, 0], "augment.spatial: flip_axes names an axis twice: [0, 0]"),
         ("augment.spatial.rotate90_axes", [0], None),
-        ("network.filters", 8, "network: dynunet takes a list of at least 3 widths for filters, such as [16, 32, 64, 128]"),
-        ("network.filters", [4, 8], "network: dynunet takes a list of at least 3 widths for filters, such as [16, 32, 64, 128]"),
+        (
+            "network.filters",
+            8,
+            "network: dynunet takes a list of at least 3 widths for filters, such as [16, 32, 64, 128]",
+        ),
+        (
+            "network.filters",
+            [4, 8],
+            "network: dynunet takes a list of at least 3 widths for filters, such as [16, 32, 64, 128]",
+        ),
         ("network.decoders", 3, "network: decoders: 3 is a form of vnet alone"),
         ("network.strides", [[2, 2, 1]], "network: strides needs 2 triples of 1 and 2, one between each two levels"),
-        ("network", {"name": "vnet", "filters": [8, 16]}, "network: vnet takes one number for filters, the first level's width, such as 16"),
-        ("network", {"name": "segresnet", "filters": 8, "strides": []}, "network: strides are a setting of unet and dynunet, not of segresnet"),
-        ("network", {"name": "vnet", "filters": 8}, "data.patch [16, 16, 16] leaves one voxel at the deepest level of network vnet, which instance normalisation cannot work on; make one side 32 or take another norm"),
-        ("train.unlabeled_rows", 0, "method fba_net learns from unlabeled scans; set train.unlabeled_rows to 1 or more"),
-        ("train.accumulate", 3, "train.accumulate 3 does not divide train.labeled_rows 2; train.accumulate 3 does not divide train.unlabeled_rows 2"),
-        ("method", {"name": "supervised"}, "method supervised learns from labels alone; set train.unlabeled_rows 0, not 2"),
+        (
+            "network",
+            {"name": "vnet", "filters": [8, 16]},
+            "network: vnet takes one number for filters, the first level's width, such as 16",
+        ),
+        (
+            "network",
+            {"name": "segresnet", "filters": 8, "strides": []},
+            "network: strides are a setting of unet and dynunet, not of segresnet",
+        ),
+        (
+            "network",
+            {"name": "vnet", "filters": 8},
+            "data.patch [16, 16, 16] leaves one voxel at the deepest level of network vnet, which instance "
+            "normalisation cannot work on; make one side 32 or take another norm",
+        ),
+        (
+            "train.unlabeled_rows",
+            0,
+            "method fba_net learns from unlabeled scans; set train.unlabeled_rows to 1 or more",
+        ),
+        (
+            "train.accumulate",
+            3,
+            "train.accumulate 3 does not divide train.labeled_rows 2; train.accumulate 3 does not divide "
+            "train.unlabeled_rows 2",
+        ),
+        (
+            "method",
+            {"name": "supervised"},
+            "method supervised learns from labels alone; set train.unlabeled_rows 0, not 2",
+        ),
         ("seed", -1, "seed: input should be greater than or equal to 0, but got -1"),
     ],
-)  # fmt: skip
+)
 def test_one_fault(tiny, key, value, sentence):
     tree = tiny.set_key(tiny.recipe_tree("fba_net"), key, value)
     if sentence is None:
@@ -114,14 +164,18 @@ def test_one_fault(tiny, key, value, sentence):
         sentence = "augment.spatial.rotate90_axes names axis 0, but data.patch [16, 16, 32] is not square across it"
     found = faults(tree)
     assert len(found) == 1
-    assert found[0].startswith(sentence) if sentence.endswith("required") else found[0] == sentence
+    assert found[0].split("; method.contrast.")[0] == sentence
 
 
 def test_a_method_without_a_name_or_without_keys_says_what_to_choose(tiny):
     names = "'supervised', 'mean_teacher', 'fba_net', 'fba_legacy'"
-    for value in ({"ema_decay": 0.9}, "fba_net", None, ["fba_net"]):
-        (fault,) = faults({**tiny.recipe_tree("fba_net"), "method": value})
-        assert fault.startswith("method") and names in fault, fault
+    tree = tiny.recipe_tree("fba_net")
+    assert faults({**tree, "method": {"ema_decay": 0.9}}) == [
+        f"method.name: expected one of {names}, but there is none"
+    ]
+    for value in ("fba_net", None, ["fba_net"]):
+        wanted = f"method: expected a mapping with a name out of {names}, but got {value!r}"
+        assert faults({**tree, "method": value}) == [wanted]
 
 
 def test_legacy_must_fit_patch_and_network(tiny):
@@ -129,7 +183,8 @@ def test_legacy_must_fit_patch_and_network(tiny):
     tree["method"]["patch"] = [32, 16, 16]
     tree["network"]["decoders"] = 1
     assert faults(tree) == [
-        "method.patch [32, 16, 16] must be data.patch [16, 16, 16]; method fba_legacy needs network vnet with decoders: 3"
+        "method.patch [32, 16, 16] must be data.patch [16, 16, 16]; method fba_legacy needs network "
+        "vnet with decoders: 3"
     ]
 
 
@@ -173,7 +228,9 @@ def test_files_that_are_no_recipe(written, text, sentence):
 
 
 def test_missing_folders_and_bytes(tmp_path):
-    with pytest.raises(RecipeError, match=r"there is no such recipe\. `medcontrast recipes` lists those that come along\.$"):
+    with pytest.raises(
+        RecipeError, match=r"there is no such recipe\. `medcontrast recipes` lists those that come along\.$"
+    ):
         load_recipe(tmp_path / "none.yaml")
     with pytest.raises(RecipeError, match="cannot be read as a recipe"):
         load_recipe(tmp_path)
@@ -184,7 +241,9 @@ def test_missing_folders_and_bytes(tmp_path):
 
 def test_set_goes_through_the_same_validation(written, tmp_path, monkeypatch):
     path = written()
-    recipe = load_recipe(path, ["train.steps=9", "data.patch=[16, 32, 16]", "method.contrast.weight=0.25", "train.clip_norm=null"])
+    recipe = load_recipe(
+        path, ["train.steps=9", "data.patch=[16, 32, 16]", "method.contrast.weight=0.25", "train.clip_norm=null"]
+    )
     assert (recipe.train.steps, recipe.data.patch, recipe.method.contrast.weight) == (9, (16, 32, 16), 0.25)
     assert recipe.train.clip_norm is None
     with pytest.raises(RecipeError, match=r"  - train\.stesp: unknown key; did you mean 'steps'\?$"):

@@ -1,0 +1,87 @@
+"""Tests of what a recipe is turned into: by hand, property."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medcontrast.engine.build import learning_rate, make_fabric, make_method, make_optimizer, resolve_precision
+from medcontrast.errors import InputError, RecipeError
+from medcontrast.settings.train import OptimizerSettings, ScheduleSettings
+
+
+@pytest.fixture
+def on_cpu_with_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+
+
+def test_auto_is_bfloat16_only_where_it_is_native_and_right(tiny, on_cpu_with_bfloat16, monkeypatch):
+    recipe = tiny.make_recipe(precision="auto")
+    assert resolve_precision(recipe, "auto") == "bf16-mixed"
+    assert resolve_precision(recipe, "cpu") == "bf16-mixed"
+    assert resolve_precision(recipe, "cpu", "32-true") == "32-true"
+    # 2 voxels at the deepest level: oneDNN's weight gradients hold uninitialised memory there
+    small = tiny.recipe_from(tiny.set_key(tiny.recipe_tree(precision="auto"), "data.patch", [8, 16, 16]))
+    assert resolve_precision(small, "cpu") == "32-true"
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert resolve_precision(recipe, "cpu") == "32-true"
+
+
+def test_a_chosen_precision_stays(tiny):
+    recipe = tiny.make_recipe(precision="16-mixed")
+    assert resolve_precision(recipe, "cpu") == "16-mixed"
+    assert resolve_precision(recipe, "cpu", "32-true") == "32-true"
+
+
+@pytest.mark.parametrize("words", [{"accelerator": "abacus"}, {"precision": "8-bit"}])
+def test_devices_that_are_not_there(words):
+    plain = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "precision": "32-true", **words}
+    with pytest.raises(InputError, match=r"^--accelerator \w+, --devices 1, --precision [\w-]+: "):
+        make_fabric(**plain)
+
+
+def test_weights_are_a_function_of_the_seed(tiny, tmp_path):
+    run = tiny.make_run(tmp_path, tiny.recipe_tree())
+    first, second = (make_method(run.recipe, run.manifest) for _ in range(2))
+    other = make_method(run.recipe.model_copy(update={"seed": 9}), run.manifest)
+    for left, right, third in zip(first.parameters(), second.parameters(), other.parameters(), strict=True):
+        assert torch.equal(left, right)
+        assert left.ndim < 2 or not torch.equal(left, third)
+
+
+def test_the_optimiser_trains_the_student_and_never_the_teacher(tiny, tmp_path):
+    run = tiny.make_run(tmp_path, tiny.recipe_tree("fba_net"))
+    method = make_method(run.recipe, run.manifest)
+    optimizer = make_optimizer(run.recipe.train.optimizer, method)
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert held == {id(parameter) for parameter in method.parameters() if parameter.requires_grad}
+    assert not held & {id(parameter) for parameter in method.teacher.parameters()}
+    assert isinstance(optimizer, torch.optim.AdamW)
+    sgd = make_optimizer(OptimizerSettings(name="sgd", lr=0.1, momentum=0.8, nesterov=True), method)
+    assert (sgd.defaults["momentum"], sgd.defaults["nesterov"], sgd.defaults["lr"]) == (0.8, True, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ({"name": "constant"}, [0.1, 0.1, 0.1]),
+        ({"name": "poly", "power": 2.0}, [0.1, 0.025, 0.001]),
+        ({"name": "cosine"}, [0.1, 0.05, 0.0024471741852423]),
+        ({"name": "step", "every": 4, "factor": 0.5}, [0.1, 0.05, 0.025]),
+        ({"name": "constant", "warm_up_steps": 10}, [0.01, 0.06, 0.1]),
+    ],
+)
+def test_rates_by_hand(schedule, rates):
+    settings = ScheduleSettings(**schedule)
+    found = [learning_rate(OptimizerSettings(lr=0.1), settings, step, 10) for step in (0, 5, 9)]
+    assert found == pytest.approx(rates)
+
+
+def test_nesterov_without_momentum(tiny):
+    tree = tiny.recipe_tree(optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.0, "nesterov": True})
+    with pytest.raises(RecipeError, match=r"nesterov needs a momentum above 0"):
+        tiny.recipe_from(tree)

@@ -1,0 +1,170 @@
+"""Tests of run folders: by hand (exact sentences), property."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from medcontrast.engine.run import Run
+from medcontrast.errors import CheckpointError, OutputError, RecipeError
+from medcontrast.settings import load_recipe
+
+
+@pytest.fixture
+def recipe(tiny, tmp_path):
+    tiny.write_data(tmp_path / "data", validation=1)
+    return tiny.write_recipe(tmp_path / "tiny.yaml", tiny.recipe_tree())
+
+
+def create(path, folder, *overrides, **options):
+    return Run.create(folder, load_recipe(path, overrides), path, **options)
+
+
+def test_the_resolved_recipe_makes_the_same_run(recipe, tmp_path):
+    first = create(recipe, tmp_path / "first")
+    assert sorted(path.name for path in first.folder.iterdir()) == ["manifest.json", "resolved.yaml"]
+    second = create(first.folder / "resolved.yaml", tmp_path / "second")
+    assert second.recipe == first.recipe
+    assert (second.manifest.labeled, second.manifest.labels) == (first.manifest.labeled, first.manifest.labels)
+    assert [case.images[0].exists() for case in second.manifest.labeled] == [True, True]
+
+
+def test_a_root_relative_to_the_recipe_means_the_same_in_the_run_folder(tiny, recipe, tmp_path):
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    del manifest["root"]
+    (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
+    tree = tiny.set_key(tiny.recipe_tree(init_from="runs/a"), "data.root", "data")
+    path = tiny.write_recipe(tmp_path / "rooted.yaml", tree)
+    run = create(path, tmp_path / "deep" / "run")
+    assert run.manifest.root == tmp_path / "data"
+    assert run.manifest.labeled[0].images[0].exists()
+    assert run.recipe.train.init_from == str(tmp_path / "runs" / "a")
+
+
+def test_an_existing_folder_is_never_written_over(recipe, tmp_path):
+    folder = tmp_path / "run"
+    create(recipe, folder)
+    (folder / "last.pt").write_bytes(b"precious")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    sentence = (
+        rf"^{folder}: this folder holds something already\. Go on with `medcontrast train --resume {folder}`, "
+        r"choose another with -o, or add --overwrite to begin anew\.$"
+    )
+    with pytest.raises(OutputError, match=sentence):
+        create(recipe, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_overwrite_takes_away_what_a_run_writes_and_nothing_else(recipe, tmp_path):
+    folder = tmp_path / "run"
+    create(recipe, folder)
+    for name in ("last.pt", "last.safetensors", "best.safetensors", "log.jsonl", "run.json", "notes.txt"):
+        (folder / name).write_text("old")
+    for name in ("tensorboard", "overlays", "evaluation_test_last"):
+        (folder / name).mkdir()
+        (folder / name / "file").write_text("old")
+    create(recipe, folder, "train.steps=9", overwrite=True)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "evaluation_test_last",
+        "manifest.json",
+        "notes.txt",
+        "resolved.yaml",
+    ]
+    assert Run.open(folder).recipe.train.steps == 9
+
+
+def test_overwrite_leaves_other_folders_and_files_alone(recipe, tmp_path):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.txt").write_text("words")
+    with pytest.raises(OutputError, match=r"--overwrite replaces run folders alone, and this is not one"):
+        create(recipe, folder, overwrite=True)
+    assert (folder / "chapter.txt").read_text() == "words"
+    file = tmp_path / "file"
+    file.write_text("words")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=rf"^{file}: "):
+            create(recipe, file, overwrite=overwrite)
+    assert file.read_text() == "words"
+
+
+def test_a_faulty_recipe_takes_nothing_away(recipe, tmp_path):
+    folder = tmp_path / "run"
+    create(recipe, folder)
+    (folder / "last.pt").write_bytes(b"precious")
+    with pytest.raises(RecipeError, match=r"train\.validate_every"):
+        path = tmp_path / "data" / "manifest.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "validation": []}))
+        create(recipe, folder, "train.validate_every=2", overwrite=True)
+    assert (folder / "last.pt").read_bytes() == b"precious"
+
+
+def test_a_run_that_never_trained_may_be_made_again(recipe, tmp_path):
+    create(recipe, tmp_path / "run")
+    assert create(recipe, tmp_path / "run", "train.steps=3").recipe.train.steps == 3
+
+
+def test_an_empty_folder_is_free(recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    create(recipe, tmp_path / "run")
+
+
+def test_a_folder_that_cannot_be_written(recipe, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        OutputError, match=r"run: cannot be written \(Not a directory\); choose another folder with -o\.$"
+    ):
+        create(recipe, tmp_path / "file" / "run")
+
+
+def test_no_run_folder(tmp_path):
+    with pytest.raises(CheckpointError, match=rf"^{tmp_path}: not a run folder \(it has no resolved\.yaml\)\.$"):
+        Run.open(tmp_path)
+
+
+def test_a_resumed_run_keeps_its_recipe(recipe, tmp_path):
+    folder = create(recipe, tmp_path / "run").folder
+    before = (folder / "resolved.yaml").read_text()
+    for override in ("train.optimizer.lr=0.1", "seed=2", "method.name=fba_net", "train=3"):
+        with pytest.raises(
+            RecipeError, match=rf"^--set {override}: a resumed run keeps its recipe; only train\.steps, "
+        ):
+            Run.open(folder, [override])
+    assert (folder / "resolved.yaml").read_text() == before
+    assert Run.open(folder, ["train.steps=12", "data.workers=1"]).recipe.train.steps == 12
+    assert Run.open(folder).recipe.data.workers == 1
+
+
+def test_validating_needs_validation_cases(tiny, tmp_path):
+    tiny.write_data(tmp_path / "data")
+    path = tiny.write_recipe(tmp_path / "tiny.yaml", tiny.recipe_tree("fba_net", validate_every=5))
+    with pytest.raises(RecipeError, match=r"^1 fault in .*tiny\.yaml:") as caught:
+        create(path, tmp_path / "run")
+    assert str(caught.value).splitlines()[1] == (
+        f"  - train.validate_every 5: {tmp_path / 'data' / 'manifest.json'} has no validation cases, and test cases "
+        "choose nothing; set it to null, and training keeps `last` alone"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_misfit_of_recipe_and_manifest_at_once(tiny, tmp_path):
+    tiny.write_data(tmp_path / "data", labeled=0, unlabeled=0, test=1)
+    path = tiny.write_recipe(tmp_path / "tiny.yaml", tiny.recipe_tree("fba_net", validate_every=5))
+    with pytest.raises(RecipeError, match=r"^3 faults in ") as caught:
+        create(path, tmp_path / "run")
+    keys = [line.split(":")[0].strip(" -") for line in str(caught.value).splitlines()[1:]]
+    assert keys == ["data.manifest", "train.unlabeled_rows 2", "train.validate_every 5"]
+
+
+def test_facts_and_log(recipe, tmp_path):
+    run = create(recipe, tmp_path / "run")
+    run.write_facts({"device": "cpu"})
+    facts = json.loads((run.folder / "run.json").read_text())
+    assert facts["device"] == "cpu"
+    assert {"medcontrast", "git_commit", "python", "versions", "written"} <= facts.keys()
+    run.cut_log(3)  # there is none yet
+    for step in (1, 2, 3):
+        run.log({"step": step})
+    run.cut_log(2)
+    assert [json.loads(line)["step"] for line in (run.folder / "log.jsonl").read_text().splitlines()] == [1, 2]

@@ -16,7 +16,6 @@ from medcontrast.labels import LabelTable
 from medcontrast.volume import Volume, read_volume
 
 _SHOWN = 3
-_SAME_GRID = 0.01  # of a voxel, as in training
 
 
 @dataclass(frozen=True)
@@ -213,7 +212,7 @@ def _check_label(split: str, case: Case, image: Volume, table: LabelTable, repor
 
 
 def _same_grid(split: str, case: Case, image: Volume, other: Volume, report: CheckReport) -> None:
-    difference = other.grid.difference(image.grid, _SAME_GRID * min(image.grid.spacing_mm))
+    difference = other.grid.difference(image.grid)
     if difference is not None:
         text = f"{other.path} does not lie on the grid of {image.path}: {difference}"
         report.faults.append(Finding(split, case.name, text))

@@ -95,7 +95,7 @@ def _read_json(path: Path) -> Any:
 
 def _reference_grid(grid: Grid, mask_path: Path, reference_path: Path) -> Grid:
     reference = read_grid(reference_path)
-    difference = grid.difference(reference, tolerance_mm=0.01 * min(reference.spacing_mm))
+    difference = grid.difference(reference)
     if difference is not None:
         raise VolumeError(
             f"{mask_path}: does not lie on the grid of {reference_path}: {difference}. "

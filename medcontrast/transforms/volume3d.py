@@ -144,7 +144,7 @@ def require_same_grid(volume: Volume, reference: Volume) -> None:
     Raises:
         VolumeError: They do not.
     """
-    difference = volume.grid.difference(reference.grid, tolerance_mm=0.01 * min(reference.grid.spacing_mm))
+    difference = volume.grid.difference(reference.grid)
     if difference is not None:
         raise VolumeError(
             f"{volume.path}: {difference}; all files of a case must lie on the grid of {reference.path}. "

@@ -76,12 +76,16 @@ class Grid:
         corners = self._corners_mm()
         return float(np.linalg.norm(corners[:, None] - corners[None], axis=-1).max())
 
-    def same_as(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
-        """Whether the shapes are equal and no corner voxel lies further than `tolerance_mm` from its twin."""
+    def same_as(self, other: Grid, tolerance_mm: float | None = None) -> bool:
+        """Whether the shapes are equal and no corner voxel lies further than `tolerance_mm` from its twin.
+
+        The default tolerance is a hundredth of the smallest voxel side: less is rounding in a header.
+        """
         return self.difference(other, tolerance_mm) is None
 
-    def difference(self, other: Grid, tolerance_mm: float = 1e-3) -> str | None:
-        """What sets this grid apart from `other`, in words, or None when they are the same."""
+    def difference(self, other: Grid, tolerance_mm: float | None = None) -> str | None:
+        """What sets this grid apart from `other`, in words, or None when they are the same; see `same_as`."""
+        tolerance_mm = 0.01 * min(other.spacing_mm) if tolerance_mm is None else tolerance_mm
         if self.shape != other.shape:
             return f"its shape is {_times(self.shape)}, not {_times(other.shape)}"
         distance = np.linalg.norm(self._corners_mm() - other._corners_mm(), axis=1).max()

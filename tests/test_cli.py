@@ -150,7 +150,7 @@ def test_max_time_saves_and_resume_goes_on(cli, place):
         (["RECIPE", "-o", "OUT", "--precision", "8-bit"], "--precision 8-bit: "),
         (
             ["RECIPE", "-o", "OUT", "--devices", "3", "--accelerator", "cpu"],
-            "train.labeled_rows 2 cannot be shared evenly by 3 process(es)",
+            "cannot be shared evenly by 3 process(es) with train.accumulate 1; it must be a multiple of 3.",
         ),
         (["RECIPE", "--set", "train.step=3"], "train.step: unknown key; did you mean 'steps'?"),
         (["RECIPE", "-o", "RECIPE/run"], "cannot be written (Not a directory); choose another folder with -o."),

@@ -37,8 +37,8 @@ def require_fit(recipe: Recipe, manifest: Manifest, *, where: str) -> None:
         )
     if recipe.train.validate_every is not None and not manifest.validation:
         faults.append(
-            f"train.validate_every {recipe.train.validate_every}: {manifest.path} has no validation cases, and test cases "
-            "choose nothing; set it to null, and training keeps `last` alone"
+            f"train.validate_every {recipe.train.validate_every}: {manifest.path} has no validation cases, and "
+            "test cases choose nothing; set it to null, and training keeps `last` alone"
         )
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"

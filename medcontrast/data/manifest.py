@@ -170,7 +170,9 @@ def _root(raw: dict[str, Any], path: Path, root: Path | None) -> Path:
 def _channels(raw: dict[str, Any], path: Path) -> tuple[str, ...]:
     channels = raw.get("channels", {"0": "image"})
     if not isinstance(channels, dict) or sorted(channels) != sorted(str(index) for index in range(len(channels))):
-        raise ManifestError(f'{path}: expected "channels" as {{"0": "name", "1": ...}} from 0 up, but got {channels!r}.')
+        raise ManifestError(
+            f'{path}: expected "channels" as {{"0": "name", "1": ...}} from 0 up, but got {channels!r}.'
+        )
     return tuple(str(channels[str(index)]) for index in range(len(channels)))
 
 

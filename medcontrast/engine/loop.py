@@ -84,6 +84,7 @@ class Trainer:
                 f"{self.run.folder}: this run is finished ({self.state.step} of {total} steps). "
                 f"To go on, ask for more: --set train.steps={self.state.step + total}"
             )
+        self.run.require_recipe(saved["header"]["recipe"])
         try:
             self.method.load_state_dict(saved["method"])
             self.optimizer.load_state_dict(saved["optimizer"])

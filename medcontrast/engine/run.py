@@ -110,6 +110,20 @@ class Run:
             write_text(folder / "resolved.yaml", recipe_to_yaml(recipe))
         return run
 
+    def require_recipe(self, saved: dict[str, Any]) -> None:
+        """Refuses to go on under another recipe than the checkpoint's, as after resolved.yaml was edited by hand.
+
+        Raises:
+            RecipeError: Naming the first setting that differs.
+        """
+        old, new = _leaves(saved), _leaves(self.recipe.model_dump(mode="json"))
+        for key in sorted(old.keys() & new.keys()):
+            if old[key] != new[key] and key not in _CHANGEABLE_ON_RESUME and not key.startswith("about."):
+                raise RecipeError(
+                    f"{self.folder / 'resolved.yaml'}: {key} is {new[key]}, but the checkpoint was trained with "
+                    f"{old[key]}. Put it back, or train anew in another folder."
+                )
+
     def write_facts(self, facts: dict[str, Any]) -> None:
         """Writes run.json: versions, commit, and what the caller derived."""
         content = {
@@ -154,6 +168,13 @@ def _resolve_paths(recipe: Recipe, recipe_path: Path) -> Recipe:
     data = recipe.data.model_copy(update={"manifest": "manifest.json", "root": absolute(recipe.data.root)})
     train = recipe.train.model_copy(update={"init_from": absolute(recipe.train.init_from)})
     return recipe.model_copy(update={"data": data, "train": train})
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return leaves
 
 
 def _never_trained(folder: Path) -> bool:

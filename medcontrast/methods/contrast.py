@@ -51,7 +51,9 @@ class ForegroundBackgroundContrast(nn.Module):
             labeled_rows: How many rows, the first ones, have true maps; the memory keeps theirs alone.
         """
         embeddings, valid, true = self._embed(features, maps, known, labeled_rows)
-        sums = {name: features.new_zeros((), dtype=torch.float32) for name in ("pull_foreground", "pull_background", "push")}
+        sums = {
+            name: features.new_zeros((), dtype=torch.float32) for name in ("pull_foreground", "pull_background", "push")
+        }
         for k in range(self.classes):
             chosen = self._choose(valid[:, k])
             foreground = gather_with_gradient(embeddings.foreground[chosen, k])
@@ -98,7 +100,10 @@ class ForegroundBackgroundContrast(nn.Module):
             memory.embeddings(k) for memory in (self.foreground_memory, self.background_memory)
         )
         foregrounds, backgrounds = torch.cat([foreground, old_foreground]), torch.cat([background, old_background])
-        foregrounds_valid, backgrounds_valid = torch.cat([valid, foreground_known]), torch.cat([valid, background_known])
+        foregrounds_valid, backgrounds_valid = (
+            torch.cat([valid, foreground_known]),
+            torch.cat([valid, background_known]),
+        )
         return {
             "pull_foreground": self._pull(foreground, valid, old_foreground, foreground_known),
             "pull_background": self._pull(background, valid, old_background, background_known),

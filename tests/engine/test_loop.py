@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from medcontrast.checkpoint import load_resume, load_weights, read_header
 from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run
-from medcontrast.errors import CheckpointError, InputError, NonFiniteLossError
+from medcontrast.errors import CheckpointError, InputError, NonFiniteLossError, RecipeError
 
 
 def saved_tensors(run):
@@ -335,3 +335,28 @@ def test_a_bfloat16_run_stays_finite(tiny, tmp_path):
     run = tiny.make_run(tmp_path, tiny.recipe_tree("fba_net", steps=2, precision="bf16-mixed"))
     tiny.train(run)
     assert all(math.isfinite(value) for record in tiny.read_log(run) for value in record.values())
+
+
+def test_a_recipe_edited_after_the_checkpoint_is_refused(tiny, whole):
+    run = tiny.make_run(whole("supervised").folder.parent, tiny.recipe_tree(), name="edited")
+    tiny.train(run, steps=2)
+    path = run.folder / "resolved.yaml"
+    text = path.read_text(encoding="utf-8")
+    for old, new, sentence in (
+        (
+            "lr: 0.002",
+            "lr: 0.1",
+            r"resolved\.yaml: train\.optimizer\.lr is 0\.1, but the checkpoint was trained with 0\.002\.",
+        ),
+        (
+            "- 4\n  - 8\n",
+            "- 4\n  - 16\n",
+            r"network\.filters is \[4, 16, 8\], but the checkpoint was trained with \[4, 8, 8\]",
+        ),
+    ):
+        assert old in text
+        path.write_text(text.replace(old, new), encoding="utf-8")
+        with pytest.raises(RecipeError, match=sentence):
+            tiny.train(Run.open(run.folder), resume=True)
+    path.write_text(text.replace("gives: little", "gives: much"), encoding="utf-8")
+    assert tiny.train(Run.open(run.folder), resume=True).state.step == 6

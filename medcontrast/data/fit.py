@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medcontrast.data.manifest import Manifest, load_manifest
-from medcontrast.errors import RecipeError
+from medcontrast.errors import ManifestError, RecipeError
 from medcontrast.settings import Recipe
 
 
@@ -19,6 +19,24 @@ def recipe_manifest(recipe: Recipe, recipe_path: Path) -> Manifest:
     if root is not None and not root.is_absolute():
         root = recipe_path.parent / root
     return load_manifest(recipe_path.parent / recipe.data.manifest, root)
+
+
+def require_files(recipe: Recipe, manifest: Manifest) -> None:
+    """Checks that every file training will open is there, before anything is written over.
+
+    Raises:
+        ManifestError: With how many are missing, and the first of them.
+    """
+    labeled = (*manifest.labeled, *(manifest.validation if recipe.train.validate_every else ()))
+    unlabeled = manifest.unlabeled if recipe.train.unlabeled_rows else ()
+    files = [path for case in (*labeled, *unlabeled) for path in case.images]
+    files += [case.label for case in labeled if case.label is not None]
+    missing = [path for path in files if not path.exists()]
+    if missing:
+        raise ManifestError(
+            f"{manifest.path}: {len(missing)} of {len(files)} files are not there, the first is {missing[0]}. The data "
+            f"folder is {manifest.root}; set MEDCONTRAST_DATA or data.root to where the data is."
+        )
 
 
 def require_fit(recipe: Recipe, manifest: Manifest, *, where: str) -> None:

@@ -40,23 +40,36 @@ def resolve_precision(recipe: Recipe, accelerator: str, wanted: str | None = Non
     """`auto` becomes bf16-mixed where the device computes in bfloat16 natively, else 32-true.
 
     On CPUs it stays 32-true where the deepest level of the network is 2 voxels wide or less: the bfloat16 3x3x3
-    convolution of PyTorch 2.13's CPU build then gives wrong weight gradients.
+    convolution of PyTorch 2.13's CPU build then gives wrong weight gradients. Asked for by name it is refused.
 
     Args:
         recipe: Its train.precision, patch and network.
         accelerator: auto, cpu, cuda or mps.
         wanted: Overrides train.precision.
+
+    Raises:
+        InputError: bf16-mixed on a CPU, where it would train on wrong gradients.
     """
     wanted = wanted or recipe.train.precision
+    deepest = [side // step for side, step in zip(recipe.data.patch, recipe.network.patch_divisor, strict=True)]
+    if wanted == "bf16-mixed" and _on_cpu(accelerator) and min(deepest) <= 2:
+        raise InputError(
+            f"precision bf16-mixed: data.patch {list(recipe.data.patch)} leaves {deepest} voxels at the deepest level, "
+            "where PyTorch's bfloat16 convolution on CPUs gives wrong gradients. Take 32-true, or a larger patch."
+        )
     if wanted != "auto":
         return wanted
     if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     if accelerator == "auto" and torch.backends.mps.is_available():
         return "32-true"
-    deepest = [side // step for side, step in zip(recipe.data.patch, recipe.network.patch_divisor, strict=True)]
     native = min(deepest) > 2 and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return "bf16-mixed" if native and torch.backends.mkldnn.is_available() else "32-true"
+
+
+def _on_cpu(accelerator: str) -> bool:
+    other = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return accelerator == "cpu" or (accelerator == "auto" and not other)
 
 
 def make_network_builder(recipe: Recipe, manifest: Manifest) -> Callable[[], nn.Module]:

@@ -149,7 +149,9 @@ class Trainer:
             torch.manual_seed(hash((seed, info.step, micro, self.fabric.global_rank)) % 2**63)
             batch = self._on_device(next(batches), info)
             with self.fabric.no_backward_sync(wrapped, enabled=micro + 1 < train.accumulate):
-                terms = wrapped.losses(batch, info)
+                # Fabric enters its autocast for a marked method only where it wraps the module, as for DDP
+                with self.fabric.autocast():
+                    terms = wrapped.losses(batch, info)
                 _require_finite(terms, batch, info)
                 self.fabric.backward(terms["loss"] / train.accumulate)
             for name, value in terms.items():

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import medcontrast
-from medcontrast.data.fit import recipe_manifest, require_fit
+from medcontrast.data.fit import recipe_manifest, require_files, require_fit
 from medcontrast.data.manifest import Manifest
 from medcontrast.errors import CheckpointError, OutputError, RecipeError
 from medcontrast.files import write_text
@@ -63,6 +63,7 @@ class Run:
         """
         manifest = recipe_manifest(recipe, recipe_path)
         require_fit(recipe, manifest, where=str(recipe_path))
+        require_files(recipe, manifest)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             if not overwrite and not _never_trained(folder):
                 raise OutputError(

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from medcontrast.checkpoint import load_resume, load_weights, read_header
 from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run
+from medcontrast.engine.stopping import StopRequest
 from medcontrast.errors import CheckpointError, InputError, NonFiniteLossError, RecipeError
 
 
@@ -44,6 +45,12 @@ GOLDEN = {
     "mean_teacher": {
         "loss": [1.738537, 1.656633, 1.74036, 1.664178, 1.681079],
         "consistency": [5.6e-05, 0.000123, 0.001629, 0.000216, 0.000653],
+    },
+    "fba_net": {
+        "loss": [1.753278, 2.213046, 3.506827, 3.525829, 3.59716],
+        "consistency": [1.508921, 1.342948, 1.155358, 1.283066, 1.289028],
+        "push": [6.732226, 5.940402, 6.247872, 5.858907, 6.324816],
+        "pull_foreground": [0.038655, 0.040634, 0.059324, 0.027431, 0.030186],
     },
     "fba_legacy": {
         "loss": [76.954994, 76.989311, 76.960403, 76.954048, 76.938171],
@@ -335,6 +342,16 @@ def test_a_bfloat16_run_stays_finite(tiny, tmp_path):
     run = tiny.make_run(tmp_path, tiny.recipe_tree("fba_net", steps=2, precision="bf16-mixed"))
     tiny.train(run)
     assert all(math.isfinite(value) for record in tiny.read_log(run) for value in record.values())
+
+
+@pytest.mark.parametrize(("precision", "inside"), [("bf16-mixed", True), ("32-true", False)])
+def test_the_precision_reaches_the_networks(tiny, tmp_path, precision, inside):
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=1, precision=precision))
+    trainer = Trainer(run, Fabric(accelerator="cpu", devices=1, precision=precision), Console(quiet=True))
+    seen = []
+    trainer.method.student.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    trainer.fit(StopRequest())
+    assert seen == [inside]
 
 
 def test_a_recipe_edited_after_the_checkpoint_is_refused(tiny, whole):

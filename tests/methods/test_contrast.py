@@ -1,0 +1,111 @@
+"""Tests of foreground/background contrast in cells: by hand, property, gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medcontrast.methods.contrast import ForegroundBackgroundContrast
+from medcontrast.networks.regions import split_cells
+from medcontrast.settings.methods import ContrastSettings
+
+
+def make(region=4, memory=8, **other):
+    torch.manual_seed(0)
+    settings = ContrastSettings(region=region, memory=memory, embedding_channels=8, **other)
+    return ForegroundBackgroundContrast(settings, feature_channels=5, classes=2).train()
+
+
+def inputs(rows=3, side=8):
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(rows, 5, side, side, side, generator=generator, requires_grad=True)
+    maps = torch.zeros(rows, 2, side, side, side)
+    maps[:, 0, :, :, : side // 4] = 1  # a border through the first half of the cells along z
+    maps[:, 1, :, : side // 4] = 1
+    return features, maps, torch.ones(rows, 1, side, side, side, dtype=torch.bool)
+
+
+def test_cells_come_in_order_and_hold_their_own_voxels():
+    volume = torch.arange(2 * 1 * 4 * 4 * 4).reshape(2, 1, 4, 4, 4)
+    cells = split_cells(volume, 2)
+    assert cells.shape == (16, 1, 2, 2, 2)
+    assert torch.equal(cells[1, 0], volume[0, 0, :2, :2, 2:])
+    assert torch.equal(cells[8 + 4, 0], volume[1, 0, 2:, :2, :2])
+    with pytest.raises(ValueError, match="cells of 3 voxels do not fill"):
+        split_cells(volume, 3)
+
+
+def test_every_term_reaches_the_features():
+    features, maps, known = inputs()
+    terms = make()(features, maps, known, labeled_rows=2)
+    assert set(terms) == {"pull_foreground", "pull_background", "push"}
+    for name, term in terms.items():
+        (gradient,) = torch.autograd.grad(term, features, retain_graph=True)
+        assert gradient.norm() > 1e-4, name
+
+
+def test_gradient_is_still_there_after_the_head_was_fitted():
+    # Whole patches are told apart by the head alone; cells are not, unless the features differ.
+    left = {}
+    for region in (0, 4):
+        features, maps, known = inputs(rows=8)
+        contrast = make(region, memory=0)
+        optimizer = torch.optim.Adam(contrast.parameters(), lr=0.01)
+        for _ in range(150):
+            optimizer.zero_grad()
+            torch.stack(list(contrast(features.detach(), maps, known, labeled_rows=4).values())).sum().backward()
+            optimizer.step()
+        total = torch.stack(list(contrast(features, maps, known, labeled_rows=4).values())).sum()
+        (gradient,) = torch.autograd.grad(total, features)
+        left[region] = float(gradient.norm())
+    assert left[4] > 5 * left[0]
+
+
+def test_cells_without_a_border_or_with_unknown_voxels_give_nothing():
+    features, maps, known = inputs()
+    contrast = make()
+    terms = contrast(features, torch.zeros_like(maps), known, labeled_rows=2)
+    assert [float(term.detach()) for term in terms.values()] == [0.0, 0.0, 0.0]
+    contrast(features, maps, torch.zeros_like(known), labeled_rows=2)
+    contrast.remember()
+    assert contrast.foreground_memory.count.tolist() == [0, 0]
+
+
+def test_memory_takes_labeled_rows_alone_and_once_a_step():
+    features, maps, known = inputs()
+    contrast = make(memory=100)
+    contrast(features, maps, known, labeled_rows=2)
+    assert contrast.foreground_memory.count.tolist() == [0, 0]
+    contrast.remember()
+    # a row of 8 voxels a side has 8 cells of 4, and the border of each class runs through 4 of them
+    assert contrast.foreground_memory.count.tolist() == [8, 8]
+    contrast.remember()
+    assert contrast.foreground_memory.count.tolist() == [8, 8]
+
+
+def test_memory_changes_the_terms_and_is_in_the_state():
+    features, maps, known = inputs()
+    contrast = make()
+    before = contrast(features, maps, known, labeled_rows=2)
+    contrast.remember()
+    after = contrast(features * 0.5 + 1, maps, known, labeled_rows=2)
+    twin = make()
+    twin.load_state_dict(contrast.state_dict())
+    again = twin(features * 0.5 + 1, maps, known, labeled_rows=2)
+    assert all(torch.equal(after[name], again[name]) for name in after)
+    assert any(not torch.equal(before[name], after[name]) for name in after)
+
+
+def test_no_more_cells_than_asked_for():
+    features, maps, known = inputs(rows=4)
+    contrast = make(memory=100, regions=6)
+    contrast(features, maps, known, labeled_rows=4)
+    contrast.remember()
+    assert contrast.background_memory.count.tolist() == [6, 6]
+
+
+def test_same_step_twice_is_the_same():
+    features, maps, known = inputs()
+    contrast = make()
+    first, second = (contrast(features, maps, known, labeled_rows=2) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)

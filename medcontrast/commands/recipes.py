@@ -6,12 +6,12 @@ from __future__ import annotations
 def recipes() -> None:
     """List the recipes that come along."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from medcontrast.settings import load_recipe
     from medcontrast.settings.shipped import shipped_folder, shipped_recipes
 
-    table = Table("recipe", "method", "needs", "costs", "gives", show_lines=True)
+    table = Table(Column("recipe", no_wrap=True), "method", "needs", "costs", "gives", show_lines=True)
     for path in shipped_recipes():
         recipe = load_recipe(path)
         name = path.relative_to(shipped_folder("recipes")).as_posix()

@@ -117,7 +117,7 @@ def _network(shape: Vector, spacing: Vector, reasons: dict[str, str]) -> Network
     levels = 4 if smallest >= 24 else 3
     reasons["network.name"] = f"scans of {_voxels(shape)} voxels: {levels - 1} halvings"
     if not thick.any():
-        return NetworkSettings(name="unet", filters=tuple(16 * 2**level for level in range(levels)))
+        return NetworkSettings(name="dynunet", filters=tuple(16 * 2**level for level in range(levels)))
     strides, kept = [], spacing.copy()
     for _ in range(levels - 1):
         halve = kept < 2 * kept.min()
@@ -125,7 +125,7 @@ def _network(shape: Vector, spacing: Vector, reasons: dict[str, str]) -> Network
         kept = np.where(halve, kept * 2, kept)
     reasons["network.strides"] = "thick axes are halved later, when the fine ones have caught up"
     filters = tuple(16 * 2**level for level in range(levels))
-    return NetworkSettings(name="unet", filters=filters, strides=tuple((a, b, c) for a, b, c in strides))
+    return NetworkSettings(name="dynunet", filters=filters, strides=tuple((a, b, c) for a, b, c in strides))
 
 
 def _patch(

@@ -129,7 +129,7 @@ def test_thick_slices_stay_thick_and_are_halved_later(plain: Manifest) -> None:
     recipe = proposal.recipe
     assert recipe.data.spacing_mm == (0.8, 0.8, 5.0)
     assert "the thick slices stay thick" in proposal.reasons["data.spacing_mm"]
-    assert recipe.network.name == "unet"
+    assert recipe.network.name == "dynunet"
     assert recipe.network.strides == ((2, 2, 1), (2, 2, 1), (2, 2, 2))
     assert recipe.network.patch_divisor == (8, 8, 2)
     assert recipe.data.patch[2] >= 20
@@ -139,10 +139,10 @@ def test_thick_slices_stay_thick_and_are_halved_later(plain: Manifest) -> None:
     ("shape", "name", "patch"),
     [
         ((100, 80, 68), "vnet", (96, 80, 64)),
-        ((100, 80, 60), "unet", (96, 80, 56)),
-        ((35, 51, 36), "unet", (32, 48, 32)),
-        ((20, 22, 13), "unet", (20, 20, 12)),
-        ((9, 9, 6), "unet", (8, 8, 8)),
+        ((100, 80, 60), "dynunet", (96, 80, 56)),
+        ((35, 51, 36), "dynunet", (32, 48, 32)),
+        ((20, 22, 13), "dynunet", (20, 20, 12)),
+        ((9, 9, 6), "dynunet", (8, 8, 8)),
     ],
 )
 def test_patches_fit_scan_and_network(plain: Manifest, shape: Any, name: str, patch: Any) -> None:

@@ -219,8 +219,8 @@ def damage(kind, tiny, place):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("missing scan", "there is no such file"),
-        ("missing label", "there is no such file"),
+        ("missing scan", "1 of 6 files are not there, the first is"),
+        ("missing label", "1 of 6 files are not there, the first is"),
         ("truncated", "damaged or cut off: its voxels cannot be read"),
         ("no scan at all", "not a NIfTI file, or its header is damaged"),
         ("2D", "is an image of 2 axes (20 x 18), but a volume of three axes is needed."),

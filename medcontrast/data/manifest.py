@@ -11,6 +11,7 @@ from typing import Any
 
 from medcontrast.errors import ManifestError
 from medcontrast.labels import LabelTable
+from medcontrast.volume_names import output_stem
 
 SPLITS = ("labeled", "unlabeled", "validation", "test")
 _KEYS = {"name", "description", "source", "licence", "root", "channels", "labels", "ignore_label", "regions", *SPLITS}
@@ -193,7 +194,7 @@ def _cases(entries: Any, split: str, root: Path, channels: int, faults: list[str
         if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
             faults.append(f"{place}: image is a path or a list of paths, one a channel, but got {entry['image']!r}")
             continue
-        name = str(entry.get("case") or case_name(images[0]))
+        name = str(entry.get("case") or output_stem(Path(images[0])))
         if len(images) != channels:
             faults.append(f"{place} {name}: {len(images)} image file(s), but the manifest has {channels} channel(s)")
         if split != "unlabeled" and not entry.get("label"):
@@ -202,15 +203,6 @@ def _cases(entries: Any, split: str, root: Path, channels: int, faults: list[str
         patient = str(entry["patient"]) if entry.get("patient") is not None else None
         cases.append(Case(name, tuple(root / image for image in images), label, patient))
     return tuple(cases)
-
-
-def case_name(image: str) -> str:
-    """File name without folder and volume suffix; what a case is called when nothing names it."""
-    name = Path(image).name
-    for suffix in (".nii.gz", ".seg.nrrd", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd"):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
 
 
 def _overlaps(splits: dict[str, tuple[Case, ...]]) -> list[str]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medcontrast.data.manifest import case_name
 from medcontrast.errors import ManifestError
+from medcontrast.volume_names import output_stem
 
 _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _CHANNEL = re.compile(r"_\d{4}$")
@@ -112,7 +112,7 @@ def _from_dataset_json(path: Path) -> Source:
             raise ManifestError(f'{path}: expected {{"image", "label"}} or a path, but got {entry!r}.')
         image = folder / entry["image"]
         label = folder / entry["label"] if entry.get("label") else None
-        cases.append(SourceCase(case_name(image.name), (image,), label))
+        cases.append(SourceCase(output_stem(image), (image,), label))
     return _source(folder, cases, _table(raw, path))
 
 
@@ -158,8 +158,8 @@ def _volumes(folder: Path) -> list[Path]:
 
 
 def _pair(images: list[Path], labels: list[Path]) -> list[SourceCase]:
-    by_name = {case_name(path.name): path for path in labels}
-    names = [case_name(path.name) for path in images]
+    by_name = {output_stem(path): path for path in labels}
+    names = [output_stem(path) for path in images]
     if images and all(_CHANNEL.search(name) for name in names):
         channels: dict[str, list[Path]] = {}
         for name, path in zip(names, images, strict=True):
@@ -169,7 +169,7 @@ def _pair(images: list[Path], labels: list[Path]) -> list[SourceCase]:
 
 
 def _case_folder(folder: Path) -> list[SourceCase]:
-    files = {case_name(path.name): path for path in _volumes(folder)}
+    files = {output_stem(path): path for path in _volumes(folder)}
     if "image" not in files:
         return []
     return [SourceCase(folder.name, (files["image"],), files.get("label"))]

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from medcontrast.data.manifest import Case, Manifest, case_name
+from medcontrast.data.manifest import Case, Manifest
 from medcontrast.errors import InputError, VolumeError
 from medcontrast.labels import LabelTable
 from medcontrast.metrics.case import TargetScore, score_case
 from medcontrast.metrics.report import Report
 from medcontrast.render import OverlayRow, overlay_grid_png
-from medcontrast.volume import Volume, read_volume
+from medcontrast.volume import KNOWN_SUFFIXES, Volume, output_stem, read_volume
+from medcontrast.volume_names import volume_suffix
 
-VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 WORST_SHOWN = 4
 
 
@@ -85,10 +85,10 @@ def folder_pairs(predictions: Path, labels: Path) -> list[tuple[str, Path, Path]
     references = _volumes(labels)
     found: dict[str, list[Path]] = {}
     for path in _volumes(predictions):
-        found.setdefault(case_name(path.name), []).append(path)
+        found.setdefault(output_stem(path), []).append(path)
     pairs, missing = [], []
     for reference in references:
-        name = case_name(reference.name)
+        name = output_stem(reference)
         masks = found.get(name, []) + found.get(f"{name}_seg", [])
         if len(masks) > 1:
             raise InputError(
@@ -108,7 +108,7 @@ def folder_pairs(predictions: Path, labels: Path) -> list[tuple[str, Path, Path]
 def table_beside(predictions: list[Path]) -> LabelTable | None:
     """The label table of the JSON record beside the first mask that has one."""
     for path in predictions:
-        record = path.with_name(case_name(path.name) + ".json")
+        record = path.with_name(output_stem(path) + ".json")
         if record.is_file():
             content = json.loads(record.read_text(encoding="utf-8"))
             if isinstance(content, dict) and "labels" in content:
@@ -159,9 +159,9 @@ def manifest_case(manifest: Manifest, split: str) -> dict[str, Case]:
 def _volumes(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder.")
-    files = sorted(path for path in folder.iterdir() if path.name.endswith(VOLUME_SUFFIXES) and path.name[0] != ".")
+    files = sorted(path for path in folder.iterdir() if volume_suffix(path) and path.name[0] != ".")
     if not files:
-        raise InputError(f"{folder}: holds no volume ({', '.join(VOLUME_SUFFIXES)}).")
+        raise InputError(f"{folder}: holds no volume ({', '.join(KNOWN_SUFFIXES)}).")
     return files
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from medcontrast.errors import VolumeError
 from medcontrast.volume.grid import Grid, require_usable_grid
 from medcontrast.volume.itk import read_dicom, read_dicom_grid, read_itk, read_itk_grid
-from medcontrast.volume.names import KNOWN_SUFFIXES, NIFTI_SUFFIXES, volume_suffix
 from medcontrast.volume.nifti import read_nifti, read_nifti_grid
+from medcontrast.volume_names import KNOWN_SUFFIXES, NIFTI_SUFFIXES, volume_suffix
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from medcontrast import files
 from medcontrast.errors import OutputError
 from medcontrast.volume.grid import Grid
-from medcontrast.volume.names import NIFTI_SUFFIXES, volume_suffix
 from medcontrast.volume.nifti import nifti_header
+from medcontrast.volume_names import NIFTI_SUFFIXES, volume_suffix
 
 
 def write_label(path: Path, array: NDArray[Any], grid: Grid, *, overwrite: bool = False) -> None:

@@ -13,9 +13,10 @@ import pytest
 
 from medcontrast.data.importers import la_tree
 from medcontrast.data.listing import write_manifest
-from medcontrast.data.manifest import Manifest, case_name, load_manifest
+from medcontrast.data.manifest import Manifest, load_manifest
 from medcontrast.errors import ManifestError, OutputError
 from medcontrast.settings.shipped import shipped_folder
+from medcontrast.volume_names import output_stem
 
 Cli = Callable[..., SimpleNamespace]
 SHIPPED = shipped_folder("data_manifests")
@@ -135,7 +136,7 @@ def test_a_missing_file_and_a_missing_split(tmp_path: Path) -> None:
     ("a/b.nii.gz", "b"), ("b.seg.nrrd", "b"), ("b.c.NII", "b.c"), ("b.mha", "b"), ("series", "series"),
 ])  # fmt: skip
 def test_case_names(file: str, name: str) -> None:
-    assert case_name(file) == name
+    assert output_stem(Path(file)) == name
 
 
 # --- the writer

@@ -31,6 +31,15 @@ def test_auto_is_bfloat16_only_where_it_is_native_and_right(tiny, on_cpu_with_bf
     assert resolve_precision(recipe, "cpu") == "32-true"
 
 
+def test_bfloat16_is_refused_where_its_gradients_are_wrong(tiny, on_cpu_with_bfloat16):
+    small = tiny.recipe_from(tiny.set_key(tiny.recipe_tree(), "data.patch", [8, 16, 16]))
+    with pytest.raises(
+        InputError, match=r"leaves \[2, 4, 4\] voxels at the deepest level.* Take 32-true, or a larger patch"
+    ):
+        resolve_precision(small, "cpu", "bf16-mixed")
+    assert resolve_precision(small, "cuda", "bf16-mixed") == "bf16-mixed"
+
+
 def test_a_chosen_precision_stays(tiny):
     recipe = tiny.make_recipe(precision="16-mixed")
     assert resolve_precision(recipe, "cpu") == "16-mixed"

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from medcontrast.engine.run import Run
-from medcontrast.errors import CheckpointError, OutputError, RecipeError
+from medcontrast.errors import CheckpointError, ManifestError, OutputError, RecipeError
 from medcontrast.settings import load_recipe
 
 
@@ -54,6 +54,17 @@ def test_an_existing_folder_is_never_written_over(recipe, tmp_path):
     with pytest.raises(OutputError, match=sentence):
         create(recipe, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_overwrite_costs_nothing_where_a_scan_is_missing(recipe, tmp_path):
+    run = create(recipe, tmp_path / "run")
+    (run.folder / "last.pt").write_bytes(b"precious")
+    run.manifest.unlabeled[0].images[0].unlink()
+    create(recipe, tmp_path / "other")  # supervised: opens no unlabeled scan
+    semi_supervised = ("method={name: mean_teacher}", "train.unlabeled_rows=2")
+    with pytest.raises(ManifestError, match=r"files are not there, the first is .*\. The data folder is "):
+        create(recipe, run.folder, *semi_supervised, overwrite=True)
+    assert (run.folder / "last.pt").read_bytes() == b"precious"
 
 
 def test_overwrite_takes_away_what_a_run_writes_and_nothing_else(recipe, tmp_path):

@@ -84,7 +84,7 @@ class FBANet(TeacherMethod):
             consistency.paste_probability,
             seed=info.seed,
             step=info.step,
-            rows=batch["index"][~labeled],
+            rows=batch["index"][~labeled].tolist(),  # drawn on the CPU: one wait for the device, not one a row
             device=strong.device,
         )
         partner = torch.arange(len(unlabeled), device=strong.device) % int(labeled.sum())

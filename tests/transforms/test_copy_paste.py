@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medcontrast.transforms.copy_paste import mix, paste_boxes
+from medcontrast.transforms.copy_paste import exchange_boxes, mix, paste_boxes
 
 PATCH = (12, 24, 9)
 
@@ -49,3 +49,29 @@ def test_mix_takes_the_inside_where_the_mask_is():
     assert mixed.dtype == torch.int64
     assert torch.equal(mixed == 1, mask.expand_as(mixed))
     assert torch.equal(mixed == -1, ~mask.expand_as(mixed))
+
+
+def test_exchange_goes_both_ways_and_leaves_some_rows_whole():
+    rows = range(400)
+    masks = exchange_boxes((6, 6, 6), 0.667, 0.5, seed=0, step=3, rows=rows)
+    shares = masks.float().flatten(1).mean(1)
+    box = 4**3 / 6**3
+    kinds = {"none": 0.0, "inside": box, "outside": 1 - box}
+    counts = {name: int(torch.isclose(shares, torch.tensor(share)).sum()) for name, share in kinds.items()}
+    assert sum(counts.values()) == 400
+    assert 160 < counts["none"] < 240 and 70 < counts["inside"] < 130 and 70 < counts["outside"] < 130
+
+
+def test_exchange_is_a_function_of_seed_step_and_row():
+    arguments = ((6, 6, 6), 0.667, 0.5)
+    whole = exchange_boxes(*arguments, seed=1, step=2, rows=[4, 5, 6, 7])
+    assert torch.equal(whole[2:], exchange_boxes(*arguments, seed=1, step=2, rows=[6, 7]))
+    many = exchange_boxes(*arguments, seed=1, step=2, rows=range(20))
+    assert not torch.equal(many, exchange_boxes(*arguments, seed=1, step=3, rows=range(20)))
+    assert not torch.equal(many, exchange_boxes(*arguments, seed=2, step=2, rows=range(20)))
+
+
+@pytest.mark.parametrize(("probability", "share"), [(0.0, 0.0), (1.0, 1.0)])
+def test_exchange_never_and_always(probability, share):
+    masks = exchange_boxes((4, 4, 4), 0.5, probability, seed=0, step=0, rows=range(16))
+    assert masks.flatten(1).any(1).float().mean() == share

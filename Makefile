@@ -41,9 +41,9 @@ demo: install
 	$(BIN)/medcontrast data phantom demo/data --manifest-name quickstart
 	$(BIN)/medcontrast train recipes/quickstart.yaml -o demo/run
 	$(BIN)/medcontrast evaluate --ckpt demo/run --split test -o demo/evaluation
-	$(BIN)/medcontrast infer --ckpt demo/run demo/data/images/phantom_000.nii.gz -o demo/out
-	$(BIN)/medcontrast export demo/out/phantom_000_seg.nii.gz --reference demo/data/images/phantom_000.nii.gz --format seg.nrrd
-	@echo "Look at demo/evaluation/worst_cases.png, and drag demo/out/phantom_000_seg.seg.nrrd into 3D Slicer."
+	$(BIN)/medcontrast infer --ckpt demo/run demo/data/images/phantom_055.nii.gz -o demo/out
+	$(BIN)/medcontrast export demo/out/phantom_055_seg.nii.gz --reference demo/data/images/phantom_055.nii.gz --format seg.nrrd
+	@echo "Look at demo/evaluation/worst_cases.png, and drag demo/out/phantom_055_seg.seg.nrrd into 3D Slicer."
 
 lint: install-test
 	$(BIN)/ruff check .

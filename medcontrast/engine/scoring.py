@@ -208,8 +208,10 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _show(console: Console, report: Report) -> None:
-    console.print(report.table())
-    for line in report.lines():
+    wide = console.width >= report.table_width
+    if wide:
+        console.print(report.table())
+    for line in report.notes() if wide else report.lines():
         console.print(line, highlight=False)
 
 

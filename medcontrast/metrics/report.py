@@ -158,20 +158,29 @@ class Report:
             raise InputError(f"{path}: damaged report, {type(error).__name__}: {error}.") from None
 
     def table(self) -> Table:
-        """A rich table: a row for each target, a column for each figure, mean over interval."""
+        """A rich table: a row for each figure, a column for each target, mean over interval."""
         from rich.table import Table
 
         # Without a count the caption would let a miss pass unseen in a mean distance.
-        table = Table(title=f"{len(self.cases)} cases", caption=" ".join(self._count_lines()) or None)
-        table.add_column("target", no_wrap=True)
+        table = Table(title=f"{len(self.cases)} cases", caption=" ".join(self._count_lines()) or None, show_lines=True)
+        table.add_column("mean over cases", no_wrap=True)
+        for target in self.targets:
+            table.add_column(target, justify="right")
         for metric in self.metrics:
             definition = DEFINITIONS[metric]
             unit = f" {definition.unit}" if definition.unit else ""
-            table.add_column(f"{definition.title}{unit}", justify="right")
-        for summary in self.summary.values():
-            cells = [_cell(metric, interval, "\n") for metric, interval in summary.metrics.items()]
-            table.add_row(summary.target, *cells)
+            cells = [_cell(metric, summary.metrics[metric], "\n") for summary in self.summary.values()]
+            table.add_row(f"{definition.title}{unit}", *cells)
         return table
+
+    @property
+    def table_width(self) -> int:
+        """Characters that the table needs to show every figure whole."""
+        return 26 + 19 * len(self.targets)
+
+    def notes(self) -> list[str]:
+        """What goes beneath the table: misses, definitions, units, tolerance and empty rule."""
+        return [*self._count_lines(), "", *_rules(self)]
 
     def lines(self) -> list[str]:
         """Plain text: the figures of every target, then their definitions, units, tolerance and empty rule."""
@@ -183,8 +192,7 @@ class Report:
                 label = f"{DEFINITIONS[metric].title}{f' ({unit})' if unit else ''}"
                 spread = "" if interval.sd is None else f", SD {interval.sd:.{DEFINITIONS[metric].decimals}f}"
                 out.append(f"  {label:<26} {_cell(metric, interval, '  ')}{spread}")
-        out += self._count_lines()
-        return [*out, "", *_rules(self)]
+        return [*out, *self.notes()]
 
     def _count_lines(self) -> list[str]:
         lines = []

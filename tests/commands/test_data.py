@@ -90,7 +90,7 @@ def test_phantom_then_check_then_recipe(tmp_path: Path, cli: Cli) -> None:
     loaded = load_recipe(recipe)
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.splitlines() == [
-        f"{recipe}: fba_net, unet, patch {'x'.join(map(str, loaded.data.patch))}.",
+        f"{recipe}: fba_net, dynunet, patch {'x'.join(map(str, loaded.data.patch))}.",
         f"Read it, then: medcontrast train {recipe} -o runs/r",
     ]
     assert loaded.data.manifest == "p/manifest.json"

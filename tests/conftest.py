@@ -38,7 +38,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fba_net": {
         "name": "fba_net",
         "consistency": {"ramp_up_steps": 2},
-        "contrast": {"ramp_up_steps": 2, "embedding_channels": 8, "memory": 4},
+        "contrast": {"weight": 0.1, "ramp_up_steps": 2, "embedding_channels": 8, "memory": 4},
     },
     "fba_legacy": {"name": "fba_legacy", "patch": [16, 16, 16], "ramp_up_steps": 2, "embedding_channels": 8},
 }

@@ -60,7 +60,7 @@ class ConsistencySettings(Settings):
 class ContrastSettings(Settings):
     """Foreground and background embeddings, pulled together among themselves and pushed apart."""
 
-    weight: Weight = 0.1
+    weight: Weight = 0.02
     """Of pull(foreground) + pull(background) + push; after the ramp-up. 0 leaves the terms out."""
     ramp_up_steps: int = Field(default=300, ge=0)
     embedding_channels: int = Field(default=64, ge=2)

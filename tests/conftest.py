@@ -35,6 +35,10 @@ LABELS = {"0": "background", "1": "front", "2": "back"}
 METHODS: dict[str, dict[str, Any]] = {
     "supervised": {"name": "supervised"},
     "mean_teacher": {"name": "mean_teacher", "ramp_up_steps": 2, "consistency_weight": 10.0},
+    "ua_mt": {"name": "ua_mt", "ramp_up_steps": 2, "consistency_weight": 10.0, "passes": 2},
+    "cps": {"name": "cps", "ramp_up_steps": 2},
+    "mc_net": {"name": "mc_net", "ramp_up_steps": 2},
+    "bcp": {"name": "bcp", "pretrain_steps": 2},
     "fba_net": {
         "name": "fba_net",
         "consistency": {"ramp_up_steps": 2},
@@ -99,6 +103,8 @@ def write_data(
 def recipe_tree(method: str = "supervised", manifest: str = "data/manifest.json", **train: Any) -> dict[str, Any]:
     """A recipe that trains in a second; `train` holds keys of the section of that name."""
     network: dict[str, Any] = {"name": "dynunet", "filters": [4, 8, 8]}
+    if method == "mc_net":
+        network["decoders"] = 3
     if method == "fba_legacy":
         network = {"name": "vnet", "filters": 2, "decoders": 3, "norm": "group"}
     return {

@@ -7,6 +7,7 @@ normalised by itself; a row without weight does not count.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -53,6 +54,23 @@ def mse_consistency(student_logits: Tensor, target_probabilities: Tensor, weight
     target = target_probabilities.detach().to(student_logits.dtype)
     means, counted = row_means((_probabilities(student_logits) - target).square(), weight)
     return mean_over(means, counted)
+
+
+def mutual_consistency(logits: Sequence[Tensor], temperature: float) -> Tensor:
+    """Sum over ordered pairs i != j of the squared difference of p_i to the sharpened p_j, which gets no gradient.
+
+    Args:
+        logits: (b, k, *spatial) of each decoder.
+        temperature: Of `sharpen`.
+
+    Paper: MC-Net+ (Wu 2022), equation 4, and FBA-Net (Chung 2023).
+    """
+    targets = [
+        sharpen(_probabilities(each.detach().to(torch.promote_types(each.dtype, torch.float32))), temperature)
+        for each in logits
+    ]
+    pairs = [(i, j) for i in range(len(logits)) for j in range(len(logits)) if i != j]
+    return torch.stack([mse_consistency(logits[i], targets[j]) for i, j in pairs]).sum()
 
 
 @in_full_precision

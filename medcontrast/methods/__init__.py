@@ -5,21 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 from medcontrast.methods.base import MakeNetwork, Method
+from medcontrast.methods.bcp import BCP
+from medcontrast.methods.cps import CPS
 from medcontrast.methods.fba_legacy import FBALegacy
 from medcontrast.methods.fba_net import FBANet
+from medcontrast.methods.mc_net import MCNet
 from medcontrast.methods.mean_teacher import MeanTeacher
 from medcontrast.methods.supervised import Supervised
+from medcontrast.methods.ua_mt import UAMT
 from medcontrast.settings.methods import (
+    BCPSettings,
+    CPSSettings,
     FBALegacySettings,
     FBANetSettings,
+    MCNetSettings,
     MeanTeacherSettings,
     MethodSettings,
     SupervisedSettings,
+    UAMTSettings,
 )
 
 METHODS: dict[type, Any] = {
     SupervisedSettings: Supervised,
     MeanTeacherSettings: MeanTeacher,
+    UAMTSettings: UAMT,
+    CPSSettings: CPS,
+    MCNetSettings: MCNet,
+    BCPSettings: BCP,
     FBANetSettings: FBANet,
     FBALegacySettings: FBALegacy,
 }

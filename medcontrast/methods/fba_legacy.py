@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from medcontrast.batch import Batch, StepInfo
-from medcontrast.losses.consistency import mse_consistency, sharpen
+from medcontrast.losses.consistency import mutual_consistency
 from medcontrast.losses.foreground_background import pull, push
 from medcontrast.losses.segmentation import dice_cross_entropy
 from medcontrast.methods.base import MakeNetwork, Method, strong_and_weak
@@ -42,17 +42,15 @@ class FBALegacy(Method):
         dice = torch.stack(
             [dice_cross_entropy(each[labeled], label, dice_weight=1.0, cross_entropy_weight=0.0) for each in logits]
         ).sum()
-        terms = {"dice": dice, "consistency": self._consistency(logits), **self._contrast(logits)}
+        terms = {
+            "dice": dice,
+            "consistency": mutual_consistency(logits, settings.temperature),
+            **self._contrast(logits),
+        }
         ramp = gaussian_ramp_up(info.step, settings.ramp_up_steps, hold_steps=settings.ramp_hold_steps)
         contrast = terms["pull_foreground"] + terms["pull_background"] + terms["push"]
         loss = settings.dice_weight * dice + settings.consistency_weight * ramp * terms["consistency"]
         return {"loss": loss + settings.contrast_weight * contrast, **terms}
-
-    def _consistency(self, logits: list[Tensor]) -> Tensor:
-        """Sum over ordered pairs of decoders of MSE(p_i, sharpen(p_j))."""
-        targets = [sharpen(each.detach().softmax(dim=1), self.settings.temperature) for each in logits]
-        pairs = [(i, j) for i in range(len(logits)) for j in range(len(logits)) if i != j]
-        return torch.stack([mse_consistency(logits[i], targets[j]) for i, j in pairs]).sum()
 
     def _contrast(self, logits: list[Tensor]) -> dict[str, Tensor]:
         settings = self.settings

@@ -30,7 +30,7 @@ def build_network(
         filters: vnet and segresnet: the first level's width. unet and dynunet: widths, one a level.
         norm: "batch", "instance", "group" or "none".
         dropout: Probability; where it acts is the network's own.
-        decoders: 1; for vnet also 2 or 3.
+        decoders: 1; for vnet and dynunet also 2 or 3.
         strides: unet and dynunet: down-sampling between each two levels; default 2 everywhere.
 
     Raises:
@@ -40,8 +40,8 @@ def build_network(
         near = difflib.get_close_matches(str(name).lower(), BUILDERS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise InputError(f"There is no network {name!r}; the networks are {', '.join(BUILDERS)}.{hint}")
-    if decoders != 1 and name != "vnet":
-        raise InputError(f"decoders is a setting of vnet alone, but {name} got {decoders}. Leave it at 1.")
+    if decoders != 1 and name not in _SEVERAL:
+        raise InputError(f"decoders is a setting of vnet and dynunet, but {name} got {decoders}. Leave it at 1.")
     if strides is not None and name not in _LEVELED:
         raise InputError(f"strides is a setting of {' and '.join(_LEVELED)}, not of {name}. Leave it out.")
     if (name in _LEVELED) == isinstance(filters, int):
@@ -56,7 +56,7 @@ def build_network(
     }
     if name in _LEVELED:
         plain["strides"] = strides
-    if name == "vnet":
+    if name in _SEVERAL:
         plain["decoders"] = decoders
     return BUILDERS[name](**plain)
 
@@ -95,3 +95,4 @@ BUILDERS: dict[str, Callable[..., Network]] = {
     "dynunet": _dynunet,
 }
 _LEVELED = ("unet", "dynunet")
+_SEVERAL = ("vnet", "dynunet")

@@ -9,16 +9,19 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from monai.networks.blocks.dynunet_block import UnetOutBlock
+from monai.networks.blocks.dynunet_block import UnetOutBlock, UnetUpBlock
 from monai.networks.nets.dynunet import DynUNet as MonaiDynUNet
+from monai.networks.nets.dynunet import DynUNetSkipLayer
 from monai.networks.nets.segresnet import SegResNet as MonaiSegResNet
 from monai.networks.nets.unet import UNet as MonaiUNet
-from torch import Tensor
+from torch import Tensor, nn
 
 from medcontrast.errors import InputError
 from medcontrast.networks.output import Network, Output
 
 Strides = Sequence[tuple[int, int, int]]
+INTERPOLATIONS = ("trilinear", "nearest")
+"""How decoder 2 and 3 of DynUNet go up a level."""
 
 
 class UNet(Network):
@@ -120,7 +123,11 @@ class SegResNet(Network):
 
 
 class DynUNet(Network):
-    """MONAI's DynUNet, nnU-Net's architecture: 3x3x3 kernels, leaky ReLU, no deep supervision."""
+    """MONAI's DynUNet, nnU-Net's architecture: 3x3x3 kernels, leaky ReLU, no deep supervision.
+
+    Decoder 1 is MONAI's, with transposed convolutions. Decoder 2 goes up by trilinear, decoder 3 by nearest
+    interpolation and a 3x3x3 convolution, as those of MC-Net+ (Wu 2022) do.
+    """
 
     def __init__(
         self,
@@ -131,6 +138,7 @@ class DynUNet(Network):
         strides: Strides | None = None,
         norm: str = "instance",
         dropout: float = 0.0,
+        decoders: int = 1,
     ) -> None:
         """Builds the network.
 
@@ -141,9 +149,10 @@ class DynUNet(Network):
             strides: Down-sampling between each two levels; default 2 everywhere.
             norm: "batch", "instance", "group" (at most 8 groups) or "none".
             dropout: Probability, in every convolution block.
+            decoders: 1, 2 or 3.
 
         Raises:
-            InputError: Filters and strides that do not fit, or an unknown norm.
+            InputError: Filters and strides that do not fit, an unknown norm or number of decoders.
         """
         strides = _strides("dynunet", filters, strides, levels=3)
         super().__init__(
@@ -153,26 +162,72 @@ class DynUNet(Network):
             stride=_product(strides),
             norm=norm,
         )
+        if not 1 <= decoders <= 1 + len(INTERPOLATIONS):
+            raise InputError(f"dynunet has 1, 2 or 3 decoders, but got {decoders}.")
+        plain: dict[str, Any] = {"kernel_size": 3, "norm_name": _norm(norm, filters), "dropout": dropout or None}
         whole = MonaiDynUNet(
             spatial_dims=3,
             in_channels=in_channels,
             out_channels=classes,
-            kernel_size=[3] * len(filters),
             strides=((1, 1, 1), *strides),
             upsample_kernel_size=strides,
             filters=filters,
-            norm_name=_norm(norm, filters),
-            dropout=dropout or None,
+            **{**plain, "kernel_size": [3] * len(filters)},
         )
         self.body = whole.skip_layers
         # With dropout MONAI drops whole logits too, after the last convolution; that block is made again without.
         self.final = UnetOutBlock(3, filters[0], classes)
         self.final.load_state_dict(whole.output_block.state_dict())
+        self.others = nn.ModuleList(
+            InterpolatingDecoder(classes, filters, strides, mode, plain) for mode in INTERPOLATIONS[: decoders - 1]
+        )
 
     def forward(self, image: Tensor) -> Output:
         """Output of an image (b, in_channels, x, y, z)."""
         self.check_image(image)
         features = self.body(image)
+        return Output(self.final(features), features)
+
+    def decode_all(self, image: Tensor) -> list[Output]:
+        """Output of every decoder on one pass of the encoder, from an image (b, in_channels, x, y, z)."""
+        self.check_image(image)
+        levels, ups, layer, below = [], [], self.body, image
+        while isinstance(layer, DynUNetSkipLayer):
+            below = layer.downsample(below)
+            levels.append(below)
+            ups.append(layer.upsample)
+            layer = layer.next_layer
+        features = bottom = layer(below)
+        for up, skip in zip(reversed(ups), reversed(levels), strict=True):
+            features = up(features, skip)
+        return [Output(self.final(features), features), *[decoder(bottom, levels) for decoder in self.others]]
+
+
+class InterpolatingDecoder(nn.Module):
+    """A decoder of DynUNet that goes up by interpolation and a convolution instead of a transposed convolution."""
+
+    def __init__(
+        self, classes: int, filters: Sequence[int], strides: Strides, mode: str, plain: dict[str, Any]
+    ) -> None:
+        """Builds the steps, the coarsest first; `plain` holds what MONAI's blocks take everywhere."""
+        super().__init__()
+        self.ups = nn.ModuleList()
+        for level in reversed(range(len(strides))):
+            wide, narrow, stride = filters[level + 1], filters[level], tuple(strides[level])
+            block = UnetUpBlock(3, wide, narrow, stride=1, upsample_kernel_size=stride, **plain)
+            block.transp_conv = nn.Sequential(
+                nn.Upsample(scale_factor=stride, mode=mode, align_corners=False if mode == "trilinear" else None),
+                nn.Conv3d(wide, narrow, 3, padding=1, bias=False),
+            )
+            self.ups.append(block)
+        self.final = UnetOutBlock(3, filters[0], classes)
+        self.apply(MonaiDynUNet.initialize_weights)
+
+    def forward(self, bottom: Tensor, levels: Sequence[Tensor]) -> Output:
+        """Output from the deepest features and those of the levels above, the finest first."""
+        features = bottom
+        for up, skip in zip(self.ups, reversed(levels), strict=True):
+            features = up(features, skip)
         return Output(self.final(features), features)
 
 

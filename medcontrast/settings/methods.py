@@ -77,6 +77,61 @@ class ContrastSettings(Settings):
     """Embeddings of labeled rows of past steps that are references too, for each class and kind; 0 keeps none."""
 
 
+class UAMTSettings(Settings):
+    """Uncertainty-aware mean teacher (Yu et al. 2019)."""
+
+    name: Literal["ua_mt"]
+    segmentation: SegmentationLossSettings = SegmentationLossSettings()
+    ema_decay: Decay = 0.99
+    consistency_weight: Weight = 0.1
+    """Of the squared difference to the teacher where it is certain; after the ramp-up."""
+    ramp_up_steps: int = Field(default=400, ge=0)
+    passes: int = Field(default=8, ge=2)
+    """Stochastic passes of the teacher whose mean gives the uncertainty."""
+    noise_std: float = Field(default=0.1, gt=0.0)
+    """Of the noise on each pass, in units of the normalised image; it is cut at twice this."""
+    threshold_start: float = Field(default=0.75, gt=0.0, le=1.0)
+    """Voxels count whose entropy is below this share of ln(classes); the share ramps up to 1."""
+
+
+class CPSSettings(Settings):
+    """Cross pseudo supervision (Chen et al. 2021): two networks teach each other."""
+
+    name: Literal["cps"]
+    segmentation: SegmentationLossSettings = SegmentationLossSettings()
+    consistency_weight: Weight = 0.1
+    """Of each network's loss to the other's hard prediction; after the ramp-up."""
+    ramp_up_steps: int = Field(default=400, ge=0)
+
+
+class MCNetSettings(Settings):
+    """Mutual consistency of several decoders (MC-Net+, Wu et al. 2022); needs network.decoders 2 or 3."""
+
+    name: Literal["mc_net"]
+    segmentation: SegmentationLossSettings = SegmentationLossSettings()
+    consistency_weight: Weight = 1.0
+    """Of the squared differences between decoders, summed over ordered pairs; after the ramp-up."""
+    ramp_up_steps: int = Field(default=400, ge=0)
+    temperature: float = Field(default=0.1, gt=0.0, le=1.0)
+    """Sharpening of the decoder that is learned from."""
+
+
+class BCPSettings(Settings):
+    """Bidirectional copy-paste (Bai et al. 2023) with a mean teacher."""
+
+    name: Literal["bcp"]
+    segmentation: SegmentationLossSettings = SegmentationLossSettings()
+    ema_decay: Decay = 0.99
+    unlabeled_weight: Weight = 0.5
+    """Of the voxels that the teacher labels, beside 1 for those with a label."""
+    paste_fraction: float = Field(default=0.667, gt=0.0, lt=1.0)
+    """Side of the exchanged box as a share of the patch's side."""
+    pretrain_steps: int = Field(default=120, ge=0)
+    """First steps, in which labeled rows exchange boxes among themselves and the teacher teaches nothing."""
+    largest_component: Literal["none", "each", "joint"] = "each"
+    """What is kept of the teacher's labels: the largest piece of each class, or of all joined."""
+
+
 class FBANetSettings(Settings):
     """FBA-Net in its default form: mean teacher with foreground/background heads on decoder features."""
 
@@ -105,5 +160,13 @@ class FBALegacySettings(Settings):
 
 
 MethodSettings = Annotated[
-    SupervisedSettings | MeanTeacherSettings | FBANetSettings | FBALegacySettings, Field(discriminator="name")
+    SupervisedSettings
+    | MeanTeacherSettings
+    | UAMTSettings
+    | CPSSettings
+    | MCNetSettings
+    | BCPSettings
+    | FBANetSettings
+    | FBALegacySettings,
+    Field(discriminator="name"),
 ]

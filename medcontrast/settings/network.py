@@ -22,8 +22,8 @@ class NetworkSettings(Settings):
     norm: Literal["instance", "batch", "group", "none"] = "instance"
     """With batch, statistics of labeled and unlabeled rows mix; see docs/methods.md."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    decoders: Literal[1, 3] = 1
-    """vnet only: 3 adds a trilinear and a nearest-neighbour decoder."""
+    decoders: Literal[1, 2, 3] = 1
+    """vnet and dynunet: 2 adds a trilinear decoder to the one that predicts, 3 a nearest-neighbour one too."""
     strides: tuple[tuple[int, int, int], ...] | None = None
     """dynunet and unet: down-sampling from each level to the next; default 2 everywhere."""
 
@@ -37,8 +37,8 @@ class NetworkSettings(Settings):
             raise ValueError(
                 f"{self.name} takes a list of at least {least} widths for filters, such as [16, 32, 64, 128]"
             )
-        if self.decoders != 1 and self.name != "vnet":
-            raise ValueError("decoders: 3 is a form of vnet alone")
+        if self.decoders != 1 and self.name not in ("vnet", "dynunet"):
+            raise ValueError(f"decoders: {self.decoders} is a form of vnet and dynunet, not of {self.name}")
         if self.strides is not None:
             if self.name not in ("unet", "dynunet"):
                 raise ValueError(f"strides are a setting of unet and dynunet, not of {self.name}")

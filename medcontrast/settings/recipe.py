@@ -6,7 +6,13 @@ from pydantic import Field, model_validator
 
 from medcontrast.settings.base import Settings
 from medcontrast.settings.data import AugmentSettings, DataSettings
-from medcontrast.settings.methods import FBALegacySettings, FBANetSettings, MethodSettings, SupervisedSettings
+from medcontrast.settings.methods import (
+    FBALegacySettings,
+    FBANetSettings,
+    MCNetSettings,
+    MethodSettings,
+    SupervisedSettings,
+)
 from medcontrast.settings.network import NetworkSettings
 from medcontrast.settings.train import EvaluationSettings, InferenceSettings, TrainSettings
 
@@ -91,12 +97,17 @@ def _method_faults(recipe: Recipe) -> list[str]:
         region = method.contrast.region
         if any(side % region for side in recipe.data.patch):
             faults.append(f"method.contrast.region {region} does not divide data.patch {list(recipe.data.patch)}")
-    if recipe.network.decoders == 3 and not isinstance(method, FBALegacySettings):
-        faults.append(f"network.decoders 3 is the form of method fba_legacy; {method.name} uses one decoder")
+    several = recipe.network.decoders > 1
+    if isinstance(method, MCNetSettings) and not several:
+        faults.append("method mc_net needs network vnet or dynunet with decoders: 2 or 3")
+    if several and not isinstance(method, (FBALegacySettings, MCNetSettings)):
+        faults.append(
+            f"network.decoders {recipe.network.decoders} is for methods mc_net and fba_legacy; {method.name} uses one"
+        )
     if not isinstance(method, FBALegacySettings):
         return faults
     if method.patch != recipe.data.patch:
         faults.append(f"method.patch {list(method.patch)} must be data.patch {list(recipe.data.patch)}")
-    if recipe.network.decoders != 3:
+    if recipe.network.name != "vnet" or recipe.network.decoders != 3:
         faults.append("method fba_legacy needs network vnet with decoders: 3")
     return faults

@@ -31,7 +31,7 @@ def make(tiny):
 
 def test_every_settings_class_has_a_method():
     names = [each.model_fields["name"].annotation.__args__[0] for each in METHODS]
-    assert names == ["supervised", "mean_teacher", "fba_net", "fba_legacy"]
+    assert names == ["supervised", "mean_teacher", "ua_mt", "cps", "mc_net", "bcp", "fba_net", "fba_legacy"]
 
 
 def test_supervised_is_the_segmentation_loss_of_the_strong_view_of_labeled_rows(tiny, make):

@@ -43,7 +43,7 @@ def test_an_unknown_name_answers_with_the_list():
 
 
 def test_settings_of_another_network_are_refused():
-    with pytest.raises(InputError, match="decoders is a setting of vnet alone, but unet got 3"):
+    with pytest.raises(InputError, match="decoders is a setting of vnet and dynunet, but unet got 3"):
         build_network("unet", in_channels=1, classes=2, filters=(4, 8), decoders=3)
     with pytest.raises(InputError, match="strides is a setting of unet and dynunet, not of vnet"):
         build_network("vnet", in_channels=1, classes=2, filters=4, strides=((2, 2, 2),))

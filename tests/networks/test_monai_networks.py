@@ -132,3 +132,29 @@ def test_filters_and_strides_that_do_not_fit_are_refused():
         UNet(filters=(4, 8, 12), strides=((2, 2, 2),))
     with pytest.raises(InputError, match=r'norm is "batch", "instance", "group" or "none", but got \'layer\''):
         SegResNet(norm="layer")
+
+
+def test_dynunet_with_three_decoders_predicts_by_its_first_as_with_one():
+    torch.manual_seed(0)
+    one = DynUNet(classes=3, filters=(4, 8, 8)).eval()
+    torch.manual_seed(0)
+    three = DynUNet(classes=3, filters=(4, 8, 8), decoders=3).eval()
+    image = torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        outputs = three.decode_all(image)
+        assert torch.equal(outputs[0].logits, one(image).logits)
+        assert torch.equal(outputs[0].logits, three(image).logits)
+    assert [len(outputs), *{tuple(output.logits.shape) for output in outputs}] == [3, (1, 3, 16, 16, 16)]
+    assert not any(torch.equal(outputs[0].logits, output.logits) for output in outputs[1:])
+    assert [decoder.ups[0].transp_conv[0].mode for decoder in three.others] == ["trilinear", "nearest"]
+
+
+def test_dynunet_decoders_go_up_by_the_strides():
+    network = DynUNet(filters=(4, 8, 8), strides=((1, 2, 2), (2, 2, 1)), decoders=3)
+    shapes = {tuple(output.logits.shape) for output in network.decode_all(torch.randn(1, 1, 8, 16, 8))}
+    assert shapes == {(1, 2, 8, 16, 8)}
+
+
+def test_dynunet_refuses_a_fourth_decoder():
+    with pytest.raises(InputError, match="dynunet has 1, 2 or 3 decoders, but got 4"):
+        DynUNet(decoders=4)

@@ -10,7 +10,8 @@ from medcontrast.errors import RecipeError
 from medcontrast.settings import load_recipe, recipe_from_tree, recipe_to_yaml
 from medcontrast.settings.shipped import find_recipe, shipped_recipes
 
-METHODS = ("supervised", "mean_teacher", "fba_net", "fba_legacy")
+METHODS = ("supervised", "mean_teacher", "ua_mt", "cps", "mc_net", "bcp", "fba_net", "fba_legacy")
+METHOD_NAMES = ", ".join(f"'{name}'" for name in METHODS)
 
 
 def faults(tree):
@@ -89,7 +90,7 @@ def test_every_fault_at_once(changed):
         (
             "method.name",
             "fba",
-            "method.name: expected one of 'supervised', 'mean_teacher', 'fba_net', 'fba_legacy', but got 'fba'",
+            f"method.name: expected one of {METHOD_NAMES}, but got 'fba'",
         ),
         ("data.patch", [16, 16], "data.patch.2: missing"),
         (
@@ -120,7 +121,7 @@ def test_every_fault_at_once(changed):
             [4, 8],
             "network: dynunet takes a list of at least 3 widths for filters, such as [16, 32, 64, 128]",
         ),
-        ("network.decoders", 3, "network: decoders: 3 is a form of vnet alone"),
+        ("network.decoders", 3, "network.decoders 3 is for methods mc_net and fba_legacy; fba_net uses one"),
         ("network.strides", [[2, 2, 1]], "network: strides needs 2 triples of 1 and 2, one between each two levels"),
         (
             "network",
@@ -168,13 +169,12 @@ def test_one_fault(tiny, key, value, sentence):
 
 
 def test_a_method_without_a_name_or_without_keys_says_what_to_choose(tiny):
-    names = "'supervised', 'mean_teacher', 'fba_net', 'fba_legacy'"
     tree = tiny.recipe_tree("fba_net")
     assert faults({**tree, "method": {"ema_decay": 0.9}}) == [
-        f"method.name: expected one of {names}, but there is none"
+        f"method.name: expected one of {METHOD_NAMES}, but there is none"
     ]
     for value in ("fba_net", None, ["fba_net"]):
-        wanted = f"method: expected a mapping with a name out of {names}, but got {value!r}"
+        wanted = f"method: expected a mapping with a name out of {METHOD_NAMES}, but got {value!r}"
         assert faults({**tree, "method": value}) == [wanted]
 
 

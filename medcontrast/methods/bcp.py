@@ -1,0 +1,84 @@
+"""Bidirectional copy-paste: labeled and unlabeled rows exchange a box, and the mixed rows are learned whole."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medcontrast.batch import Batch, StepInfo
+from medcontrast.components import largest_component
+from medcontrast.losses.segmentation import dice_cross_entropy
+from medcontrast.methods.base import MakeNetwork, TeacherMethod, strong_and_weak
+from medcontrast.settings.methods import BCPSettings
+from medcontrast.transforms.copy_paste import mix, paste_boxes
+
+
+class BCP(TeacherMethod):
+    """Dice and cross-entropy of mixed rows: to the label where a voxel has one, to the teacher's arg-max elsewhere.
+
+    `supervised` is the loss over voxels of labeled rows, `consistency` that over voxels of unlabeled rows.
+
+    Paper: Bai et al. 2023, "Bidirectional Copy-Paste for Semi-Supervised Medical Image Segmentation", section 3.
+    Deviation: Every pair is exchanged in both directions, where the public code takes half of the pairs for each, so
+        that every labeled row is seen whole in every step, as in the other methods. Each pair draws its own box. The
+        pre-training is the first part of the same run, and its network keeps being averaged into the teacher.
+    """
+
+    def __init__(self, settings: BCPSettings, make_network: MakeNetwork) -> None:
+        super().__init__(make_network, settings.ema_decay)
+        self.settings = settings
+
+    def losses(self, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
+        strong, weak = strong_and_weak(batch)
+        labeled, index = batch["labeled"], batch["index"]
+        ours, label, rows = strong[labeled], batch["label"][labeled], index[labeled]
+        if info.step < self.settings.pretrain_steps:
+            supervised, _ = self._mixed(ours, label, ours.roll(1, 0), label.roll(1, 0), rows, info)
+            return {"loss": supervised, "supervised": supervised}
+        with torch.no_grad():
+            target = self._target(self.teacher(weak[~labeled]).logits)
+        other, target = _repeated(strong[~labeled], len(ours)), _repeated(target, len(ours))
+        supervised, consistency = self._mixed(ours, label, other, target, rows, info)
+        loss = supervised + self.settings.unlabeled_weight * consistency
+        return {"loss": loss, "supervised": supervised, "consistency": consistency}
+
+    def _mixed(
+        self, ours: Tensor, label: Tensor, other: Tensor, target: Tensor, rows: Tensor, info: StepInfo
+    ) -> tuple[Tensor, Tensor]:
+        """Losses over the voxels of `ours` (b, c, x, y, z) and of `other`, of both mixtures of every pair."""
+        boxes = paste_boxes(
+            ours.shape[2:],
+            self.settings.paste_fraction,
+            seed=info.seed,
+            step=info.step,
+            rows=rows.tolist(),
+            device=ours.device,
+        )
+        own = torch.cat([boxes, ~boxes])  # where a mixture shows `ours`
+        logits = self.student(mix(torch.cat([ours, ours]), torch.cat([other, other]), own)).logits
+        return self._loss(logits, label, own), self._loss(logits, target, ~own)
+
+    def _loss(self, logits: Tensor, label: Tensor, where: Tensor) -> Tensor:
+        segmentation = self.settings.segmentation
+        return dice_cross_entropy(
+            logits,
+            torch.cat([label, label]),
+            dice_weight=segmentation.dice_weight,
+            cross_entropy_weight=segmentation.cross_entropy_weight,
+            include_background=segmentation.include_background,
+            weight=where,
+        )
+
+    def _target(self, logits: Tensor) -> Tensor:
+        """The teacher's arg-max (b, 1, x, y, z), stray pieces removed."""
+        label = logits.argmax(dim=1, keepdim=True)
+        kept = self.settings.largest_component
+        if kept == "none":
+            return label
+        cleaned = [largest_component(row[0].numpy(), joined=kept == "joint") for row in label.cpu()]
+        return torch.stack([torch.from_numpy(row) for row in cleaned]).unsqueeze(1).to(label)
+
+
+def _repeated(rows: Tensor, count: int) -> Tensor:
+    """`count` rows, those given taken in turn."""
+    return rows[torch.arange(count, device=rows.device) % len(rows)]

@@ -1,0 +1,89 @@
+"""Tests of bcp beyond what every teacher promises: by hand, property."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medcontrast.batch import StepInfo
+from medcontrast.losses.segmentation import dice_cross_entropy
+from medcontrast.methods import build_method
+from medcontrast.networks.build import build_network
+from medcontrast.transforms.copy_paste import paste_boxes
+
+INFO = StepInfo(step=5, total=10, seed=1)
+
+
+@pytest.fixture
+def make(tiny):
+    def build(**settings):
+        tree = tiny.recipe_tree("bcp")
+        for key, value in settings.items():
+            tree = tiny.set_key(tree, f"method.{key}", value)
+        torch.manual_seed(0)
+        network = lambda: build_network("dynunet", in_channels=1, classes=3, filters=[4, 8, 8])  # noqa: E731
+        return build_method(tiny.recipe_from(tree).method, network).train()
+
+    return build
+
+
+def boxes_of(info):
+    return paste_boxes((16, 16, 16), 0.667, seed=info.seed, step=info.step, rows=[0, 1])
+
+
+def test_both_mixtures_are_learned_with_the_label_of_each_voxel(tiny, make):
+    method, batch = make(largest_component="none", unlabeled_weight=0.25), tiny.make_batch()
+    strong, label, boxes = batch["views"]["strong"], batch["label"][:2], boxes_of(INFO)
+    with torch.no_grad():
+        target = method.teacher(batch["views"]["weak"][2:]).logits.argmax(1, keepdim=True)
+        terms = method.losses(batch, INFO)
+        inside = method.student(torch.where(boxes, strong[:2], strong[2:])).logits
+        outside = method.student(torch.where(boxes, strong[2:], strong[:2])).logits
+    ours = dice_cross_entropy(inside, label, weight=boxes) + dice_cross_entropy(outside, label, weight=~boxes)
+    theirs = dice_cross_entropy(inside, target, weight=~boxes) + dice_cross_entropy(outside, target, weight=boxes)
+    torch.testing.assert_close(terms["supervised"], ours / 2)
+    torch.testing.assert_close(terms["consistency"], theirs / 2)
+    torch.testing.assert_close(terms["loss"], ours / 2 + 0.25 * theirs / 2)
+
+
+def test_pre_training_mixes_labeled_rows_alone(tiny, make):
+    method, batch = make(pretrain_steps=6), tiny.make_batch()
+    terms = method.losses(batch, INFO)
+    assert set(terms) == {"loss", "supervised"}
+    other = {**batch, "views": {name: view.clone() for name, view in batch["views"].items()}}
+    for view in other["views"].values():
+        view[2:] = 0.0
+    assert torch.equal(method.losses(other, INFO)["loss"], terms["loss"])
+    assert set(method.losses(batch, INFO._replace(step=6))) == {"loss", "supervised", "consistency"}
+
+
+def test_stray_pieces_of_the_teacher_are_no_target(make):
+    logits = torch.zeros(1, 3, 16, 16, 16)
+    logits[:, 0] = 1.0
+    logits[0, 1, 2:6, 2:6, 2:6] = 5.0
+    logits[0, 1, 12:14, 12:14, 12:14] = 5.0
+    logits[0, 2, 6:9, 2:6, 2:6] = 5.0
+    logits[0, 2, 12, 2, 2] = 5.0
+    counts = {
+        kept: [int((make(largest_component=kept)._target(logits) == value).sum()) for value in (1, 2)]
+        for kept in ("none", "each", "joint")
+    }
+    assert counts == {"none": [72, 49], "each": [64, 48], "joint": [64, 48]}
+
+
+@pytest.mark.parametrize(("labeled", "unlabeled"), [(3, 2), (2, 3)])
+def test_unequal_halves_take_turns(tiny, make, labeled, unlabeled):
+    terms = make().losses(tiny.make_batch(labeled, unlabeled), INFO)
+    assert all(bool(torch.isfinite(value)) for value in terms.values())
+
+
+def test_the_teacher_answers_for_its_own_voxels_alone(tiny, make):
+    """Another teacher changes `consistency` and leaves `supervised`."""
+    method, batch = make(), tiny.make_batch()
+    with torch.no_grad():
+        before = method.losses(batch, INFO)
+        for parameter in method.teacher.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+        after = method.losses(batch, INFO)
+    assert torch.equal(before["supervised"], after["supervised"])
+    assert abs(float(before["consistency"] - after["consistency"])) > 1e-6

@@ -30,7 +30,7 @@ from medcontrast.errors import CheckpointError, OutputError, RecipeError
 from medcontrast.files import write_text
 from medcontrast.settings import Recipe, load_recipe, recipe_to_yaml
 
-_CHANGEABLE_ON_RESUME = (
+CHANGEABLE_ON_RESUME = (
     "train.steps",
     "train.validate_every",
     "train.save_every",
@@ -80,7 +80,7 @@ class Run:
             raise OutputError(
                 f"{folder}: cannot be written ({error.strerror}); choose another folder with -o."
             ) from None
-        resolved = _resolve_paths(recipe, recipe_path)
+        resolved = resolve_paths(recipe, recipe_path)
         raw = dict(manifest.raw)
         if raw.get("root"):
             raw["root"] = str(manifest.root)
@@ -99,9 +99,9 @@ class Run:
         if not (folder / "resolved.yaml").is_file():
             raise CheckpointError(f"{folder}: not a run folder (it has no resolved.yaml).")
         for override in overrides:
-            if override.partition("=")[0].strip() not in _CHANGEABLE_ON_RESUME:
+            if override.partition("=")[0].strip() not in CHANGEABLE_ON_RESUME:
                 raise RecipeError(
-                    f"--set {override}: a resumed run keeps its recipe; only {', '.join(_CHANGEABLE_ON_RESUME)} may "
+                    f"--set {override}: a resumed run keeps its recipe; only {', '.join(CHANGEABLE_ON_RESUME)} may "
                     f"change."
                 )
         recipe = load_recipe(folder / "resolved.yaml", overrides)
@@ -117,9 +117,9 @@ class Run:
         Raises:
             RecipeError: Naming the first setting that differs.
         """
-        old, new = _leaves(saved), _leaves(self.recipe.model_dump(mode="json"))
+        old, new = leaves(saved), leaves(self.recipe.model_dump(mode="json"))
         for key in sorted(old.keys() & new.keys()):
-            if old[key] != new[key] and key not in _CHANGEABLE_ON_RESUME and not key.startswith("about."):
+            if old[key] != new[key] and key not in CHANGEABLE_ON_RESUME and not key.startswith("about."):
                 raise RecipeError(
                     f"{self.folder / 'resolved.yaml'}: {key} is {new[key]}, but the checkpoint was trained with "
                     f"{old[key]}. Put it back, or train anew in another folder."
@@ -160,7 +160,7 @@ class Run:
         write_text(path, "".join(kept))
 
 
-def _resolve_paths(recipe: Recipe, recipe_path: Path) -> Recipe:
+def resolve_paths(recipe: Recipe, recipe_path: Path) -> Recipe:
     """Paths relative to the recipe file would mean something else in the run folder."""
 
     def absolute(path: str | None) -> str | None:
@@ -171,11 +171,12 @@ def _resolve_paths(recipe: Recipe, recipe_path: Path) -> Recipe:
     return recipe.model_copy(update={"data": data, "train": train})
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
+def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of dicts as one dict with dotted keys."""
+    found: dict[str, Any] = {}
     for key, value in tree.items():
-        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return leaves
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def _never_trained(folder: Path) -> bool:

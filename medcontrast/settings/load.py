@@ -50,7 +50,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: With every fault, one a line.
     """
-    tree = _read_yaml(path)
+    tree = read_yaml(path)
     for override in overrides:
         _apply(tree, override)
     return recipe_from_tree(tree, where=str(path))
@@ -71,7 +71,7 @@ def recipe_from_tree(tree: Any, *, where: str) -> Recipe:
     try:
         return Recipe.model_validate_json(text)
     except ValidationError as error:
-        raise RecipeError(_sentences(error, where)) from None
+        raise RecipeError(sentences(error, where)) from None
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:
@@ -79,7 +79,12 @@ def recipe_to_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=110, allow_unicode=True)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        RecipeError: The file is missing, is no YAML, or holds something else.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -120,17 +125,18 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     branch[last] = value
 
 
-def _sentences(error: ValidationError, where: str) -> str:
-    faults = [_sentence(fault) for fault in error.errors(include_url=False)]
+def sentences(error: ValidationError, where: str, settings: type[BaseModel] = Recipe) -> str:
+    """Every fault that pydantic found in `settings`, one a line."""
+    faults = [_sentence(fault, settings) for fault in error.errors(include_url=False)]
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     return "\n".join([f"{count} in {where}:", *(f"  - {fault}" for fault in faults)])
 
 
-def _sentence(fault: Any) -> str:
+def _sentence(fault: Any, settings: type[BaseModel]) -> str:
     place = _place(fault["loc"])
     kind, value = fault["type"], fault["input"]
     if kind == "extra_forbidden":
-        return f"{place}: unknown key{_nearest(fault['loc'])}"
+        return f"{place}: unknown key{_nearest(fault['loc'], settings)}"
     if kind == "missing":
         return f"{place}: missing"
     if kind == "value_error":
@@ -158,9 +164,9 @@ def _without_tags(location: Iterable[int | str]) -> list[int | str]:
     return [part for part in parts if not (isinstance(part, str) and part.startswith(("tuple[", "constrained-")))]
 
 
-def _nearest(location: Sequence[int | str]) -> str:
+def _nearest(location: Sequence[int | str], settings: type[BaseModel]) -> str:
     *parents, last = _without_tags(location)
-    model: Any = Recipe
+    model: Any = settings
     for index, parent in enumerate(parents):
         if parents[0] == "method" and index == 0:
             model = _method_classes().get(str(location[1]))

@@ -7,6 +7,8 @@ from pathlib import Path
 from medcontrast.errors import RecipeError
 
 _PACKAGE = Path(__file__).parent.parent
+GRIDS = "benchmarks"
+"""Folder of the grids, inside that of the recipes."""
 
 
 def shipped_folder(name: str) -> Path:
@@ -32,5 +34,6 @@ def find_recipe(path: Path) -> Path:
 
 
 def shipped_recipes() -> list[Path]:
-    """Every shipped recipe, found recursively, in order of name."""
-    return sorted(shipped_folder("recipes").rglob("*.yaml"))
+    """Every shipped recipe, found recursively, in order of name; the grids of benchmarks/ are no recipes."""
+    folder = shipped_folder("recipes")
+    return sorted(path for path in folder.rglob("*.yaml") if path.relative_to(folder).parts[0] != GRIDS)

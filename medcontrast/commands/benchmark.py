@@ -1,0 +1,56 @@
+"""`medcontrast benchmark`: a grid of methods x labeled counts x runs, and its tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def benchmark(
+    grid: Annotated[Path, typer.Argument(help="The grid file, such as recipes/benchmarks/hippocampus.yaml.")],
+    results: Annotated[
+        Path | None, typer.Option("--results", help="Folder of the records; default benchmarks/results/GRID.")
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option("--work", help="Folder of the runs; default runs/benchmarks/GRID.")
+    ] = None,
+    only: Annotated[str | None, typer.Option("--only", help="Run the cells of this row alone.")] = None,
+    report: Annotated[bool, typer.Option("--report", help="Run nothing; make the tables from the records.")] = False,
+    into: Annotated[
+        Path | None, typer.Option("--into", help="A Markdown file whose marked part the table replaces.")
+    ] = None,
+    max_time: Annotated[
+        str | None, typer.Option("--max-time", help="Save and stop after this long: 9m, 1h30m.")
+    ] = None,
+) -> None:
+    """Run what is missing of a grid, and write its tables; start it several times to share the work."""
+    from rich.console import Console
+
+    from medcontrast.engine.benchmark import Benchmark
+    from medcontrast.engine.benchmark_report import write_report
+    from medcontrast.engine.stopping import parse_duration
+    from medcontrast.errors import InputError
+    from medcontrast.settings.grid import find_grid, load_grid
+
+    path = find_grid(grid)
+    settings = load_grid(path)
+    if only is not None and only not in settings.rows:
+        raise InputError(f"--only {only}: the rows of {path} are {', '.join(settings.rows)}.")
+    console = Console()
+    chosen = Benchmark(
+        settings,
+        path,
+        results or Path("benchmarks/results") / settings.name,
+        work or Path("runs/benchmarks") / settings.name,
+    )
+    records = chosen.records()
+    if not report:
+        unfinished = chosen.run(console, max_time_s=parse_duration(max_time) if max_time else None, only=only)
+        records = chosen.records()
+        if unfinished:
+            typer.echo(f"{len(unfinished)} cells are not finished; the same command goes on with them.")
+    if not records:
+        raise InputError(f"{chosen.results}: there is no record yet, so there is no table to make.")
+    typer.echo(write_report(settings, records, chosen.results, into))

@@ -1,0 +1,132 @@
+"""What a finished cell of a benchmark leaves: one JSON file of a few KB, committed, from which tables are made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from medcontrast.engine.run import CHANGEABLE_ON_RESUME, leaves
+from medcontrast.errors import InputError
+from medcontrast.files import write_text
+from medcontrast.metrics.report import Report
+from medcontrast.settings import Recipe
+from medcontrast.settings.grid import Cell
+
+_FORMAT = "medcontrast benchmark record 1"
+METRICS = (
+    "dice",
+    "hd95_pooled_mm",
+    "hd95_max_directed_mm",
+    "asd_mm",
+    "assd_mm",
+    "surface_dice",
+    "volume_error_ml",
+    "missed",
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run.
+
+    Attributes:
+        row: Row of the grid.
+        labeled: Labeled count, or "all".
+        run: Number of the run; its seed and its labeled subset.
+        recipe: The resolved recipe, with the grid's manifest.
+        recipe_hash: SHA-256 of what in the recipe decides the result.
+        cases: Case names, in the order of every list below.
+        scores: Target -> figure -> a value a case.
+        facts: Split, labeled cases, parameters, steps, seconds of training, device, versions.
+    """
+
+    row: str
+    labeled: int | str
+    run: int
+    recipe: dict[str, Any]
+    recipe_hash: str
+    cases: list[str]
+    scores: dict[str, dict[str, list[float]]]
+    facts: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Writes the record whole or not at all."""
+        write_text(path, _json_by_lines({"format": _FORMAT, **asdict(self)}) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Record:
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: The file is no such record.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.pop("format") != _FORMAT:
+                raise ValueError("another format")
+            record = cls(**content)
+            lengths = {len(values) for figures in record.scores.values() for values in figures.values()}
+            if lengths != {len(record.cases)}:
+                raise ValueError("lists of different lengths")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: not a benchmark record ({error}); delete it to run its cell again.") from None
+        return record
+
+    def require_recipe(self, recipe: Recipe, path: Path) -> None:
+        """Refuses a record of another recipe than the grid now asks for, as after an edit.
+
+        Settings that came into being after the record was made are not compared: they default to what was there.
+
+        Raises:
+            InputError: Naming the first setting that differs.
+        """
+        old, new = _deciding(self.recipe), _deciding(recipe.model_dump(mode="json"))
+        for key in sorted(old.keys() & new.keys()):
+            if old[key] != new[key]:
+                raise InputError(
+                    f"{path}: this record was made with {key} {old[key]}, but the grid now asks for {new[key]}. "
+                    "Delete it to run its cell again, or put the setting back."
+                )
+
+
+def make_record(cell: Cell, recipe: Recipe, report: Report, facts: dict[str, Any]) -> Record:
+    """The record of a scored run; figures are kept to five digits."""
+    cases = list(report.cases)
+    scores = {
+        target: {metric: [_rounded(getattr(report.cases[case][place], metric)) for case in cases] for metric in METRICS}
+        for place, target in enumerate(report.targets)
+    }
+    tree = recipe.model_dump(mode="json")
+    text = json.dumps(_deciding(tree), sort_keys=True)
+    digest = hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+    return Record(cell.row, cell.labeled, cell.run, tree, digest, cases, scores, facts)
+
+
+def load_records(folder: Path, names: Sequence[str]) -> dict[str, Record]:
+    """The records of those cells that are finished, by name."""
+    paths = {name: folder / f"{name}.json" for name in names}
+    return {name: Record.load(path) for name, path in paths.items() if path.is_file()}
+
+
+def _deciding(tree: dict[str, Any]) -> dict[str, Any]:
+    """What decides the result; not what a resume may change, save the steps."""
+    free = set(CHANGEABLE_ON_RESUME) - {"train.steps"}
+    return {key: value for key, value in leaves(tree).items() if key not in free and not key.startswith("about.")}
+
+
+def _rounded(value: float | bool) -> float:
+    return float(f"{float(value):.5g}")
+
+
+def _json_by_lines(tree: dict[str, Any], depth: int = 1) -> str:
+    """JSON with a line for each part and each figure, so that a change can be read."""
+    pad, parts = " " * depth, []
+    for key, value in tree.items():
+        deeper = isinstance(value, dict) and (key == "scores" or depth > 1)
+        text = _json_by_lines(value, depth + 1) if deeper else json.dumps(value, ensure_ascii=False, allow_nan=False)
+        parts.append(f"{pad}{json.dumps(key, ensure_ascii=False)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n" + " " * (depth - 1) + "}"

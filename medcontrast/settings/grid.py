@@ -1,0 +1,112 @@
+"""The grid of a benchmark: recipes x labeled counts x runs, as one YAML file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from medcontrast.errors import RecipeError
+from medcontrast.settings.base import Settings
+from medcontrast.settings.load import read_yaml, sentences
+from medcontrast.settings.shipped import shipped_folder
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+
+
+class RowSettings(Settings):
+    """One row of the table: a recipe, and what is changed in it."""
+
+    recipe: str
+    """Relative to the grid file."""
+    set: tuple[str, ...] = ()
+    """`key.subkey=value` items for this row alone, after those of the whole grid."""
+    labeled: tuple[int | Literal["all"], ...] | None = None
+    """Labeled counts of this row; default: the grid's. `all` is full supervision."""
+    runs: int | None = Field(default=None, ge=1)
+    """Runs of this row; default: the grid's."""
+
+
+class GridSettings(Settings):
+    """Which cells there are. Run k has seed k and labeled subset k; subset 0 is the manifest's own order."""
+
+    name: Name
+    title: str
+    manifest: str
+    """Relative to the grid file. Labeled cases are drawn from its labeled and unlabeled ones together."""
+    split: Literal["validation", "test"] = "validation"
+    target: str
+    """Label or region that the table and the picture lead with."""
+    labeled: tuple[int | Literal["all"], ...]
+    runs: int = Field(default=3, ge=1)
+    set: tuple[str, ...] = ()
+    """`key.subkey=value` items for every row: equal steps, equal labeled rows."""
+    baseline: Name
+    """The row that every other is compared with, beside `default`."""
+    default: Name | None = None
+    """The row that the project proposes; it too is compared with every other."""
+    rows: dict[Name, RowSettings]
+
+    @model_validator(mode="after")
+    def _fits(self) -> GridSettings:
+        for key in ("baseline", "default"):
+            row = getattr(self, key)
+            if row is not None and row not in self.rows:
+                raise ValueError(f"{key} {row!r} is none of the rows {', '.join(self.rows)}")
+        for count in (*self.labeled, *(count for row in self.rows.values() for count in row.labeled or ())):
+            if count != "all" and count < 1:
+                raise ValueError(f"labeled holds numbers from 1 up and `all`, but got {count}")
+        return self
+
+
+class Cell(Settings):
+    """One run of a grid."""
+
+    row: str
+    labeled: int | Literal["all"]
+    run: int
+
+    @property
+    def name(self) -> str:
+        """Of its record and its run folder."""
+        return f"{self.row}-{self.labeled}-{self.run}"
+
+
+def cells(grid: GridSettings) -> list[Cell]:
+    """Every cell, run 0 of all rows first, so that an unfinished grid compares rows early."""
+    found = [
+        Cell(row=name, labeled=count, run=run)
+        for name, row in grid.rows.items()
+        for count in (grid.labeled if row.labeled is None else row.labeled)
+        for run in range(row.runs or grid.runs)
+    ]
+    order = list(dict.fromkeys(cell.labeled for cell in found))
+    return sorted(found, key=lambda cell: (order.index(cell.labeled), cell.run))
+
+
+def load_grid(path: Path) -> GridSettings:
+    """Reads and validates a grid.
+
+    Raises:
+        RecipeError: With every fault, one a line.
+    """
+    try:
+        return GridSettings.model_validate_json(json.dumps(read_yaml(path)))
+    except ValidationError as error:
+        raise RecipeError(sentences(error, str(path), GridSettings)) from None
+
+
+def find_grid(path: Path) -> Path:
+    """The file itself, else the shipped grid of that path.
+
+    Raises:
+        RecipeError: Neither exists.
+    """
+    shipped = shipped_folder("recipes").parent / path
+    if not path.exists() and path.parts[:1] == ("recipes",) and shipped.is_file():
+        return shipped
+    if not path.exists():
+        raise RecipeError(f"{path}: there is no such grid; those that come along stand in recipes/benchmarks/.")
+    return path

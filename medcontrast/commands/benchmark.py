@@ -16,7 +16,9 @@ def benchmark(
     work: Annotated[
         Path | None, typer.Option("--work", help="Folder of the runs; default runs/benchmarks/GRID.")
     ] = None,
-    only: Annotated[str | None, typer.Option("--only", help="Run the cells of this row alone.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Run this row or cell (ROW-LABELED-RUN) alone; repeatable.")
+    ] = None,
     report: Annotated[bool, typer.Option("--report", help="Run nothing; make the tables from the records.")] = False,
     into: Annotated[
         Path | None, typer.Option("--into", help="A Markdown file whose marked part the table replaces.")
@@ -32,12 +34,16 @@ def benchmark(
     from medcontrast.engine.benchmark_report import write_report
     from medcontrast.engine.stopping import parse_duration
     from medcontrast.errors import InputError
-    from medcontrast.settings.grid import find_grid, load_grid
+    from medcontrast.settings.grid import cells, find_grid, load_grid
 
     path = find_grid(grid)
     settings = load_grid(path)
-    if only is not None and only not in settings.rows:
-        raise InputError(f"--only {only}: the rows of {path} are {', '.join(settings.rows)}.")
+    known = {name for cell in cells(settings) for name in (cell.row, cell.name)}
+    for name in only or ():
+        if name not in known:
+            raise InputError(
+                f"--only {name}: neither a row nor a cell of {path}; its rows: {', '.join(settings.rows)}."
+            )
     console = Console()
     chosen = Benchmark(
         settings,
@@ -47,7 +53,7 @@ def benchmark(
     )
     records = chosen.records()
     if not report:
-        unfinished = chosen.run(console, max_time_s=parse_duration(max_time) if max_time else None, only=only)
+        unfinished = chosen.run(console, max_time_s=parse_duration(max_time) if max_time else None, only=only or ())
         records = chosen.records()
         if unfinished:
             typer.echo(f"{len(unfinished)} cells are not finished; the same command goes on with them.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,20 +59,20 @@ class Benchmark:
                 found[cell.name].require_recipe(self.recipe(cell), self.results / f"{cell.name}.json")
         return found
 
-    def run(self, console: Console, *, max_time_s: float | None = None, only: str | None = None) -> list[str]:
+    def run(self, console: Console, *, max_time_s: float | None = None, only: Sequence[str] = ()) -> list[str]:
         """Works through the cells that have no record and that no other process works on.
 
         Args:
             console: Where progress is said.
             max_time_s: Save and stop after this long.
-            only: Take only the cells of this row.
+            only: Take only these rows or cells, by name; nothing means all.
 
         Returns:
             Names of the cells that are not finished.
         """
         deadline = None if max_time_s is None else time.monotonic() + max_time_s
         self.work.mkdir(parents=True, exist_ok=True)
-        wanted = [cell for cell in cells(self.grid) if only is None or cell.row == only]
+        wanted = [cell for cell in cells(self.grid) if not only or cell.row in only or cell.name in only]
         for cell in wanted:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:

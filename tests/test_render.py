@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from medcontrast.errors import OutputError, VolumeError
-from medcontrast.render import OverlayRow, curve_png, overlay_grid_png, overlay_png
+from medcontrast.render import OverlayRow, Point, curve_png, overlay_grid_png, overlay_png, points_png
 
 RED = {1: (255, 0, 0), 2: (0, 0, 255)}
 SHAPE = (20, 30, 40)
@@ -192,3 +192,17 @@ def test_bad_input(tmp_path: Path) -> None:
 def test_matplotlib_is_imported_only_to_draw() -> None:
     code = "import sys, medcontrast.render; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_points_of_groups_are_drawn_in_their_colours(tmp_path):
+    points = [Point("first", "8 labeled", 0.8, 0.7, 0.9, (0.75, 0.85)), Point("second", "4 labeled", 0.5, 0.4, 0.6)]
+    points_png(tmp_path / "points.png", points, title="Methods", axis="Dice")
+    found = pixels(tmp_path / "points.png")[..., :3].astype(int)
+    blue, orange = ((np.abs(found - color).sum(axis=-1) < 30) for color in ((0, 114, 178), (213, 94, 0)))
+    height, width = found.shape[:2]
+    # the first name stands above the second, and the better one further right (the legend is left out)
+    inside = np.s_[:, width // 3 :]
+    assert blue[inside].any()
+    assert orange.any()
+    assert np.argwhere(blue).mean(axis=0)[1] > np.argwhere(orange).mean(axis=0)[1]
+    assert height > 100

@@ -41,7 +41,15 @@ class ForegroundBackgroundContrast(nn.Module):
         self.background_memory = EmbeddingQueue(settings.memory, classes, settings.embedding_channels)
         self._fresh: list[tuple[int, Tensor, Tensor]] = []
 
-    def forward(self, features: Tensor, maps: Tensor, known: Tensor, *, labeled_rows: int) -> dict[str, Tensor]:
+    def forward(
+        self,
+        features: Tensor,
+        maps: Tensor,
+        known: Tensor,
+        *,
+        labeled_rows: int,
+        confidence: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """`pull_foreground`, `pull_background` and `push`, each averaged over the classes present.
 
         Args:
@@ -49,8 +57,9 @@ class ForegroundBackgroundContrast(nn.Module):
             maps: (b, k, x, y, z) in 0..1, one a foreground class.
             known: (b, 1, x, y, z) bool; cells with an unknown voxel are left out.
             labeled_rows: How many rows, the first ones, have true maps; the memory keeps theirs alone.
+            confidence: (b, 1, x, y, z) in 0..1, how much each voxel counts in its embedding; default 1.
         """
-        embeddings, valid, true = self._embed(features, maps, known, labeled_rows)
+        embeddings, valid, true = self._embed(features, maps, known, labeled_rows, confidence)
         sums = {
             name: features.new_zeros((), dtype=torch.float32) for name in ("pull_foreground", "pull_background", "push")
         }
@@ -74,13 +83,14 @@ class ForegroundBackgroundContrast(nn.Module):
         self._fresh.clear()
 
     def _embed(
-        self, features: Tensor, maps: Tensor, known: Tensor, labeled_rows: int
+        self, features: Tensor, maps: Tensor, known: Tensor, labeled_rows: int, confidence: Tensor | None
     ) -> tuple[Embeddings, Tensor, Tensor]:
         """Embeddings of every cell (b * m, k, d), which of them hold both kinds (b * m, k), and which are labeled."""
         rows, side = len(features), self.settings.region
         if side:
             features, maps, known = (split_cells(volume, side) for volume in (features.float(), maps, known))
-        embeddings = self.head(features, maps)
+            confidence = None if confidence is None else split_cells(confidence, side)
+        embeddings = self.head(features, maps, confidence)
         valid = embeddings.foreground_valid & embeddings.background_valid & known.flatten(1).all(dim=1, keepdim=True)
         true = torch.arange(len(features), device=features.device) < labeled_rows * (len(features) // rows)
         return embeddings, valid, true

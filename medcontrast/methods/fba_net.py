@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from medcontrast.batch import Batch, StepInfo
-from medcontrast.losses.consistency import mse_consistency, sharpen
+from medcontrast.losses.consistency import entropy, maximum_entropy, mse_consistency, mutual_consistency, sharpen
 from medcontrast.losses.segmentation import soft_dice_cross_entropy
 from medcontrast.methods.base import MakeNetwork, TeacherMethod, one_hot, strong_and_weak, supervised_loss
 from medcontrast.methods.contrast import ForegroundBackgroundContrast
@@ -24,7 +24,8 @@ class FBANet(TeacherMethod):
 
     Paper: Chung et al. 2023, FBA-Net (contrast); Tarvainen and Valpola 2017 (teacher); Bai et al. 2023, BCP
         (exchange of boxes).
-    Deviation: One decoder and an EMA teacher instead of three decoders; heads pool decoder features in cells along
+    Deviation: An EMA teacher, and one decoder unless the network has more (their mutual consistency is then a term of
+        its own, and the first one predicts and gives the features); heads pool decoder features in cells along
         class borders instead of flattening logits. docs/methods.md has the reasons; `fba_legacy` is the public form.
     """
 
@@ -43,23 +44,35 @@ class FBANet(TeacherMethod):
         label = batch["label"][labeled]
         rows = len(label)
         with torch.no_grad():
-            target = self._target(self.teacher(weak[~labeled]).logits)
-            unlabeled, target = self._perturb(batch, strong, target, info)
-        output = self.student(torch.cat([strong[labeled], unlabeled]))
+            answer = self.teacher(weak[~labeled]).logits
+            target, confidence = self._target(answer), _certainty(answer)
+            unlabeled, target, confidence = self._perturb(batch, strong, target, confidence, info)
+        outputs = self.student.decode_all(torch.cat([strong[labeled], unlabeled]))  # type: ignore[operator]
+        logits = [output.logits for output in outputs]
         terms = {
-            "supervised": supervised_loss(output.logits[:rows], label, settings.segmentation),
-            "consistency": self._consistency(output.logits[rows:], target),
+            "supervised": _mean([supervised_loss(each[:rows], label, settings.segmentation) for each in logits]),
+            "consistency": _mean([self._consistency(each[rows:], target) for each in logits]),
         }
-        weight = settings.consistency.weight * gaussian_ramp_up(info.step, settings.consistency.ramp_up_steps)
-        loss = terms["supervised"] + weight * terms["consistency"]
+        ramp = gaussian_ramp_up(info.step, settings.consistency.ramp_up_steps)
+        loss = terms["supervised"] + settings.consistency.weight * ramp * terms["consistency"]
+        if len(logits) > 1:
+            terms["mutual"] = mutual_consistency(logits, settings.consistency.mutual_temperature)
+            loss = loss + settings.consistency.mutual_weight * ramp * terms["mutual"]
         if settings.contrast.weight:
-            maps = torch.cat([one_hot(label, target.shape[1]), target])[:, 1:]
-            known = torch.cat([label >= 0, torch.ones_like(target[:, :1], dtype=torch.bool)])
-            contrast = self.contrast(output.features, maps, known, labeled_rows=rows)
+            contrast = self._contrast(outputs[0].features, label, target, confidence)
             weight = settings.contrast.weight * gaussian_ramp_up(info.step, settings.contrast.ramp_up_steps)
             loss = loss + weight * torch.stack(list(contrast.values())).sum()
             terms |= contrast
         return {"loss": loss, **terms}
+
+    def _contrast(self, features: Tensor, label: Tensor, target: Tensor, confidence: Tensor) -> dict[str, Tensor]:
+        """Pull and push of the student's features, by labels and the unlabeled rows' targets."""
+        maps = torch.cat([one_hot(label, target.shape[1]), target])[:, 1:]
+        known = torch.cat([label >= 0, torch.ones_like(target[:, :1], dtype=torch.bool)])
+        weigh = self.settings.contrast.weigh_by_confidence
+        weight = torch.cat([torch.ones_like(label, dtype=confidence.dtype), confidence]) if weigh else None
+        terms: dict[str, Tensor] = self.contrast(features, maps, known, labeled_rows=len(label), confidence=weight)
+        return terms
 
     def after_step(self, info: StepInfo) -> None:
         super().after_step(info)
@@ -72,12 +85,14 @@ class FBANet(TeacherMethod):
             return sharpen(logits.float().softmax(dim=1), consistency.temperature)
         return one_hot(logits.argmax(dim=1, keepdim=True), logits.shape[1])
 
-    def _perturb(self, batch: Batch, strong: Tensor, target: Tensor, info: StepInfo) -> tuple[Tensor, Tensor]:
-        """What the student sees of the unlabeled rows, and what it shall answer."""
+    def _perturb(
+        self, batch: Batch, strong: Tensor, target: Tensor, confidence: Tensor, info: StepInfo
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the student sees of the unlabeled rows, what it shall answer, and how certain that is."""
         labeled, consistency = batch["labeled"], self.settings.consistency
         unlabeled = strong[~labeled]
         if consistency.perturbation == "noise":
-            return unlabeled, target
+            return unlabeled, target, confidence
         boxes = exchange_boxes(
             strong.shape[2:],
             consistency.paste_fraction,
@@ -91,7 +106,11 @@ class FBANet(TeacherMethod):
         label = batch["label"][labeled][partner]
         boxes = boxes & (label >= 0)  # nothing is pasted from where the label is ignored
         truth = one_hot(label, target.shape[1]).to(target.dtype)
-        return mix(strong[labeled][partner], unlabeled, boxes), mix(truth, target, boxes)
+        return (
+            mix(strong[labeled][partner], unlabeled, boxes),
+            mix(truth, target, boxes),
+            confidence.masked_fill(boxes, 1.0),
+        )
 
     def _consistency(self, logits: Tensor, target: Tensor) -> Tensor:
         if self.settings.consistency.target == "soft":
@@ -104,3 +123,12 @@ class FBANet(TeacherMethod):
             cross_entropy_weight=segmentation.cross_entropy_weight,
             include_background=segmentation.include_background,
         )
+
+
+def _certainty(logits: Tensor) -> Tensor:
+    """1 - entropy / ln(classes), of logits (b, k, x, y, z): (b, 1, x, y, z), 1 where a single class takes all."""
+    return 1.0 - entropy(logits.float().softmax(dim=1)) / maximum_entropy(logits.shape[1])
+
+
+def _mean(terms: list[Tensor]) -> Tensor:
+    return torch.stack(terms).mean()

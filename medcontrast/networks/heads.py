@@ -74,17 +74,21 @@ class ForegroundBackgroundHead(nn.Module):
             # A bias is the same for every volume: at first it would only hide what differs.
             nn.init.zeros_(layer.bias)
 
-    def forward(self, features: Tensor, activation: Tensor) -> Embeddings:
+    def forward(self, features: Tensor, activation: Tensor, weight: Tensor | None = None) -> Embeddings:
         """Embeds the inside and the outside of each map.
 
         Args:
             features: (b, c, *spatial).
             activation: (b, k, *spatial) in 0..1, for example the soft-max of the foreground classes.
+            weight: (b, 1, *spatial) in 0..1, how much each voxel counts on either side; default 1.
         """
         with torch.autocast(device_type=features.device.type, enabled=False):
             inside = _full(activation.detach() if self.detach_activation else activation)
+            outside = 1.0 - inside
+            if weight is not None:
+                inside, outside = inside * _full(weight), outside * _full(weight)
             foreground, foreground_voxels = masked_average(features, inside)
-            background, background_voxels = masked_average(features, 1.0 - inside)
+            background, background_voxels = masked_average(features, outside)
             return Embeddings(
                 self._embed(foreground),
                 self._embed(background),

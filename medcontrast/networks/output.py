@@ -53,6 +53,10 @@ class Network(nn.Module):
     def forward(self, image: Tensor) -> Output:
         """Logits and features of an image (b, in_channels, x, y, z)."""
 
+    def decode_all(self, image: Tensor) -> list[Output]:
+        """Output of every decoder, the one of `forward` first, of an image (b, in_channels, x, y, z)."""
+        return [self(image)]
+
     def check_image(self, image: Tensor) -> None:
         """Refuses an image that the network cannot take, before a layer deep inside does.
 

@@ -55,6 +55,10 @@ class ConsistencySettings(Settings):
     """soft: squared difference to the sharpened teacher; hard: Dice and cross-entropy to its arg-max."""
     temperature: float = Field(default=0.5, gt=0.0, le=1.0)
     """Sharpening of soft targets; 1 leaves them."""
+    mutual_weight: Weight = 1.0
+    """With network.decoders 2 or 3: of the squared differences between the student's decoders; ramped up too."""
+    mutual_temperature: float = Field(default=0.1, gt=0.0, le=1.0)
+    """With several decoders: sharpening of the decoder that is learned from."""
 
 
 class ContrastSettings(Settings):
@@ -69,6 +73,8 @@ class ContrastSettings(Settings):
     patch. 0 embeds whole patches, one foreground and one background a row, which the head alone tells apart."""
     regions: int = Field(default=256, ge=2)
     """Most cells of a class in one step; chosen evenly where there are more."""
+    weigh_by_confidence: bool = False
+    """Voxels of unlabeled rows count by the teacher's certainty, 1 - entropy / ln(classes), when they are pooled."""
     pull_rank_decay: float = Field(default=0.0, ge=0.0)
     """0 weighs all pairs alike; the paper's 0.25 is for a handful of pairs."""
     push_rank_decay: float = Field(default=0.0, ge=0.0)

@@ -100,9 +100,10 @@ def _method_faults(recipe: Recipe) -> list[str]:
     several = recipe.network.decoders > 1
     if isinstance(method, MCNetSettings) and not several:
         faults.append("method mc_net needs network vnet or dynunet with decoders: 2 or 3")
-    if several and not isinstance(method, (FBALegacySettings, MCNetSettings)):
+    if several and not isinstance(method, (FBALegacySettings, FBANetSettings, MCNetSettings)):
         faults.append(
-            f"network.decoders {recipe.network.decoders} is for methods mc_net and fba_legacy; {method.name} uses one"
+            f"network.decoders {recipe.network.decoders} is for methods mc_net, fba_net and fba_legacy; "
+            f"{method.name} uses one"
         )
     if not isinstance(method, FBALegacySettings):
         return faults

@@ -109,3 +109,22 @@ def test_same_step_twice_is_the_same():
     contrast = make()
     first, second = (contrast(features, maps, known, labeled_rows=2) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_confidence_weighs_the_voxels_of_an_embedding():
+    """Without confidence in half of a row its embedding is that of the other half."""
+    features, maps, known = inputs(side=8)
+    contrast = make(region=0, memory=0)
+    maps = (maps[:, :1] + maps[:, 1:]).clamp_max(1).expand(-1, 2, -1, -1, -1)
+    confidence = torch.ones(3, 1, 8, 8, 8)
+    confidence[:, :, :, 4:] = 0.0
+    half = contrast.head(features[..., :4, :], maps[..., :4, :])
+    weighed = contrast.head(features, maps, confidence)
+    torch.testing.assert_close(weighed.foreground, half.foreground)
+    torch.testing.assert_close(weighed.background, half.background)
+    plain, ours, ones = (
+        contrast(features, maps, known, labeled_rows=2, confidence=each)
+        for each in (None, confidence, torch.ones_like(confidence))
+    )
+    assert float((plain["push"] - ours["push"]).detach().abs()) > 1e-5
+    assert torch.equal(plain["push"], ones["push"])

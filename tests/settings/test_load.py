@@ -121,7 +121,11 @@ def test_every_fault_at_once(changed):
             [4, 8],
             "network: dynunet takes a list of at least 3 widths for filters, such as [16, 32, 64, 128]",
         ),
-        ("network.decoders", 3, "network.decoders 3 is for methods mc_net and fba_legacy; fba_net uses one"),
+        (
+            "network",
+            {"name": "unet", "filters": [4, 8], "decoders": 3},
+            "network: decoders: 3 is a form of vnet and dynunet, not of unet",
+        ),
         ("network.strides", [[2, 2, 1]], "network: strides needs 2 triples of 1 and 2, one between each two levels"),
         (
             "network",
@@ -281,3 +285,12 @@ def test_shipped_recipes_are_found_by_every_name(tmp_path, monkeypatch):
     assert find_recipe(Path(first.name)) == Path(first.name)
     with pytest.raises(RecipeError, match=r"^nothing\.yaml: there is no such recipe\. `medcontrast recipes` lists"):
         find_recipe(Path("nothing.yaml"))
+
+
+def test_decoders_belong_to_the_methods_that_have_several(tiny):
+    alone = tiny.set_key(tiny.recipe_tree("mc_net"), "network.decoders", 1)
+    assert faults(alone) == ["method mc_net needs network vnet or dynunet with decoders: 2 or 3"]
+    several = tiny.set_key(tiny.recipe_tree("mean_teacher"), "network.decoders", 2)
+    assert faults(several) == [
+        "network.decoders 2 is for methods mc_net, fba_net and fba_legacy; mean_teacher uses one"
+    ]

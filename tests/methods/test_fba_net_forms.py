@@ -1,0 +1,66 @@
+"""Tests of fba_net's forms: several decoders and confidence-weighted pooling; by hand, gradient."""
+
+from __future__ import annotations
+
+import torch
+
+from medcontrast.batch import StepInfo
+from medcontrast.losses.consistency import mutual_consistency
+from medcontrast.losses.segmentation import dice_cross_entropy
+from medcontrast.methods import build_method
+from medcontrast.networks.build import build_network
+
+INFO = StepInfo(step=5, total=10, seed=1)
+
+
+def make(tiny, *, decoders=1, **settings):
+    tree = tiny.recipe_tree("fba_net")
+    tree["network"]["decoders"] = decoders
+    for key, value in settings.items():
+        tree = tiny.set_key(tree, f"method.{key}", value)
+    torch.manual_seed(0)
+    plain = {"in_channels": 1, "classes": 3, "filters": [4, 8, 8], "decoders": decoders}
+    return build_method(tiny.recipe_from(tree).method, lambda: build_network("dynunet", **plain)).train()
+
+
+def test_three_decoders_add_their_mutual_consistency(tiny):
+    changes = {"consistency.perturbation": "noise", "consistency.mutual_weight": 0.3, "contrast.weight": 0.0}
+    method, batch = make(tiny, decoders=3, **changes), tiny.make_batch()
+    with torch.no_grad():
+        terms = method.losses(batch, INFO)
+        logits = [output.logits for output in method.student.decode_all(batch["views"]["strong"])]
+    expected = torch.stack([dice_cross_entropy(each[:2], batch["label"][:2]) for each in logits]).mean()
+    torch.testing.assert_close(terms["supervised"], expected)
+    torch.testing.assert_close(terms["mutual"], mutual_consistency(logits, 0.1))
+    torch.testing.assert_close(terms["loss"], terms["supervised"] + terms["consistency"] + 0.3 * terms["mutual"])
+
+
+def test_every_term_reaches_every_decoder_and_none_the_teacher(tiny):
+    method = make(tiny, decoders=3)
+    terms = method.losses(tiny.make_batch(), INFO)
+    assert "mutual" in terms
+    for name in ("supervised", "consistency", "mutual"):
+        for decoder in method.student.others:
+            found = torch.autograd.grad(terms[name], list(decoder.parameters()), retain_graph=True, allow_unused=True)
+            assert sum(float(each.abs().sum()) for each in found if each is not None) > 0, name
+    terms["loss"].backward()
+    assert all(parameter.grad is None for parameter in method.teacher.parameters())
+    assert all(parameter.grad is not None for parameter in method.student.parameters())
+
+
+def test_one_decoder_has_no_mutual_term(tiny):
+    assert "mutual" not in make(tiny).losses(tiny.make_batch(), INFO)
+
+
+def test_an_uncertain_teacher_counts_less_in_the_contrast_alone(tiny):
+    """A teacher whose answers are flattened changes the weighed contrast, and nothing else."""
+    batch = tiny.make_batch()
+    for weigh in (False, True):
+        method = make(tiny, **{"contrast.weigh_by_confidence": weigh, "contrast.memory": 0})
+        with torch.no_grad():
+            before = method.losses(batch, INFO)
+            for parameter in method.teacher.final.parameters():
+                parameter *= 3.0  # the arg-max stays
+            after = method.losses(batch, INFO)
+        assert torch.equal(before["consistency"], after["consistency"])
+        assert torch.equal(before["push"], after["push"]) is not weigh

@@ -80,9 +80,12 @@ def diagonal_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
 
 def bounding_box(mask: Mask) -> tuple[slice, ...]:
     """The smallest box, a slice for each axis, that holds every True voxel; empty slices for an empty mask."""
-    box = []
+    box: list[slice] = []
     for axis in range(mask.ndim):
+        rest = mask[tuple(box)]  # what the axes before have left
         others = tuple(other for other in range(mask.ndim) if other != axis)
-        hits = np.flatnonzero(mask.any(axis=others))
-        box.append(slice(int(hits[0]), int(hits[-1]) + 1) if hits.size else slice(0, 0))
+        hits = np.flatnonzero(rest.any(axis=others))
+        if not hits.size:
+            return (slice(0, 0),) * mask.ndim
+        box.append(slice(int(hits[0]), int(hits[-1]) + 1))
     return tuple(box)

@@ -12,11 +12,15 @@ from dataclasses import dataclass
 import edt
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from medcontrast.metrics.masks import Mask, bounding_box, checked_masks, checked_spacing, diagonal_mm
 
 # The distance transform is float32: a distance that equals the tolerance must not fall out of it by rounding.
 _TOLERANCE_SLACK = 1e-6
+# A nearest-neighbour query costs about as much as the distance transform of so many voxels (benchmarks/surface_metrics.py).
+_VOXELS_A_QUERY = 20
+_QUERIES_A_THREAD = 5000
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,12 @@ def surface_voxels(mask: Mask) -> Mask:
     """
     interior = mask.copy()
     for axis in range(mask.ndim):
-        source, target = np.moveaxis(mask, axis, 0), np.moveaxis(interior, axis, 0)
+        source, target = mask.swapaxes(axis, 0), interior.swapaxes(axis, 0)
         target[1:] &= source[:-1]
         target[:-1] &= source[1:]
         target[0] = False
         target[-1] = False
-    return mask & ~interior
+    return mask ^ interior  # the interior lies inside the mask
 
 
 def surface_distances(
@@ -93,8 +97,24 @@ def surface_distances(
 
 
 def _distances(start: Mask, goal: Mask, spacing: tuple[float, ...]) -> NDArray[np.float64]:
-    to_goal = edt.edt(np.ascontiguousarray(~goal), anisotropy=spacing)
-    return to_goal[start].astype(np.float64)
+    """From every voxel of `start`, in row-major order, to the nearest of `goal`."""
+    places = np.flatnonzero(start)
+    apart = ~goal.ravel()[places]
+    distances = np.zeros(len(places))
+    queries = int(np.count_nonzero(apart))
+    if queries * _VOXELS_A_QUERY < goal.size:
+        # Masks that nearly agree share much of their surface; only the rest asks for its nearest neighbour.
+        tree = cKDTree(_points(np.flatnonzero(goal), goal, spacing), balanced_tree=False, compact_nodes=False)
+        points = _points(places[apart], start, spacing)
+        distances[apart] = tree.query(points, workers=-1 if queries > _QUERIES_A_THREAD else 1)[0]
+    elif queries:
+        distances[:] = edt.edt(np.ascontiguousarray(~goal), anisotropy=spacing).ravel()[places]
+    return distances
+
+
+def _points(places: NDArray[np.intp], mask: Mask, spacing: tuple[float, ...]) -> NDArray[np.float64]:
+    """Flat indices as (n, d) positions in mm."""
+    return np.stack(np.unravel_index(places, mask.shape), axis=1) * np.asarray(spacing)
 
 
 def hd95_pooled_mm(distances: SurfaceDistances) -> float:

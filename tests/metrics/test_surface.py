@@ -282,3 +282,18 @@ def test_bad_input() -> None:
         surface_distances(empty((3, 3)), empty((4, 4)), (1, 1))
     with pytest.raises(VolumeError, match="spacing in mm of 2 positive numbers"):
         surface_distances(empty((3, 3)), empty((3, 3)), (1, 1, 1))
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 2.0, 1.25)])
+def test_nearest_neighbours_and_distance_transform_give_the_same(monkeypatch, spacing):
+    random = np.random.default_rng(4)
+    for _ in range(5):
+        prediction, reference = (random.random((14, 17, 12)) > 0.6 for _ in range(2))
+        found = []
+        for voxels in (0, 10**9):  # always the tree, never the tree
+            monkeypatch.setattr("medcontrast.metrics.surface._VOXELS_A_QUERY", voxels)
+            found.append(surface_distances(prediction, reference, spacing))
+        tree, transform = found
+        np.testing.assert_allclose(tree.prediction_to_reference, transform.prediction_to_reference, rtol=1e-6)
+        np.testing.assert_allclose(tree.reference_to_prediction, transform.reference_to_prediction, rtol=1e-6)
+        assert len(tree.pooled) == surface_voxels(prediction).sum() + surface_voxels(reference).sum()

@@ -18,7 +18,7 @@ from medcontrast.metrics.masks import Mask, bounding_box, checked_masks, checked
 
 # The distance transform is float32: a distance that equals the tolerance must not fall out of it by rounding.
 _TOLERANCE_SLACK = 1e-6
-# A nearest-neighbour query costs about as much as the distance transform of so many voxels (benchmarks/surface_metrics.py).
+# A nearest-neighbour query costs about as much as the distance transform of so many voxels.
 _VOXELS_A_QUERY = 20
 _QUERIES_A_THREAD = 5000
 

@@ -190,6 +190,8 @@ class DynUNet(Network):
 
     def decode_all(self, image: Tensor) -> list[Output]:
         """Output of every decoder on one pass of the encoder, from an image (b, in_channels, x, y, z)."""
+        if not self.others:
+            return super().decode_all(image)
         self.check_image(image)
         levels, ups, layer, below = [], [], self.body, image
         while isinstance(layer, DynUNetSkipLayer):

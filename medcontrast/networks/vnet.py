@@ -73,6 +73,8 @@ class VNet(Network):
 
     def decode_all(self, image: Tensor) -> list[Output]:
         """Output of every decoder on one pass of the encoder, from an image (b, c, x, y, z)."""
+        if len(self.decoders) == 1:
+            return super().decode_all(image)
         self.check_image(image)
         levels = self.encoder(image)
         return [decoder(levels) for decoder in self.decoders]

@@ -23,14 +23,18 @@ from medcontrast.errors import InputError, VolumeError
 from medcontrast.inference.members import Member, load_members
 from medcontrast.inference.postprocess import finish
 from medcontrast.inference.record import geometry, measured_volumes, prediction_record
-from medcontrast.inference.windows import mirrored_softmax, sliding_window
+from medcontrast.inference.windows import even_slabs, joined, mirrored_softmax, window_slabs
 from medcontrast.labels import LabelTable
 from medcontrast.settings.train import InferenceSettings
-from medcontrast.transforms.volume3d import prepare_image, to_scan_grid, to_scan_labels
+from medcontrast.transforms.volume3d import prepare_image, reordered, same_voxels, to_scan_grid, to_scan_labels
 from medcontrast.volume import Grid, Volume, read_volume, require_usable_image
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 _MIRRORED = (0, 1, 2)
+_SLAB_PLANES = 16
+"""Several networks may have windows of several sizes; their slabs are brought to this many planes each."""
+FLOAT32_BYTES = 2**30
+"""Above this size the probabilities of a whole image are kept in float16, where they must be kept at all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,21 +106,37 @@ class Predictor:
         precision, autocast = _autocast(chosen, first.train.precision)
         return cls(members, settings, chosen, autocast, precision)
 
-    def predict_probabilities(self, image: Tensor) -> Tensor:
-        """Mean probabilities of all members, (k, x, y, z) float32, for a prepared image (c, x, y, z)."""
-        total: Tensor | None = None
-        for member in self.members:
-            found = predict_probabilities(
-                member.network,
-                image,
-                patch=member.recipe.data.patch,
-                settings=self.settings,
-                device=self.device,
-                autocast=self.autocast,
+    def predict_slabs(self, image: Tensor) -> Iterator[Tensor]:
+        """Mean probabilities of all members, (k, some x, y, z) float32 one after another, for an image (c, x, y, z)."""
+        streams = [
+            even_slabs(
+                _network_slabs(
+                    member.network,
+                    image,
+                    patch=member.recipe.data.patch,
+                    settings=self.settings,
+                    device=self.device,
+                    autocast=self.autocast,
+                ),
+                _SLAB_PLANES,
             )
-            total = found if total is None else total.add_(found)
-        assert total is not None
-        return total.div_(len(self.members))
+            for member in self.members
+        ]
+        for slabs in zip(*streams, strict=True):
+            yield torch.stack(slabs).mean(dim=0) if len(slabs) > 1 else slabs[0]
+
+    def predict_probabilities(self, image: Tensor) -> Tensor:
+        """Mean probabilities of all members, (k, x, y, z), for a prepared image (c, x, y, z).
+
+        float32; float16 where that would take more than FLOAT32_BYTES.
+        """
+        small = 4 * self.labels.classes * image[0].numel() <= FLOAT32_BYTES
+        return joined(self.predict_slabs(image), image.shape[1:], torch.float32 if small else torch.float16)
+
+    def predict_classes(self, image: Tensor) -> Tensor:
+        """The most probable class of every voxel, (x, y, z) int16 on the CPU, for a prepared image (c, x, y, z)."""
+        classes = (slab.argmax(dim=0, keepdim=True).to(torch.int16).cpu() for slab in self.predict_slabs(image))
+        return joined(classes, image.shape[1:], torch.int16)[0]
 
     def predict_scan(
         self,
@@ -143,11 +163,14 @@ class Predictor:
         image = prepare_image(volumes, spacing_mm=data.spacing_mm, intensity=data.intensity)
         affine, grid = np.asarray(image.affine, dtype=np.float64), volumes[0].grid
         del volumes
-        maps = self.predict_probabilities(image.as_tensor())
-        # the way back needs float64, which mps has not
-        maps = maps.cpu() if maps.device.type == "mps" else maps
-        indices = to_scan_labels(maps, affine, grid).cpu().numpy()
-        label_map = finish(indices, self.labels, self.settings.largest_component)
+        if probabilities or entropy or not same_voxels(image.shape[1:], affine, grid):
+            maps = self.predict_probabilities(image.as_tensor())
+            # the way back needs float64, which mps has not
+            maps = maps.cpu() if maps.device.type == "mps" else maps
+            indices = to_scan_labels(maps, affine, grid).cpu()
+        else:  # no voxel needs its neighbours' probabilities, so that none are kept
+            indices = reordered(self.predict_classes(image.as_tensor()), affine, grid)
+        label_map = finish(indices.numpy(), self.labels, self.settings.largest_component)
         return Prediction(
             label_map,
             grid,
@@ -205,14 +228,26 @@ def predict_probabilities(
     Returns:
         (k, x, y, z) float32.
     """
+    slabs = _network_slabs(network, image, patch=patch, settings=settings, device=device, autocast=autocast)
+    return joined(slabs, image.shape[1:])
 
+
+def _network_slabs(
+    network: nn.Module,
+    image: Tensor,
+    *,
+    patch: Sequence[int],
+    settings: InferenceSettings,
+    device: torch.device | str,
+    autocast: Autocast,
+) -> Iterator[Tensor]:
     def logits_of(windows: Tensor) -> Tensor:
         with autocast():
             logits: Tensor = network(windows).logits
         return logits
 
     with evaluating(network):
-        return sliding_window(
+        yield from window_slabs(
             image[None],
             patch,
             mirrored_softmax(logits_of, _MIRRORED if settings.flips else ()),

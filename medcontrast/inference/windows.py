@@ -13,7 +13,7 @@ from torch.nn import functional
 from medcontrast.transforms.crop import PAD_VALUE
 
 DEVICE_BYTES = 4 * 2**30
-"""Above this size the sum of probabilities is kept in main memory instead of on the device."""
+"""Above this size the probabilities of a whole image are kept in main memory instead of on the device."""
 
 WindowFunction = Callable[[Tensor], Tensor]
 """Windows (n, c, *patch) in, probabilities (n, k, *patch) out."""
@@ -21,7 +21,6 @@ WindowFunction = Callable[[Tensor], Tensor]
 Triple = tuple[int, int, int]
 
 
-@torch.no_grad()
 def sliding_window(
     image: Tensor,
     patch: Sequence[int],
@@ -33,7 +32,63 @@ def sliding_window(
     device: torch.device | str = "cpu",
     pad_value: float = PAD_VALUE,
 ) -> Tensor:
-    """Averages the probabilities of overlapping windows over a whole image.
+    """Averages the probabilities of overlapping windows over a whole image; see `window_slabs` for the arguments.
+
+    Returns:
+        (k, x, y, z) float32; on `device` up to DEVICE_BYTES, else on the CPU.
+    """
+    slabs = window_slabs(
+        image,
+        patch,
+        probabilities_of,
+        overlap=overlap,
+        weighting=weighting,
+        window_batch=window_batch,
+        device=device,
+        pad_value=pad_value,
+    )
+    return joined(slabs, image.shape[2:])
+
+
+def joined(slabs: Iterator[Tensor], sides: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Slabs (k, some x, y, z), one after another along x, as one tensor (k, x, y, z).
+
+    It lies where the slabs lie up to DEVICE_BYTES, else on the CPU.
+
+    Args:
+        slabs: At least one.
+        sides: (x, y, z).
+        dtype: Of the result.
+    """
+    total: Tensor | None = None
+    start = 0
+    for slab in slabs:
+        if total is None:
+            bytes_ = dtype.itemsize * len(slab) * math.prod(sides)
+            home = slab.device if bytes_ <= DEVICE_BYTES else torch.device("cpu")
+            total = torch.empty((len(slab), *sides), dtype=dtype, device=home)
+        total[:, start : start + slab.shape[1]] = slab.to(total.device)
+        start += slab.shape[1]
+    assert total is not None and start == total.shape[1]
+    return total
+
+
+@torch.no_grad()
+def window_slabs(
+    image: Tensor,
+    patch: Sequence[int],
+    probabilities_of: WindowFunction,
+    *,
+    overlap: float = 0.5,
+    weighting: str = "gaussian",
+    window_batch: int = 4,
+    device: torch.device | str = "cpu",
+    pad_value: float = PAD_VALUE,
+) -> Iterator[Tensor]:
+    """The averaged probabilities of overlapping windows, slab by slab along x.
+
+    A slab is given as soon as no further window reaches it, so that no more than a window's length of the image is held
+    for all classes at once.
 
     Args:
         image: (1, c, x, y, z); smaller than the patch it is padded on both sides, and the result cropped again.
@@ -45,31 +100,68 @@ def sliding_window(
         device: Where `probabilities_of` computes.
         pad_value: What the padding holds, in the prepared image's units.
 
-    Returns:
-        (k, x, y, z) float32; on `device` up to DEVICE_BYTES, else on the CPU.
+    Yields:
+        (k, some x, y, z) float32 on `device`; together they make up the image.
     """
     if image.ndim != 5 or image.shape[0] != 1:
         raise ValueError(f"expected an image of shape (1, c, x, y, z), but got {tuple(image.shape)}")
-    size = _triple(image.shape[2:])
-    window = _triple(patch)
+    size, window = _triple(image.shape[2:]), _triple(patch)
     padded, before = _pad(image, window, pad_value)
     weights = window_weights(window, weighting).to(device)
-    starts = window_starts(_triple(padded.shape[2:]), window, overlap)
-    total: Tensor | None = None
-    weight_sum = torch.zeros(0)
-    for group in _groups(starts, window_batch):
+    inner = (slice(None), *(slice(first, first + side) for first, side in zip(before, size, strict=True)))
+    buffer: _Slab | None = None
+    for group in _groups(window_starts(_triple(padded.shape[2:]), window, overlap), window_batch):
         windows = torch.cat([padded[(slice(None), slice(None), *_slices(start, window))] for start in group]).to(device)
-        weighted = probabilities_of(windows).float() * weights
-        if total is None:
-            home = _home(weighted.shape[1], padded.shape[2:], device)
-            total = torch.zeros((weighted.shape[1], *padded.shape[2:]), device=home)
-            weight_sum = torch.zeros(padded.shape[2:], device=home)
-        for start, part in zip(group, weighted.to(total.device), strict=True):
-            total[(slice(None), *_slices(start, window))] += part
-            weight_sum[_slices(start, window)] += weights.to(total.device)
-    assert total is not None
-    total /= weight_sum
-    return total[(slice(None), *_slices(before, size))]
+        for start, part in zip(group, probabilities_of(windows).float() * weights, strict=True):
+            if buffer is None:
+                buffer = _Slab(len(part), (window[0], *_triple(padded.shape[2:])[1:]), device)
+            if start[0] > buffer.start:
+                yield buffer.advance(start[0])[(slice(None), slice(None), *inner[2:])]
+            buffer.add(start, part, weights)
+    assert buffer is not None
+    # an image that was padded along x has one column of windows, so that this slab is the first and only one
+    rest = buffer.advance(buffer.start + window[0])[(slice(None), slice(None), *inner[2:])]
+    yield rest[:, inner[1]] if padded.shape[2] > size[0] else rest
+
+
+class _Slab:
+    """Weighted sums over as much of the image as the windows of one start along x reach."""
+
+    def __init__(self, classes: int, sides: Triple, device: torch.device | str) -> None:
+        self.start = 0
+        self.total = torch.zeros((classes, *sides), device=device)
+        self.weight = torch.zeros(sides, device=device)
+
+    def add(self, start: Triple, part: Tensor, weights: Tensor) -> None:
+        """Adds a window's weighted probabilities (k, *window)."""
+        place = _slices((start[0] - self.start, *start[1:]), _triple(part.shape[1:]))
+        self.total[(slice(None), *place)] += part
+        self.weight[place] += weights
+
+    def advance(self, start: int) -> Tensor:
+        """Moves on to `start`; gives the means (k, some x, y, z) of what is left behind."""
+        planes = start - self.start
+        done = self.total[:, :planes] / self.weight[:planes]
+        for sums, axis in ((self.total, 1), (self.weight, 0)):
+            kept = sums.narrow(axis, planes, sums.shape[axis] - planes).clone()
+            sums.zero_()
+            sums.narrow(axis, 0, kept.shape[axis]).copy_(kept)
+        self.start = start
+        return done
+
+
+def even_slabs(slabs: Iterator[Tensor], planes: int) -> Iterator[Tensor]:
+    """The same slabs cut and joined to `planes` along x each, the last one to what is left."""
+    held: list[Tensor] = []
+    count = 0
+    for slab in slabs:
+        held, count = [*held, slab], count + slab.shape[1]
+        while count >= planes:
+            whole = torch.cat(held, dim=1)
+            yield whole[:, :planes]
+            held, count = [whole[:, planes:]], count - planes
+    if count:
+        yield torch.cat(held, dim=1)
 
 
 def mirrored_softmax(logits_of: Callable[[Tensor], Tensor], axes: Sequence[int] = ()) -> WindowFunction:
@@ -126,11 +218,6 @@ def window_starts(size: Triple, patch: Triple, overlap: float) -> list[Triple]:
         count = math.ceil((side - length) / step) + 1
         axes.append([min(index * step, side - length) for index in range(count)])
     return [(x, y, z) for x, y, z in itertools.product(*axes)]
-
-
-def _home(classes: int, sides: Sequence[int], device: torch.device | str) -> torch.device:
-    fits = 4 * (classes + 1) * math.prod(sides) <= DEVICE_BYTES
-    return torch.device(device) if fits else torch.device("cpu")
 
 
 def _pad(image: Tensor, patch: Triple, value: float) -> tuple[Tensor, Triple]:

@@ -6,6 +6,7 @@ indices to world RAS+ in mm.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import nibabel as nib
@@ -172,6 +173,18 @@ def to_scan_grid(probabilities: Tensor, prepared_affine: Affine, grid: Grid) -> 
     return torch.cat(list(_interpolated_slabs(probabilities, prepared_affine, grid)), dim=1)
 
 
+def same_voxels(sides: Sequence[int], prepared_affine: Affine, grid: Grid) -> bool:
+    """Whether the prepared grid of these sides (x, y, z) holds the scan's voxels, if in another order of axes."""
+    return _as_permutation(sides, prepared_affine, grid) is not None
+
+
+def reordered(labels: Tensor, prepared_affine: Affine, grid: Grid) -> Tensor:
+    """Class indices (x, y, z) of the prepared grid in the scan's order of axes, (X, Y, Z); see `same_voxels`."""
+    moved = _as_permutation(labels.shape, prepared_affine, grid)
+    assert moved is not None
+    return _permute(labels[None], *moved)[0]
+
+
 def to_scan_labels(probabilities: Tensor, prepared_affine: Affine, grid: Grid) -> Tensor:
     """The most probable class in every voxel of the scan; never holds more than a slab of interpolated maps.
 
@@ -186,9 +199,8 @@ def to_scan_labels(probabilities: Tensor, prepared_affine: Affine, grid: Grid) -
     Returns:
         (X, Y, Z) int16 class indices on the same device.
     """
-    moved = _as_permutation(probabilities.shape[1:], prepared_affine, grid)
-    if moved is not None:
-        return _permute(probabilities.argmax(0, keepdim=True).to(torch.int16), *moved)[0]
+    if same_voxels(probabilities.shape[1:], prepared_affine, grid):
+        return reordered(probabilities.argmax(0).to(torch.int16), prepared_affine, grid)
     slabs = _interpolated_slabs(probabilities, prepared_affine, grid)
     return torch.cat([slab.argmax(0).to(torch.int16) for slab in slabs])
 
@@ -232,16 +244,29 @@ def _permute(maps: Tensor, axes: tuple[int, ...], mirrored: tuple[int, ...]) -> 
 
 
 def _interpolated_slabs(maps: Tensor, prepared_affine: Affine, grid: Grid) -> Iterator[Tensor]:
-    """(k, some X, Y, Z) after one another: `maps` at the scan's voxel centres."""
-    to_prepared = np.linalg.solve(prepared_affine, np.asarray(grid.affine, dtype=np.float64))
-    half = np.maximum(np.array(maps.shape[1:]) - 1, 1) / 2
-    # in half-widths of the prepared grid, z first, as grid_sample wants them
-    matrix = torch.from_numpy((to_prepared[:3] / half[:, None])[::-1].copy())
-    matrix[:, 3] -= 1
+    """(k, some X, Y, Z) after one another: `maps` at the scan's voxel centres.
+
+    Only the part of the maps that a slab reads is held in float32.
+    """
+    to_prepared = np.linalg.solve(prepared_affine, np.asarray(grid.affine, dtype=np.float64))[:3]
     planes = max(1, _SLAB_VOXELS // (len(maps) * grid.shape[1] * grid.shape[2]))
-    lines = [torch.arange(side, dtype=torch.float64)[:, None] * matrix[:, axis] for axis, side in enumerate(grid.shape)]
-    plane = (lines[1][:, None] + lines[2][None] + matrix[:, 3]).to(maps.device, torch.float32)
+    last = np.array(maps.shape[1:]) - 1
     for start in range(0, grid.shape[0], planes):
-        line = lines[0][start : start + planes, None, None].to(maps.device, torch.float32)
-        coordinates = (line + plane)[None]
-        yield F.grid_sample(maps[None].to(torch.float32), coordinates, "bilinear", "border", align_corners=True)[0]
+        stop = min(start + planes, grid.shape[0])
+        ranges = ((start, stop - 1), (0, grid.shape[1] - 1), (0, grid.shape[2] - 1))
+        corners = np.array(list(itertools.product(*ranges))) @ to_prepared[:, :3].T + to_prepared[:, 3]
+        low = np.clip(np.floor(corners.min(axis=0)), 0, last).astype(int)
+        high = np.clip(np.ceil(corners.max(axis=0)), 0, last).astype(int)
+        part = maps[(slice(None), *(slice(a, b + 1) for a, b in zip(low, high, strict=True)))].to(torch.float32)
+        # in half-widths of that part, z first, as grid_sample wants them
+        half = np.maximum(high - low, 1) / 2
+        scaled = to_prepared / half[:, None]
+        scaled[:, 3] -= low / half + 1
+        matrix = torch.from_numpy(scaled[::-1].copy())
+        lines = [
+            torch.arange(first, end + 1, dtype=torch.float64)[:, None] * matrix[:, axis]
+            for axis, (first, end) in enumerate(ranges)
+        ]
+        places = lines[0][:, None, None] + (lines[1][:, None] + lines[2][None] + matrix[:, 3])
+        coordinates = places.to(maps.device, torch.float32)[None]
+        yield F.grid_sample(part[None], coordinates, "bilinear", "border", align_corners=True)[0]

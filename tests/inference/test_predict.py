@@ -292,3 +292,33 @@ def test_devices_that_are_not_there(name: str, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         resolve_device(name)
     assert resolve_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("spacing", [None, [0.9, 1.0, 1.2]])
+def test_a_large_scan_is_kept_in_16_bits_and_comes_out_the_same(
+    tmp_path: Path, tools: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, spacing: list[float] | None
+) -> None:
+    path = tools.write_nifti(tmp_path / "a.nii.gz", tools.marked(SHAPE), tools.oblique_affine(False))
+    predictor = tools.threshold_predictor(spacing_mm=spacing)
+    kept: list[torch.dtype] = []
+    whole = Predictor.predict_probabilities
+
+    def watched(self: Predictor, image: torch.Tensor) -> torch.Tensor:
+        found = whole(self, image)
+        kept.append(found.dtype)
+        return found
+
+    monkeypatch.setattr(Predictor, "predict_probabilities", watched)
+    plain = predictor.predict_scan([path]).label_map
+    monkeypatch.setattr("medcontrast.inference.predict.FLOAT32_BYTES", 0)
+    small = predictor.predict_scan([path]).label_map
+    assert kept == ([] if spacing is None else [torch.float32, torch.float16])
+    assert (plain != small).mean() < 1e-3
+
+
+def test_classes_by_slabs_are_those_of_the_whole(tmp_path: Path, tools: SimpleNamespace) -> None:
+    predictor = tools.threshold_predictor()
+    image = torch.sin(torch.arange(40 * 18 * 20) * 0.11).reshape(1, 40, 18, 20) * 60 + 60
+    whole = predictor.predict_probabilities(image)
+    assert torch.equal(predictor.predict_classes(image), whole.argmax(dim=0).to(torch.int16))
+    assert len(list(predictor.predict_slabs(image))) == 3

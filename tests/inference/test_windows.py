@@ -118,14 +118,25 @@ def test_half_precision_logits_are_averaged_in_float32() -> None:
     assert torch.allclose(out.sum(dim=1), torch.ones(1, 8, 8, 8), atol=1e-6)
 
 
-def test_a_large_sum_is_kept_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    image = sine_image(1, 20, 9, 9)
-    run = mirrored_softmax(position_logits)
-    device = torch.device("meta")  # any device that is not the CPU
-    assert windows._home(3, (20, 9, 9), device) == device
+def test_a_large_result_is_kept_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    slab = torch.zeros(3, 20, 9, 9, device="meta")  # any device that is not the CPU
+    assert windows.joined(iter([slab]), (20, 9, 9)).device.type == "meta"
     monkeypatch.setattr(windows, "DEVICE_BYTES", 1000)
-    assert windows._home(3, (20, 9, 9), device) == torch.device("cpu")
-    assert sliding_window(image, (8, 8, 8), run).shape == (3, 20, 9, 9)
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):  # it is on its way to the CPU
+        windows.joined(iter([slab]), (20, 9, 9))
+
+
+@pytest.mark.parametrize(("size", "overlap"), [((33, 12, 9), 0.5), ((40, 7, 9), 0.0), ((5, 12, 9), 0.5)])
+def test_slabs_make_up_the_image_and_none_is_longer_than_a_window(size: tuple[int, ...], overlap: float) -> None:
+    image = sine_image(1, *size)
+    run = mirrored_softmax(position_logits)
+    slabs = list(windows.window_slabs(image, (8, 8, 8), run, overlap=overlap, window_batch=3))
+    assert max(slab.shape[1] for slab in slabs) <= 8
+    assert len(slabs) > 1 or size[0] <= 8
+    assert torch.equal(torch.cat(slabs, dim=1), sliding_window(image, (8, 8, 8), run, overlap=overlap, window_batch=3))
+    even = list(windows.even_slabs(iter(slabs), 6))
+    assert [slab.shape[1] for slab in even] == [6] * (size[0] // 6) + ([size[0] % 6] if size[0] % 6 else [])
+    assert torch.equal(torch.cat(even, dim=1), torch.cat(slabs, dim=1))
 
 
 def test_a_batch_of_images_is_refused() -> None:

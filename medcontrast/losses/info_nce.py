@@ -124,5 +124,5 @@ def queue_nce(
 
 
 def same_group(anchor_groups: Tensor, candidate_groups: Tensor) -> Tensor:
-    """Targets (n, m) bool for `info_nce`: True where anchor (n,) and candidate (m,) are of one class, patient or text."""
+    """Targets (n, m) bool for `info_nce`: True where anchor (n,) and candidate (m,) are of one class or patient."""
     return anchor_groups[:, None] == candidate_groups[None, :]

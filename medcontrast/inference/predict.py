@@ -220,8 +220,8 @@ def predict_probabilities(
     Args:
         network: Gives `Output`; set to evaluation for the time of the call.
         image: (c, x, y, z) prepared image.
-        patch: Window in voxels.
-        settings: Overlap, weighting, windows a batch, flips.
+        patch: Window in voxels, where the settings have none.
+        settings: Window, overlap, weighting, windows a batch, flips.
         device: Where the network computes.
         autocast: Context of the forward passes.
 
@@ -249,7 +249,7 @@ def _network_slabs(
     with evaluating(network):
         yield from window_slabs(
             image[None],
-            patch,
+            settings.window or patch,
             mirrored_softmax(logits_of, _MIRRORED if settings.flips else ()),
             overlap=settings.overlap,
             weighting=settings.weighting,

@@ -64,6 +64,11 @@ def _patch_faults(recipe: Recipe) -> list[str]:
             f"data.patch {list(patch)} leaves one voxel at the deepest level of network {recipe.network.name}, "
             f"which instance normalisation cannot work on; make one side {2 * max(divisor)} or take another norm"
         )
+    window = recipe.inference.window
+    if window is not None and any(side % step for side, step in zip(window, divisor, strict=True)):
+        faults.append(
+            f"inference.window {list(window)} must be multiples of {list(divisor)} for network {recipe.network.name}"
+        )
     for axis in recipe.augment.spatial.rotate90_axes:
         first, second = (patch[other] for other in range(3) if other != axis)
         if first != second:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from medcontrast.settings.base import Settings
+from medcontrast.settings.data import PatchSide
 
 
 class OptimizerSettings(Settings):
@@ -68,6 +69,8 @@ class TrainSettings(Settings):
 class InferenceSettings(Settings):
     """How a mask is made from a scan."""
 
+    window: tuple[PatchSide, PatchSide, PatchSide] | None = None
+    """Sliding window in voxels; null means the training patch. A larger one sees more context and needs fewer."""
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Share by which neighbouring windows overlap."""
     weighting: Literal["gaussian", "uniform"] = "gaussian"

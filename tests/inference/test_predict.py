@@ -216,6 +216,7 @@ def test_the_record_says_what_was_done_and_no_foreign_paths(tmp_path: Path, tool
         name: {"voxels": count, "volume_ml": pytest.approx(count * 0.003)} for name, count in counts.items()
     }
     assert record["settings"] == {
+        "window": None,
         "overlap": 0.5,
         "weighting": "gaussian",
         "window_batch": 4,
@@ -322,3 +323,15 @@ def test_classes_by_slabs_are_those_of_the_whole(tmp_path: Path, tools: SimpleNa
     whole = predictor.predict_probabilities(image)
     assert torch.equal(predictor.predict_classes(image), whole.argmax(dim=0).to(torch.int16))
     assert len(list(predictor.predict_slabs(image))) == 3
+
+
+def test_the_window_of_the_settings_replaces_the_patch(tools: SimpleNamespace) -> None:
+    seen: set[tuple[int, ...]] = set()
+    predictor = tools.threshold_predictor()
+    network = predictor.members[0].network
+    hook = network.register_forward_pre_hook(lambda _, inputs: seen.add(tuple(inputs[0].shape[2:])))
+    for window in (None, (32, 16, 24)):
+        settings = predictor.settings.model_copy(update={"window": window})
+        predict_probabilities(network, torch.zeros(1, 40, 30, 30), patch=(16, 16, 16), settings=settings, device="cpu")
+    hook.remove()
+    assert seen == {(16, 16, 16), (32, 16, 24)}

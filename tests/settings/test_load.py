@@ -159,6 +159,11 @@ def test_every_fault_at_once(changed):
             {"name": "supervised"},
             "method supervised learns from labels alone; set train.unlabeled_rows 0, not 2",
         ),
+        (
+            "inference.window",
+            [16, 24, 18],
+            "inference.window [16, 24, 18] must be multiples of [4, 4, 4] for network dynunet",
+        ),
         ("seed", -1, "seed: input should be greater than or equal to 0, but got -1"),
     ],
 )

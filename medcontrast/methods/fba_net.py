@@ -14,6 +14,9 @@ from medcontrast.schedules import gaussian_ramp_up
 from medcontrast.settings.methods import FBANetSettings
 from medcontrast.transforms.copy_paste import exchange_boxes, mix
 
+_CHANNELS = {"features": "feature_channels", "logits": "classes"}
+"""Which attribute of a network says how many channels the part of its output has that the head pools."""
+
 
 class FBANet(TeacherMethod):
     """Supervised + consistency with the teacher on unlabeled rows + foreground/background contrast on all rows.
@@ -34,7 +37,7 @@ class FBANet(TeacherMethod):
         self.settings = settings
         self.contrast = ForegroundBackgroundContrast(
             settings.contrast,
-            feature_channels=int(self.student.feature_channels),  # type: ignore[arg-type]
+            feature_channels=int(getattr(self.student, _CHANNELS[settings.contrast.pooled])),
             classes=int(self.student.classes) - 1,  # type: ignore[arg-type]
         )
 
@@ -59,19 +62,19 @@ class FBANet(TeacherMethod):
             terms["mutual"] = mutual_consistency(logits, settings.consistency.mutual_temperature)
             loss = loss + settings.consistency.mutual_weight * ramp * terms["mutual"]
         if settings.contrast.weight:
-            contrast = self._contrast(outputs[0].features, label, target, confidence)
+            contrast = self._contrast(getattr(outputs[0], settings.contrast.pooled), label, target, confidence)
             weight = settings.contrast.weight * gaussian_ramp_up(info.step, settings.contrast.ramp_up_steps)
             loss = loss + weight * torch.stack(list(contrast.values())).sum()
             terms |= contrast
         return {"loss": loss, **terms}
 
-    def _contrast(self, features: Tensor, label: Tensor, target: Tensor, confidence: Tensor) -> dict[str, Tensor]:
-        """Pull and push of the student's features, by labels and the unlabeled rows' targets."""
+    def _contrast(self, pooled: Tensor, label: Tensor, target: Tensor, confidence: Tensor) -> dict[str, Tensor]:
+        """Pull and push of what the student's head pools, by labels and the unlabeled rows' targets."""
         maps = torch.cat([one_hot(label, target.shape[1]), target])[:, 1:]
         known = torch.cat([label >= 0, torch.ones_like(target[:, :1], dtype=torch.bool)])
         weigh = self.settings.contrast.weigh_by_confidence
         weight = torch.cat([torch.ones_like(label, dtype=confidence.dtype), confidence]) if weigh else None
-        terms: dict[str, Tensor] = self.contrast(features, maps, known, labeled_rows=len(label), confidence=weight)
+        terms: dict[str, Tensor] = self.contrast(pooled, maps, known, labeled_rows=len(label), confidence=weight)
         return terms
 
     def after_step(self, info: StepInfo) -> None:

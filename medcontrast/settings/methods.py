@@ -68,6 +68,8 @@ class ContrastSettings(Settings):
     """Of pull(foreground) + pull(background) + push; after the ramp-up. 0 leaves the terms out."""
     ramp_up_steps: int = Field(default=300, ge=0)
     embedding_channels: int = Field(default=64, ge=2)
+    pooled: Literal["features", "logits"] = "features"
+    """What the head averages inside and outside of the maps: the last decoder features, or the logits they give."""
     region: int = Field(default=4, ge=0, le=64)
     """Side in voxels of the cells whose insides and outsides are embedded, along class borders; must divide the
     patch. 0 embeds whole patches, one foreground and one background a row, which the head alone tells apart."""

@@ -64,3 +64,18 @@ def test_an_uncertain_teacher_counts_less_in_the_contrast_alone(tiny):
             after = method.losses(batch, INFO)
         assert torch.equal(before["consistency"], after["consistency"])
         assert torch.equal(before["push"], after["push"]) is not weigh
+
+
+def test_the_head_pools_features_or_logits(tiny):
+    """Another last layer changes the contrast of logits, and not that of features."""
+    for pooled, channels in (("features", 4), ("logits", 3)):
+        method, batch = make(tiny, **{"contrast.pooled": pooled, "contrast.memory": 0}), tiny.make_batch()
+        assert method.contrast.head.hidden.in_features == channels
+        with torch.no_grad():
+            before = method.losses(batch, INFO)
+            method.student.final.conv.conv.weight.mul_(torch.tensor([1.0, -1.0, 2.0]).view(3, 1, 1, 1, 1))
+            after = method.losses(batch, INFO)
+        assert torch.equal(before["push"], after["push"]) is (pooled == "features")
+        method.losses(batch, INFO)["push"].backward()
+        body = [parameter.grad for parameter in method.student.body.parameters()]
+        assert any(grad is not None and float(grad.abs().sum()) > 0 for grad in body)

@@ -1,4 +1,4 @@
-"""Pictures of results as PNG: three slices of a case with its contours, grids of cases, curves.
+"""Pictures of cases as PNG: three slices with contours, and grids of cases.
 
 Volumes come in canonical orientation (RAS+: axes run to the patient's right, front and top) and are shown in the
 radiological convention: front or top up, the patient's right on the left of the picture.
@@ -6,7 +6,6 @@ radiological convention: front or top up, the patient's right on the left of the
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from medcontrast.errors import OutputError, VolumeError
+from medcontrast.errors import VolumeError
+from medcontrast.render.png import DPI, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,8 +28,6 @@ _DEFAULT_COLOR = (230, 159, 0)
 _REFERENCE_COLOR = "white"
 _BACKGROUND = "black"
 _TEXT = "#dddddd"
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_DPI = 160
 _WIDTH_INCHES = 10.0
 # Sagittal, coronal, axial: the sliced axis, then the axes drawn to the right and up, then the letters at the left,
 # right, bottom and top. Every horizontal axis is drawn reversed.
@@ -53,27 +51,6 @@ class OverlayRow:
     prediction: Array | None
     spacing_mm: Sequence[float]
     title: str = ""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One mean of a comparison.
-
-    Attributes:
-        name: What was measured; a line of the picture.
-        group: Points of one group share a colour, and the legend names it.
-        mean: Where the mark is drawn.
-        low: Where its interval begins.
-        high: Where its interval ends.
-        runs: Single runs, drawn small.
-    """
-
-    name: str
-    group: str
-    mean: float
-    low: float
-    high: float
-    runs: tuple[float, ...] = ()
 
 
 def overlay_png(
@@ -142,7 +119,7 @@ def overlay_grid_png(
     heights = [_row_inches(row) for row in shown]
     top, bottom = (0.5 if title else 0.05), 0.4
     total = sum(heights) + top + bottom
-    figure = Figure(figsize=(_WIDTH_INCHES, total), dpi=_DPI, facecolor=_BACKGROUND)
+    figure = Figure(figsize=(_WIDTH_INCHES, total), dpi=DPI, facecolor=_BACKGROUND)
     if title:
         figure.text(0.5, 1 - 0.25 / total, title, color="white", fontsize=14, ha="center", va="center", weight="bold")
     upper = total - top
@@ -150,86 +127,7 @@ def overlay_grid_png(
         _draw_row(figure, row, upper, total, colors or {})
         upper -= height
     _legend(figure, shown, colors or {}, names or {}, 0.5 * bottom / total)
-    _save(figure, Path(path))
-
-
-def curve_png(
-    path: Path | str,
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    *,
-    x_label: str = "step",
-    y_label: str = "",
-    title: str = "",
-    logarithmic: bool = False,
-) -> None:
-    """Draws curves over a common axis.
-
-    Args:
-        path: PNG file to write; it appears whole or not at all.
-        curves: Name in the legend -> x values and y values of equal length; not finite values leave gaps.
-        x_label: Text below the horizontal axis.
-        y_label: Text beside the vertical axis.
-        title: Text above.
-        logarithmic: Logarithmic vertical axis.
-
-    Raises:
-        VolumeError: A curve has not as many x as y values.
-        OutputError: The file cannot be written.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), dpi=_DPI, layout="constrained")
-    axes = figure.add_subplot()
-    for position, (name, (x, y)) in enumerate(curves.items()):
-        if len(x) != len(y):
-            raise VolumeError(f"Curve {name!r} has {len(x)} x values but {len(y)} y values.")
-        style = "-o" if len(x) <= 30 else "-"
-        axes.plot(x, y, style, color=_PALETTE[position % len(_PALETTE)], label=name, linewidth=1.6, markersize=3.5)
-    axes.set(xlabel=x_label, ylabel=y_label, title=title)
-    if logarithmic:
-        axes.set_yscale("log")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(curves) > 1:
-        axes.legend(frameon=False)
-    _save(figure, Path(path))
-
-
-def points_png(path: Path | str, points: Sequence[Point], *, title: str = "", axis: str = "") -> None:
-    """Draws means with their intervals, one line a name, groups in colours, single runs as small marks.
-
-    Args:
-        path: PNG file to write; it appears whole or not at all.
-        points: In order, the first on top.
-        title: Text above.
-        axis: Text below the horizontal axis.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    from matplotlib.figure import Figure
-
-    names = list(dict.fromkeys(point.name for point in points))
-    groups = list(dict.fromkeys(point.group for point in points))
-    figure = Figure(figsize=(7, 1.4 + 0.42 * len(names)), dpi=_DPI, layout="constrained")
-    axes = figure.add_subplot()
-    for point in points:
-        place = groups.index(point.group)
-        y = names.index(point.name) + 0.22 * (place - (len(groups) - 1) / 2)
-        color = _PALETTE[place % len(_PALETTE)]
-        axes.plot([point.low, point.high], [y, y], color=color, linewidth=1.6)
-        axes.plot(point.runs, [y] * len(point.runs), "|", color=color, markersize=6, alpha=0.7)
-        axes.plot(point.mean, y, "o", color=color, markersize=4.5)
-    for place, group in enumerate(groups):
-        axes.plot([], [], "-o", color=_PALETTE[place % len(_PALETTE)], markersize=4.5, label=group)
-    axes.set(xlabel=axis, title=title, yticks=range(len(names)), yticklabels=names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.grid(axis="x", alpha=0.25)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    if len(groups) > 1:
-        axes.legend(frameon=False)
-    _save(figure, Path(path))
+    save_png(figure, Path(path))
 
 
 def _check(row: OverlayRow) -> None:
@@ -392,19 +290,3 @@ def _legend(
             fontsize=9,
             columnspacing=1.2,
         )
-
-
-def _save(figure: Figure, path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # Without the metadata the same picture has the same bytes under every version of the library.
-            FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: the picture cannot be written: {error.strerror or error}.") from None

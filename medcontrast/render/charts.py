@@ -1,0 +1,112 @@
+"""Charts as PNG: curves, and means with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcontrast.errors import VolumeError
+from medcontrast.render.png import DPI, save_png
+
+_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One mean of a comparison.
+
+    Attributes:
+        name: What was measured; a line of the picture.
+        group: Points of one group share a colour, and the legend names it.
+        mean: Where the mark is drawn.
+        low: Where its interval begins.
+        high: Where its interval ends.
+        runs: Single runs, drawn small.
+    """
+
+    name: str
+    group: str
+    mean: float
+    low: float
+    high: float
+    runs: tuple[float, ...] = ()
+
+
+def curve_png(
+    path: Path | str,
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x_label: str = "step",
+    y_label: str = "",
+    title: str = "",
+    logarithmic: bool = False,
+) -> None:
+    """Draws curves over a common axis.
+
+    Args:
+        path: PNG file to write; it appears whole or not at all.
+        curves: Name in the legend -> x values and y values of equal length; not finite values leave gaps.
+        x_label: Text below the horizontal axis.
+        y_label: Text beside the vertical axis.
+        title: Text above.
+        logarithmic: Logarithmic vertical axis.
+
+    Raises:
+        VolumeError: A curve has not as many x as y values.
+        OutputError: The file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    for position, (name, (x, y)) in enumerate(curves.items()):
+        if len(x) != len(y):
+            raise VolumeError(f"Curve {name!r} has {len(x)} x values but {len(y)} y values.")
+        style = "-o" if len(x) <= 30 else "-"
+        axes.plot(x, y, style, color=_PALETTE[position % len(_PALETTE)], label=name, linewidth=1.6, markersize=3.5)
+    axes.set(xlabel=x_label, ylabel=y_label, title=title)
+    if logarithmic:
+        axes.set_yscale("log")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(curves) > 1:
+        axes.legend(frameon=False)
+    save_png(figure, Path(path))
+
+
+def points_png(path: Path | str, points: Sequence[Point], *, title: str = "", axis: str = "") -> None:
+    """Draws means with their intervals, one line a name, groups in colours, single runs as small marks.
+
+    Args:
+        path: PNG file to write; it appears whole or not at all.
+        points: In order, the first on top.
+        title: Text above.
+        axis: Text below the horizontal axis.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(point.name for point in points))
+    groups = list(dict.fromkeys(point.group for point in points))
+    figure = Figure(figsize=(7, 1.4 + 0.42 * len(names)), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    for point in points:
+        place = groups.index(point.group)
+        y = names.index(point.name) + 0.22 * (place - (len(groups) - 1) / 2)
+        color = _PALETTE[place % len(_PALETTE)]
+        axes.plot([point.low, point.high], [y, y], color=color, linewidth=1.6)
+        axes.plot(point.runs, [y] * len(point.runs), "|", color=color, markersize=6, alpha=0.7)
+        axes.plot(point.mean, y, "o", color=color, markersize=4.5)
+    for place, group in enumerate(groups):
+        axes.plot([], [], "-o", color=_PALETTE[place % len(_PALETTE)], markersize=4.5, label=group)
+    axes.set(xlabel=axis, title=title, yticks=range(len(names)), yticklabels=names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(axis="x", alpha=0.25)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    if len(groups) > 1:
+        axes.legend(frameon=False)
+    save_png(figure, Path(path))

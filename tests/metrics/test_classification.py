@@ -181,6 +181,14 @@ def test_neighbours_by_hand():
     np.testing.assert_allclose(both, [[0.5, 0.5]])
 
 
+def test_of_many_equally_near_the_first_vote():
+    random = np.random.default_rng(0)
+    directions = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])[random.integers(0, 3, 600)]
+    targets, nearest = random.integers(0, 2, 600), np.flatnonzero(directions[:, 1] == 1.0)[:50]
+    found = knn_probabilities(directions, targets, np.array([[0.0, 1.0]]), classes=2, neighbours=50)
+    np.testing.assert_allclose(found[0, 1], targets[nearest].mean())
+
+
 def test_neighbours_do_not_see_lengths_and_stand_any_temperature():
     random = np.random.default_rng(2)
     train, query, targets = random.normal(size=(20, 4)), random.normal(size=(6, 4)), random.integers(0, 2, 20)

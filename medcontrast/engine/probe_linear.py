@@ -72,10 +72,12 @@ def fit_linear(
     # rounding alone gives a constant feature a deviation, which would blow it up
     scale = torch.where(deviation > 1e-12 * (1.0 + mean.abs()), deviation, torch.ones_like(deviation))
     inputs = (plain - mean) / scale
-    weight = torch.zeros(classes, inputs.shape[1], dtype=torch.float64, requires_grad=True)
+    # in these units a strong penalty is no steeper than the cross-entropy, and the bias converges as fast as the weight
+    unit = (1.0 + strength) ** -0.5
+    scaled = torch.zeros(classes, inputs.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
-        [weight, bias],
+        [scaled, bias],
         max_iter=_STEPS,
         history_size=20,
         tolerance_grad=1e-7,
@@ -85,12 +87,13 @@ def fit_linear(
 
     def objective() -> Tensor:
         optimizer.zero_grad()
+        weight = unit * scaled
         loss = functional.cross_entropy(inputs @ weight.T + bias, wanted) + 0.5 * strength * weight.square().sum()
-        weight.grad, bias.grad = torch.autograd.grad(loss, [weight, bias])
+        scaled.grad, bias.grad = torch.autograd.grad(loss, [scaled, bias])
         return loss
 
     optimizer.step(objective)
-    return LinearProbe(weight.detach(), bias.detach(), mean, scale, strength)
+    return LinearProbe(unit * scaled.detach(), bias.detach(), mean, scale, strength)
 
 
 def choose_linear(

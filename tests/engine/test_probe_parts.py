@@ -1,4 +1,4 @@
-"""Frozen embeddings, linear probe, subsets, fine-tuning: reference (scikit-learn where installed), by hand, property."""
+"""Embeddings, linear probe, subsets, fine-tuning: reference (scikit-learn where installed), by hand, property."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def warm_up(step: int, steps: int) -> float:
 
 
 def linear_pace(step: int, ramp_up_steps: int, *, start: float, end: float) -> float:
-    """What self-paced learning lets in: from `start` to `end` in equal steps, then `end`; 0 steps give `end` at once."""
+    """What self-paced learning lets in: from `start` to `end` in equal steps; 0 steps give `end` at once."""
     fraction = 1.0 if ramp_up_steps == 0 else min(1.0, step / ramp_up_steps)
     return start + (end - start) * fraction
 

@@ -56,6 +56,6 @@ def linear_pace(step: int, ramp_up_steps: int, *, start: float, end: float) -> f
 def geometric_pace(epoch: int, *, start: float, growth: float) -> float:
     """What self-paced learning lets in: `start`, multiplied by `growth` after every epoch.
 
-    Paper: Kumar 2010, algorithm 1, where a weight 1 / pace is divided by a constant.
+    Paper: Kumar 2010, self-paced learning.
     """
     return float(start * growth**epoch)

@@ -85,7 +85,7 @@ def self_paced_weights(losses: Tensor, pace: float, *, soft: bool = False) -> Te
     Returns:
         (n,) of the losses' type, without gradient.
 
-    Paper: Kumar 2010, equation 4; Jiang 2014, linear soft weighting.
+    Paper: Kumar 2010 (hard form).
     """
     losses = losses.detach()
     if soft and pace > 0:

@@ -54,7 +54,7 @@ def degrade(
         InputError: Values outside 0..1, or another number of axes.
 
     Paper: the combinations and their order for fundus photographs are those of the public degradation code of CoMCL
-        (Hou et al. 2024) and Cofe-Net (Shen et al. 2020).
+        (Hou 2024).
     Deviation: the effects of X-ray images are this project's own; the papers' are not known.
     """
     if image.ndim != 4 or not bool(((image >= 0) & (image <= 1)).all()):

@@ -121,8 +121,8 @@ class _Block(nn.Module):
 class SplitBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation whose statistics are those of an eighth of the rows, or of all where 8 does not divide them.
 
-    Row r belongs to part r mod 8. In training it stands for the statistics of eight devices, so that keys in another order than their queries share
-    none with them. In evaluation it is batch normalisation.
+    Row r belongs to part r mod 8. In training it stands for the statistics of eight devices, so that keys in another
+    order than their queries share none with them. In evaluation it is batch normalisation.
 
     Paper: He 2020 (MoCo), section 3.3, shuffling batch norm, in the form of the authors' CIFAR-10 demonstration.
     """

@@ -26,7 +26,11 @@ def use_channels_last(network: Module) -> Module:
     for module in network.modules():
         if type(module) is nn.InstanceNorm3d and module.affine and not module.track_running_stats:
             module.__class__ = ChannelsLastInstanceNorm
-    return network.to(memory_format=LAYOUT)  # type: ignore[call-overload]
+    for weight in network.parameters():
+        # a weight of one channel or one place lies in both layouts: with other strides DDP would copy its gradient
+        if weight.ndim == 5 and not weight.is_contiguous(memory_format=LAYOUT):
+            weight.data = weight.data.contiguous(memory_format=LAYOUT)
+    return network
 
 
 class ChannelsLastInstanceNorm(nn.InstanceNorm3d):

@@ -126,8 +126,12 @@ def test_two_processes_train_as_one_with_the_joined_batch(together, case):
     expected = train(step, step.method, batches[case])
     largest = max(float(value.abs().max()) for value in expected["gradients"].values())
     torch.testing.assert_close((found[0][case]["losses"] + found[1][case]["losses"]) / 2, expected["losses"])
+    # in float32 a convolution rounds otherwise for another number of rows; 5e-5 was seen
+    tolerance = 2e-4 if settings[case].name == "fba_net" else 1e-5
     for part, scale in (("gradients", largest), ("state", 1.0)):
         for number in range(PROCESSES):
             assert found[number][case][part].keys() == expected[part].keys()
             for name, value in expected[part].items():
-                torch.testing.assert_close(found[number][case][part][name], value, rtol=1e-5, atol=1e-5 * scale)
+                torch.testing.assert_close(
+                    found[number][case][part][name], value, rtol=tolerance, atol=tolerance * scale
+                )

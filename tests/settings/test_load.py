@@ -11,7 +11,8 @@ from medcontrast.settings import load_recipe, recipe_from_tree, recipe_to_yaml
 from medcontrast.settings.shipped import find_recipe, shipped_recipes
 
 METHODS = ("supervised", "mean_teacher", "ua_mt", "cps", "mc_net", "bcp", "fba_net", "fba_legacy")
-METHOD_NAMES = ", ".join(f"'{name}'" for name in METHODS)
+PRETRAINING = ("simclr", "moco_v2", "leoclr")
+METHOD_NAMES = ", ".join(f"'{name}'" for name in METHODS + PRETRAINING)
 
 
 def faults(tree):

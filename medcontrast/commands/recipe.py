@@ -48,7 +48,5 @@ def new(
     )
     write_recipe(output, proposal.recipe, proposal.reasons, looked_at=len(scans))
     recipe = proposal.recipe
-    typer.echo(
-        f"{output}: {recipe.method.name}, {recipe.network.name}, patch {'x'.join(map(str, recipe.volumes.patch))}."
-    )
+    typer.echo(f"{output}: {recipe.method.name}, {recipe.network.name}, patch {'x'.join(map(str, recipe.data.patch))}.")
     typer.echo(f"Read it, then: {recipe.about.command}")

@@ -168,7 +168,7 @@ def make_loader(
         InputError: Cases are missing, or rows cannot be shared out evenly.
         VolumeError: A file cannot be used.
     """
-    data, train = recipe.volumes, recipe.train
+    data, train = recipe.data, recipe.train
     unlabeled_cases = manifest.unlabeled if train.unlabeled_rows else ()
     sampler = TwoStreamSampler(
         len(manifest.labeled),

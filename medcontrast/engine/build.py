@@ -73,10 +73,10 @@ def resolve_precision(recipe: Recipe, accelerator: str, wanted: str | None = Non
         InputError: bf16-mixed on a CPU, where it would train on wrong gradients.
     """
     wanted = wanted or recipe.train.precision
-    deepest = [side // step for side, step in zip(recipe.volumes.patch, recipe.segmentation.patch_divisor, strict=True)]
+    deepest = [side // step for side, step in zip(recipe.data.patch, recipe.network.patch_divisor, strict=True)]
     if wanted == "bf16-mixed" and _on_cpu(accelerator) and min(deepest) <= 2:
         raise InputError(
-            f"precision bf16-mixed: data.patch {list(recipe.volumes.patch)} leaves {deepest} voxels at the deepest level, "
+            f"precision bf16-mixed: data.patch {list(recipe.data.patch)} leaves {deepest} voxels at the deepest level, "
             "where PyTorch's bfloat16 convolution on CPUs gives wrong gradients. Take 32-true, or a larger patch."
         )
     if wanted != "auto":
@@ -96,7 +96,7 @@ def _on_cpu(accelerator: str) -> bool:
 
 def make_network_builder(recipe: Recipe, manifest: Manifest) -> Callable[[], nn.Module]:
     """A function that builds the recipe's network for the manifest's channels and classes."""
-    settings = recipe.segmentation
+    settings = recipe.network
     return partial(
         build_network,
         settings.name,

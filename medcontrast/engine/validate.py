@@ -43,7 +43,7 @@ class Validator:
     def __init__(self, run: Run, device: torch.device, autocast: Callable[[], AbstractContextManager[None]]) -> None:
         self.run, self.device, self.autocast = run, device, autocast
         recipe, manifest = run.recipe, run.manifest
-        self.cases = PreparedCases(manifest.validation, recipe.volumes, manifest.labels, read_labels=True)
+        self.cases = PreparedCases(manifest.validation, recipe.data, manifest.labels, read_labels=True)
         self.labels = manifest.labels
 
     @torch.no_grad()
@@ -60,7 +60,7 @@ class Validator:
                 prediction = predict_case(
                     network,
                     torch.from_numpy(case.image),
-                    patch=self.run.recipe.volumes.patch,
+                    patch=self.run.recipe.data.patch,
                     settings=self.run.recipe.inference,
                     device=self.device,
                 ).numpy()

@@ -93,7 +93,7 @@ def load_member(path: Path, device: torch.device) -> Member:
 
 
 def _network(recipe: Recipe, in_channels: int, classes: int) -> nn.Module:
-    settings = recipe.segmentation
+    settings = recipe.network
     return build_network(
         settings.name,
         in_channels=in_channels,
@@ -125,7 +125,7 @@ def _load(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _require_alike(member: Member, first: Member) -> None:
-    ours, theirs = member.recipe.volumes, first.recipe.volumes
+    ours, theirs = member.recipe.data, first.recipe.data
     pairs: dict[str, tuple[Any, Any]] = {
         "labels": (member.labels.values, first.labels.values),
         "label names": ([label.name for label in member.labels.labels], [label.name for label in first.labels.labels]),

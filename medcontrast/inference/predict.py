@@ -113,7 +113,7 @@ class Predictor:
                 _network_slabs(
                     member.network,
                     image,
-                    patch=member.recipe.volumes.patch,
+                    patch=member.recipe.data.patch,
                     settings=self.settings,
                     device=self.device,
                     autocast=self.autocast,
@@ -159,7 +159,7 @@ class Predictor:
         """
         began = time.monotonic()
         volumes = self._read(images)
-        data = self.members[0].recipe.volumes
+        data = self.members[0].recipe.data
         image = prepare_image(volumes, spacing_mm=data.spacing_mm, intensity=data.intensity)
         affine, grid = np.asarray(image.affine, dtype=np.float64), volumes[0].grid
         del volumes

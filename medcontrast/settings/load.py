@@ -13,10 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from medcontrast.errors import RecipeError
-from medcontrast.settings.data import AugmentSettings, DataSettings
-from medcontrast.settings.images import ImageDataSettings, ImageViewsSettings
 from medcontrast.settings.methods import MethodSettings
-from medcontrast.settings.network import EncoderSettings, NetworkSettings
 from medcontrast.settings.recipe import Recipe
 
 _SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
@@ -146,9 +143,9 @@ def _sentence(fault: Any, settings: type[BaseModel]) -> str:
         return f"{place}: {fault['ctx']['error']}" if place else str(fault["ctx"]["error"])
     if kind.startswith("union_tag"):
         got = f"but got {value['name']!r}" if isinstance(value, dict) and "name" in value else "but there is none"
-        return f"{place}.name: expected one of {_names(place)}, {got}"
-    if place in ("method", "network") and kind in ("dict_type", "model_attributes_type"):
-        return f"{place}: expected a mapping with a name out of {_names(place)}, but got {value!r}"
+        return f"{place}.name: expected one of {_method_names()}, {got}"
+    if place == "method" and kind == "dict_type":
+        return f"method: expected a mapping with a name out of {_method_names()}, but got {value!r}"
     if isinstance(value, str) and _SCIENTIFIC.fullmatch(value):
         return f"{place}: {value!r} is read as a word, not a number; write {float(value):.12g}"
     shown = "{...}" if isinstance(value, dict) else repr(value)
@@ -162,7 +159,7 @@ def _place(location: Iterable[int | str]) -> str:
 def _without_tags(location: Iterable[int | str]) -> list[int | str]:
     # pydantic puts the chosen member of a union between the key and its subkeys
     parts = list(location)
-    if len(parts) > 1 and parts[0] in _UNIONS:
+    if len(parts) > 1 and parts[0] == "method":
         del parts[1]
     return [part for part in parts if not (isinstance(part, str) and part.startswith(("tuple[", "constrained-")))]
 
@@ -171,8 +168,8 @@ def _nearest(location: Sequence[int | str], settings: type[BaseModel]) -> str:
     *parents, last = _without_tags(location)
     model: Any = settings
     for index, parent in enumerate(parents):
-        if settings is Recipe and parents[0] in _UNIONS and index == 0:
-            model = _UNIONS[str(parents[0])].get(str(location[1]))
+        if parents[0] == "method" and index == 0:
+            model = _method_classes().get(str(location[1]))
             continue
         is_section = isinstance(model, type) and issubclass(model, BaseModel)
         field = model.model_fields.get(str(parent)) if is_section else None
@@ -184,19 +181,10 @@ def _nearest(location: Sequence[int | str], settings: type[BaseModel]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known)}"
 
 
-def _by_name(union: Any) -> dict[str, Any]:
-    members = [each for each in get_args(union) if isinstance(each, type)]
-    return {name: each for each in members for name in get_args(each.model_fields["name"].annotation)}
+def _method_classes() -> dict[str, Any]:
+    union = get_args(MethodSettings)[0]
+    return {get_args(each.model_fields["name"].annotation)[0]: each for each in get_args(union)}
 
 
-_UNIONS: dict[str, dict[str, Any]] = {
-    "data": {"volumes": DataSettings, "images": ImageDataSettings},
-    "augment": {"volumes": AugmentSettings, "images": ImageViewsSettings},
-    "network": _by_name(NetworkSettings | EncoderSettings),
-    "method": _by_name(get_args(MethodSettings)[0]),
-}
-"""Sections of a recipe that have more than one form, and the forms by pydantic's tag."""
-
-
-def _names(section: str) -> str:
-    return ", ".join(repr(name) for name in _UNIONS[section])
+def _method_names() -> str:
+    return ", ".join(repr(name) for name in _method_classes())

@@ -6,6 +6,7 @@ MedcontrastError            exit code 1: failed while running
     ├── RecipeError         the recipe, all its faults at once
     ├── ManifestError       the manifest or what it names
     ├── VolumeError         a scan or a label file
+    ├── ImageError          an image of a pre-training or a probe
     ├── CheckpointError     a checkpoint or a run folder
     └── OutputError         the place to write to
 """
@@ -37,6 +38,10 @@ class ManifestError(InputError):
 
 class VolumeError(InputError):
     """A scan or label file cannot be read or is not what it has to be."""
+
+
+class ImageError(InputError):
+    """An image cannot be read or is not what it has to be."""
 
 
 class CheckpointError(InputError):

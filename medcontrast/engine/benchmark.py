@@ -20,7 +20,7 @@ from medcontrast.engine.run import Run, resolve_paths
 from medcontrast.engine.scoring import score_checkpoints
 from medcontrast.engine.session import train_run
 from medcontrast.files import write_text
-from medcontrast.settings import Recipe, load_recipe
+from medcontrast.settings import Recipe, load_segmentation_recipe
 from medcontrast.settings.grid import Cell, GridSettings, cells
 
 
@@ -43,7 +43,7 @@ class Benchmark:
     def recipe(self, cell: Cell) -> Recipe:
         """The cell's recipe; its `data.manifest` is the grid's, from which the run's subset is drawn."""
         row = self.grid.rows[cell.row]
-        recipe = load_recipe(self.path.parent / row.recipe, [*self.grid.set, *row.set, f"seed={cell.run}"])
+        recipe = load_segmentation_recipe(self.path.parent / row.recipe, [*self.grid.set, *row.set, f"seed={cell.run}"])
         data = recipe.data.model_copy(update={"manifest": self.grid.manifest})
         return recipe.model_copy(update={"data": data})
 

@@ -25,10 +25,11 @@ from typing import Any
 
 import medcontrast
 from medcontrast.data.fit import recipe_manifest, require_files, require_fit
+from medcontrast.data.image_manifest import ImageManifest
 from medcontrast.data.manifest import Manifest
 from medcontrast.errors import CheckpointError, OutputError, RecipeError
 from medcontrast.files import write_text
-from medcontrast.settings import Recipe, load_recipe, recipe_to_yaml
+from medcontrast.settings import AnyRecipe, load_recipe, recipe_to_yaml
 
 CHANGEABLE_ON_RESUME = (
     "train.steps",
@@ -46,8 +47,8 @@ class Run:
     """A folder with one training run in it."""
 
     folder: Path
-    recipe: Recipe
-    manifest: Manifest
+    recipe: AnyRecipe
+    manifest: Manifest | ImageManifest
 
     @property
     def resume_file(self) -> Path:
@@ -55,7 +56,7 @@ class Run:
         return self.folder / "last.pt"
 
     @classmethod
-    def create(cls, folder: Path, recipe: Recipe, recipe_path: Path, *, overwrite: bool = False) -> Run:
+    def create(cls, folder: Path, recipe: AnyRecipe, recipe_path: Path, *, overwrite: bool = False) -> Run:
         """Makes the folder and writes what is known before training.
 
         Raises:
@@ -160,7 +161,7 @@ class Run:
         write_text(path, "".join(kept))
 
 
-def resolve_paths(recipe: Recipe, recipe_path: Path) -> Recipe:
+def resolve_paths(recipe: AnyRecipe, recipe_path: Path) -> AnyRecipe:
     """Paths relative to the recipe file would mean something else in the run folder."""
 
     def absolute(path: str | None) -> str | None:

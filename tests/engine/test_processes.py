@@ -42,8 +42,8 @@ def make_trainer(folder, devices):
     fabric.launch()
     trainer = Trainer(Run.open(folder), fabric, Console(file=io.StringIO(), width=200))
     trainer.method.double()
-    views = trainer.views
-    trainer.views = lambda *args, **names: in_float64(*views(*args, **names))
+    views = trainer.job.views
+    trainer.job.views = lambda *args, **names: in_float64(*views(*args, **names))
     if trainer.run.resume_file.is_file():
         trainer.resume()
     fabric.barrier()

@@ -162,13 +162,14 @@ def _npz(source: dict[str, Any], path: Path, facts: _Facts) -> list[ImageCase]:
     key = source.get("images", "images")
     count = _npz_length(path, key, facts.where)
     columns: dict[str, NDArray[Any]] = {}
-    arrays = {name: source[name] for name in (*_KNOWN[:-1],) if isinstance(source.get(name), str)}
+    same = {"quality": source["quality"]} if source.get("quality") in QUALITIES else {}  # of all images
+    arrays = {name: source[name] for name in _KNOWN[:-1] if isinstance(source.get(name), str) and name not in same}
     arrays |= {f"attributes.{name}": array for name, array in (source.get("attributes") or {}).items()}
     for name, array in arrays.items():
         columns[name] = npz_array(path, array, facts.where).reshape(count, -1)[:, 0]
     cases = []
     for index in _chosen(source, count, facts.where):
-        known = {name: column[index].item() for name, column in columns.items() if "." not in name}
+        known = {**same, **{name: column[index].item() for name, column in columns.items() if "." not in name}}
         known["attributes"] = {
             name.partition(".")[2]: column[index].item() for name, column in columns.items() if "." in name
         }

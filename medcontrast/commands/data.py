@@ -123,6 +123,32 @@ def phantom(
     typer.echo(f"{path}: {', '.join(f'{count} {name}' for name, count in counts.items() if count)}.")
 
 
+@app.command("composites")
+def composites(
+    manifest: Annotated[Path, typer.Argument(help="A manifest of images, each of one object with a target.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")],
+    canvas: Annotated[int, typer.Option("--canvas", min=8, help="Side of a composite in pixels.")] = 32,
+    side: Annotated[int, typer.Option("--side", min=4, help="Side of an object in it.")] = 16,
+    channels: Annotated[int, typer.Option("--channels", help="1 or 3.")] = 3,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of pairs and places.")] = 0,
+    root: Annotated[Path | None, typer.Option("--root", help="Folder the manifest's paths start from.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Put two objects of different classes on one canvas, as many composites as there are images."""
+    from medcontrast.commands.progress import counting
+    from medcontrast.data.composites import write_composites
+    from medcontrast.data.image_manifest import load_image_manifest
+
+    if channels not in (1, 3):
+        raise InputError(f"--channels {channels}: 1 for grey or 3 for colour.")
+    loaded = load_image_manifest(manifest, root)
+    with counting("composing") as tell:
+        path = write_composites(
+            loaded, output, canvas=canvas, side=side, channels=channels, seed=seed, overwrite=overwrite, tell=tell
+        )
+    typer.echo(f"{path}: {', '.join(f'{len(loaded.cases(name))} {name}' for name in loaded.splits())} images.")
+
+
 @app.command("import")
 def import_(
     form: Annotated[str, typer.Argument(help="la-h5 or la-nrrd, the left atrium's two public forms.")],

@@ -100,6 +100,29 @@ def write_data(
     return path
 
 
+def write_images(folder: Path, *, count: int = 12, channels: int = 1, **extra: Any) -> Path:
+    """Bright squares and dark squares in noise, as an .npz file, and its manifest."""
+    generator = np.random.default_rng(3)
+    images = generator.integers(80, 120, (count, 16, 16, channels)).astype(np.uint8)
+    labels = np.arange(count) % 2
+    images[labels == 0, 4:12, 4:12] += 100
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(folder / "images.npz", images=images, labels=labels)
+    half = count // 2
+    manifest = {
+        "kind": "images",
+        "name": "squares",
+        "root": ".",
+        "classes": ["bright", "dark"],
+        "train": [{"npz": "images.npz", "images": "images", "target": "labels", "rows": [0, half]}],
+        "test": [{"npz": "images.npz", "images": "images", "target": "labels", "rows": [half, count]}],
+        **extra,
+    }
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    return path
+
+
 def recipe_tree(method: str = "supervised", manifest: str = "data/manifest.json", **train: Any) -> dict[str, Any]:
     """A recipe that trains in a second; `train` holds keys of the section of that name."""
     network: dict[str, Any] = {"name": "dynunet", "filters": [4, 8, 8]}
@@ -233,6 +256,7 @@ def tiny() -> SimpleNamespace:
         write_nifti=write_nifti,
         make_scan=make_scan,
         write_data=write_data,
+        write_images=write_images,
         recipe_tree=recipe_tree,
         set_key=set_key,
         write_recipe=write_recipe,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -22,29 +20,6 @@ VIEWS = {
     "multi_level": ["query_high", "key_high", "query_low", "key_low"],
 }
 EXTRA = {"moco_v2": {"queue": 8}, "leoclr": {"queue": 8}, "multi_level": {"queue": 8}}
-
-
-def write_images(folder, *, count=12, **extra):
-    """Bright squares and dark squares in noise, as an .npz file, and its manifest."""
-    generator = np.random.default_rng(3)
-    images = generator.integers(80, 120, (count, 16, 16)).astype(np.uint8)
-    labels = np.arange(count) % 2
-    images[labels == 0, 4:12, 4:12] += 100
-    folder.mkdir(parents=True)
-    np.savez_compressed(folder / "images.npz", images=images, labels=labels)
-    half = count // 2
-    manifest = {
-        "kind": "images",
-        "name": "squares",
-        "root": ".",
-        "classes": ["bright", "dark"],
-        "train": [{"npz": "images.npz", "images": "images", "target": "labels", "rows": [0, half]}],
-        "test": [{"npz": "images.npz", "images": "images", "target": "labels", "rows": [half, count]}],
-        **extra,
-    }
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(manifest), encoding="utf-8")
-    return path
 
 
 def tree(method="simclr", **train):
@@ -74,7 +49,7 @@ def tree(method="simclr", **train):
 def run_of(tiny, tmp_path):
     def make(method="simclr", name="run", **train):
         if not (tmp_path / "data").exists():
-            write_images(tmp_path / "data")
+            tiny.write_images(tmp_path / "data")
         path = tiny.write_recipe(tmp_path / f"{name}.yaml", tree(method, **train))
         from medcontrast.settings import load_recipe
 
@@ -110,7 +85,7 @@ def test_the_encoder_is_left_behind_with_its_recipe(tiny, run_of):
 
 def test_an_image_of_low_quality_is_not_degraded_further(tiny, tmp_path):
     low = {"npz": "images.npz", "images": "images", "target": "labels", "rows": [0, 4]}
-    write_images(tmp_path / "data", train=[{**low, "quality": "low"}, {**low, "rows": [4, 8]}])
+    tiny.write_images(tmp_path / "data", train=[{**low, "quality": "low"}, {**low, "rows": [4, 8]}])
     content = tree("simclr", rows=8)
     plain = {"crop": {"kind": "whole"}, "flip": 0.0, "photometric": {"jitter_probability": 0.0}}
     content["augment"]["views"] = {"first": plain, "second": {**plain, "degrade": {"kind": "xray"}}}
@@ -144,8 +119,8 @@ def test_targets_never_reach_training(tiny, run_of, tmp_path):
     assert tiny.read_log(other) == tiny.read_log(whole)
 
 
-def test_train_check_and_resume_by_the_command(cli, tmp_path):
-    write_images(tmp_path / "data")
+def test_train_check_and_resume_by_the_command(cli, tiny, tmp_path):
+    tiny.write_images(tmp_path / "data")
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tree("leoclr")), encoding="utf-8")
     checked = cli("check", path)
@@ -164,8 +139,8 @@ def test_train_check_and_resume_by_the_command(cli, tmp_path):
         assert "Traceback" not in refused.err
 
 
-def faulty(cli, tmp_path, change):
-    write_images(tmp_path / "data")
+def faulty(cli, tiny, tmp_path, change):
+    tiny.write_images(tmp_path / "data")
     content = tree()
     change(content)
     path = tmp_path / "tiny.yaml"
@@ -175,7 +150,7 @@ def faulty(cli, tmp_path, change):
     return found.err
 
 
-def test_what_bad_input_gets(cli, tmp_path):
+def test_what_bad_input_gets(cli, tiny, tmp_path):
     cases = {
         "rows": (lambda c: c["train"].update(rows=8), "6 training images are fewer than train.rows 8"),
         "views": (lambda c: c["augment"]["views"].pop("second"), "method simclr needs augment.views.second"),
@@ -207,7 +182,7 @@ def test_what_bad_input_gets(cli, tmp_path):
     for name, (change, sentence) in cases.items():
         folder = tmp_path / name.replace(" ", "_")
         folder.mkdir()
-        assert sentence in faulty(cli, folder, change), name
+        assert sentence in faulty(cli, tiny, folder, change), name
 
 
 def test_manifests_of_the_other_kind_are_refused(cli, tiny, tmp_path):
@@ -215,7 +190,7 @@ def test_manifests_of_the_other_kind_are_refused(cli, tiny, tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tree()), encoding="utf-8")
     assert "this is a manifest of volumes" in cli("check", path).err
-    images = write_images(tmp_path / "images")
+    images = tiny.write_images(tmp_path / "images")
     volumes = tiny.write_recipe(tmp_path / "volumes.yaml", tiny.recipe_tree(manifest=str(images)))
     found = cli("check", volumes)
     assert found.code == 2

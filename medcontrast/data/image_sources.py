@@ -12,12 +12,12 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medcontrast.errors import ManifestError
+
+if TYPE_CHECKING:  # `medcontrast check` answers without what this imports
+    from numpy.typing import NDArray
 
 QUALITIES = ("high", "low")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
@@ -126,6 +126,8 @@ def npz_array(path: Path, key: str, where: str) -> NDArray[Any]:
     Raises:
         ManifestError: No such file or array.
     """
+    import numpy as np
+
     try:
         with np.load(path, allow_pickle=False) as arrays:
             if key not in arrays:
@@ -136,12 +138,14 @@ def npz_array(path: Path, key: str, where: str) -> NDArray[Any]:
         raise ManifestError(f"{where}: {path} cannot be read as .npz ({error}).") from None
 
 
-def idx_array(path: Path) -> NDArray[np.uint8]:
+def idx_array(path: Path) -> NDArray[Any]:
     """An array of bytes in the IDX form of MNIST, gzipped or not.
 
     Raises:
         ManifestError: Not such a file.
     """
+    import numpy as np
+
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         zero, kind, axes = struct.unpack(">HBB", data[:4])
@@ -180,6 +184,8 @@ def _npz(source: dict[str, Any], path: Path, facts: _Facts) -> list[ImageCase]:
 
 def _npz_length(path: Path, key: str, where: str) -> int:
     """First side of an array, from its header alone."""
+    import numpy as np
+
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as stream:
             version = np.lib.format.read_magic(stream)

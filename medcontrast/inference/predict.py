@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medcontrast.errors import InputError, VolumeError
+from medcontrast.inference.layout import WINDOW_BYTES, Layout, choose_layout
 from medcontrast.inference.members import Member, load_members
 from medcontrast.inference.postprocess import finish
 from medcontrast.inference.record import geometry, measured_volumes, prediction_record
-from medcontrast.inference.windows import even_slabs, joined, mirrored_softmax, window_slabs
+from medcontrast.inference.windows import even_slabs, joined, mirrored_softmax, most_probable, window_slabs
 from medcontrast.labels import LabelTable
 from medcontrast.settings.train import InferenceSettings
 from medcontrast.transforms.volume3d import prepare_image, reordered, same_voxels, to_scan_grid, to_scan_labels
@@ -66,6 +67,7 @@ class Predictor:
         device: Where the networks compute.
         autocast: Context of the forward passes.
         precision: What the forward passes compute in.
+        memory_bytes: What one forward pass may take, where windows may be larger than the patch.
     """
 
     members: tuple[Member, ...]
@@ -73,6 +75,7 @@ class Predictor:
     device: torch.device
     autocast: Autocast = field(default=nullcontext, repr=False)
     precision: str = "float32"
+    memory_bytes: int = WINDOW_BYTES
 
     @property
     def labels(self) -> LabelTable:
@@ -86,7 +89,11 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, checkpoints: Sequence[Path], device: str | None = None, overrides: Mapping[str, Any] | None = None
+        cls,
+        checkpoints: Sequence[Path],
+        device: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        memory_bytes: int = WINDOW_BYTES,
     ) -> Predictor:
         """Loads checkpoints.
 
@@ -94,6 +101,7 @@ class Predictor:
             checkpoints: Run folders or checkpoint files; the probabilities of several are averaged.
             device: cpu, cuda, cuda:N or mps; by default cuda where there is one.
             overrides: Inference settings that replace the recipe's, for example {"flips": True}.
+            memory_bytes: What one forward pass may take; see `layout.choose_layout`.
 
         Raises:
             CheckpointError: One is unusable, or two cannot be averaged.
@@ -104,7 +112,7 @@ class Predictor:
         first = members[0].recipe
         settings = InferenceSettings.model_validate({**first.inference.model_dump(), **(overrides or {})})
         precision, autocast = _autocast(chosen, first.train.precision)
-        return cls(members, settings, chosen, autocast, precision)
+        return cls(members, settings, chosen, autocast, precision, memory_bytes)
 
     def predict_slabs(self, image: Tensor) -> Iterator[Tensor]:
         """Mean probabilities of all members, (k, some x, y, z) float32 one after another, for an image (c, x, y, z)."""
@@ -117,6 +125,7 @@ class Predictor:
                     settings=self.settings,
                     device=self.device,
                     autocast=self.autocast,
+                    memory_bytes=self.memory_bytes,
                 ),
                 _SLAB_PLANES,
             )
@@ -135,7 +144,7 @@ class Predictor:
 
     def predict_classes(self, image: Tensor) -> Tensor:
         """The most probable class of every voxel, (x, y, z) int16 on the CPU, for a prepared image (c, x, y, z)."""
-        classes = (slab.argmax(dim=0, keepdim=True).to(torch.int16).cpu() for slab in self.predict_slabs(image))
+        classes = (most_probable(slab)[None].cpu() for slab in self.predict_slabs(image))
         return joined(classes, image.shape[1:], torch.int16)[0]
 
     def predict_scan(
@@ -214,21 +223,31 @@ def predict_probabilities(
     settings: InferenceSettings,
     device: torch.device | str,
     autocast: Autocast = nullcontext,
+    memory_bytes: int = WINDOW_BYTES,
 ) -> Tensor:
     """Probabilities of one network, by sliding window.
 
     Args:
         network: Gives `Output`; set to evaluation for the time of the call.
         image: (c, x, y, z) prepared image.
-        patch: Window in voxels, where the settings have none.
+        patch: The training patch; the window where the settings have none, unless `choose_layout` finds a larger one.
         settings: Window, overlap, weighting, windows a batch, flips.
         device: Where the network computes.
         autocast: Context of the forward passes.
+        memory_bytes: What one forward pass may take.
 
     Returns:
         (k, x, y, z) float32.
     """
-    slabs = _network_slabs(network, image, patch=patch, settings=settings, device=device, autocast=autocast)
+    slabs = _network_slabs(
+        network,
+        image,
+        patch=patch,
+        settings=settings,
+        device=device,
+        autocast=autocast,
+        memory_bytes=memory_bytes,
+    )
     return joined(slabs, image.shape[1:])
 
 
@@ -240,6 +259,7 @@ def _network_slabs(
     settings: InferenceSettings,
     device: torch.device | str,
     autocast: Autocast,
+    memory_bytes: int,
 ) -> Iterator[Tensor]:
     def logits_of(windows: Tensor) -> Tensor:
         with autocast():
@@ -247,13 +267,20 @@ def _network_slabs(
         return logits
 
     with evaluating(network):
+        if settings.window is not None:
+            layout = Layout(settings.window, (settings.overlap,) * 3)
+        else:
+            layout = choose_layout(
+                network, image.shape[1:], patch=patch, overlap=settings.overlap, memory_bytes=memory_bytes
+            )
+        larger = math.prod(layout.window) > math.prod(patch)  # then one window is the budget
         yield from window_slabs(
             image[None],
-            settings.window or patch,
+            layout.window,
             mirrored_softmax(logits_of, _MIRRORED if settings.flips else ()),
-            overlap=settings.overlap,
+            overlap=layout.overlap,
             weighting=settings.weighting,
-            window_batch=settings.window_batch,
+            window_batch=1 if larger and settings.window is None else settings.window_batch,
             device=device,
         )
 
@@ -275,7 +302,7 @@ def predict_case(
     probabilities = predict_probabilities(
         network, image, patch=patch, settings=settings, device=device, autocast=autocast
     )
-    return probabilities.argmax(dim=0).to(torch.int16).cpu()
+    return most_probable(probabilities).cpu()
 
 
 def entropy_map(probabilities: Tensor, affine: NDArray[np.float64], grid: Grid) -> NDArray[np.float32]:
@@ -327,13 +354,21 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def _autocast(device: torch.device, precision: str) -> tuple[str, Autocast]:
-    if device.type != "cuda" or precision == "32-true":
+    if precision == "32-true" or device.type == "mps":
+        return "float32", nullcontext
+    if device.type == "cpu":
+        if precision != "16-mixed" and torch.backends.mkldnn.is_available() and _cpu_computes_in_bfloat16():
+            return "bfloat16", partial(torch.autocast, "cpu", torch.bfloat16)
         return "float32", nullcontext
     if precision == "16-mixed":
         return "float16", partial(torch.autocast, "cuda", torch.float16)
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return "bfloat16", partial(torch.autocast, "cuda", torch.bfloat16)
     return "float32", nullcontext
+
+
+def _cpu_computes_in_bfloat16() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _stacked(probabilities: Tensor, affine: NDArray[np.float64], grid: Grid) -> NDArray[np.float32]:

@@ -14,8 +14,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-WINDOW_BYTES = 2 * 2**30
-"""What one window's forward pass may take where nothing else is asked for."""
+WINDOW_BYTES: int | None = None
+"""What one window's forward pass may take; None keeps the training patch, because a larger window cost a batch-norm
+V-Net 3.7 points of Dice on four left-atrium scans."""
 _MARGIN = 1.5
 """Over the tensors that are counted: working copies inside operators, the softmax, the allocator's waste."""
 
@@ -35,7 +36,12 @@ class Layout(NamedTuple):
 
 
 def choose_layout(
-    network: nn.Module, sides: Sequence[int], *, patch: Sequence[int], overlap: float, memory_bytes: int = WINDOW_BYTES
+    network: nn.Module,
+    sides: Sequence[int],
+    *,
+    patch: Sequence[int],
+    overlap: float,
+    memory_bytes: int | None = WINDOW_BYTES,
 ) -> Layout:
     """The window for an image of these sides.
 
@@ -49,10 +55,10 @@ def choose_layout(
         sides: (x, y, z) of the image.
         patch: (x, y, z) of the training patch.
         overlap: Share by which neighbouring patches overlap.
-        memory_bytes: What a forward pass may take; the window is never smaller than the patch.
+        memory_bytes: What a forward pass may take; None keeps the patch.
     """
     plain = Layout(_triple(patch), (overlap, overlap, overlap))
-    if getattr(network, "norm", None) not in ("batch", "none"):
+    if memory_bytes is None or getattr(network, "norm", None) not in ("batch", "none"):
         return plain
     # what is left over at both ends for the padding of a smaller scan is the patch's business, not memory's
     voxels = max(math.prod(patch), int(memory_bytes / (_MARGIN * bytes_per_voxel(network))))

@@ -75,7 +75,7 @@ class Predictor:
     device: torch.device
     autocast: Autocast = field(default=nullcontext, repr=False)
     precision: str = "float32"
-    memory_bytes: int = WINDOW_BYTES
+    memory_bytes: int | None = WINDOW_BYTES
 
     @property
     def labels(self) -> LabelTable:
@@ -93,7 +93,7 @@ class Predictor:
         checkpoints: Sequence[Path],
         device: str | None = None,
         overrides: Mapping[str, Any] | None = None,
-        memory_bytes: int = WINDOW_BYTES,
+        memory_bytes: int | None = WINDOW_BYTES,
     ) -> Predictor:
         """Loads checkpoints.
 
@@ -223,7 +223,7 @@ def predict_probabilities(
     settings: InferenceSettings,
     device: torch.device | str,
     autocast: Autocast = nullcontext,
-    memory_bytes: int = WINDOW_BYTES,
+    memory_bytes: int | None = WINDOW_BYTES,
 ) -> Tensor:
     """Probabilities of one network, by sliding window.
 
@@ -259,7 +259,7 @@ def _network_slabs(
     settings: InferenceSettings,
     device: torch.device | str,
     autocast: Autocast,
-    memory_bytes: int,
+    memory_bytes: int | None,
 ) -> Iterator[Tensor]:
     def logits_of(windows: Tensor) -> Tensor:
         with autocast():

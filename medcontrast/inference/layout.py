@@ -45,8 +45,8 @@ def choose_layout(
 ) -> Layout:
     """The window for an image of these sides.
 
-    A network whose normalisation is the same whatever a window shows (batch norm, none) takes larger windows than it was
-    trained on, and neighbours overlap by as many voxels as two patches would; of the windows that fit into memory the one
+    A network whose normalisation is the same whatever a window shows (batch norm, none) can take larger windows than it
+    was trained on, and neighbours overlap by as many voxels as two patches would; of the windows that fit the one
     with the fewest voxels to compute is taken. With instance or group norm it is another network on another window
     (docs/findings.md): the patch stays.
 

@@ -1,12 +1,14 @@
-"""Several processes seen from one: rank, world size, and gathering rows with and without gradient."""
+"""Several processes seen from one: rank, world size, gathering rows with and without gradient, means over all rows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import functional
 
 
 def _active() -> bool:
@@ -23,42 +25,94 @@ def rank() -> int:
     return dist.get_rank() if _active() else 0
 
 
-def gather(tensor: Tensor) -> Tensor:
-    """Rows (n, ...) of every process, in the order of rank, without gradient: (world_size * n, ...).
+def row_counts(tensor: Tensor) -> list[int]:
+    """How many rows every process has, in the order of rank; for gathering rows that are not equally many."""
+    counts: list[int] = gather(torch.tensor([len(tensor)], device=tensor.device)).tolist()
+    return counts
 
-    Every process gives the same shape. Alone it is the tensor itself, detached.
+
+def gather(tensor: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+    """Rows (n, ...) of every process, in the order of rank, without gradient: (rows of all, ...).
+
+    Alone it is the tensor itself, detached.
+
+    Args:
+        tensor: (n, ...), the same shape on every process, but for n where `counts` are given.
+        counts: Rows of every process, such as `row_counts`. Default: as many as here.
     """
     if world_size() == 1:
         return tensor.detach()
     # Gloo has no bool.
     plain = tensor.detach().to(torch.uint8) if tensor.dtype == torch.bool else tensor.detach()
+    longest = len(plain) if counts is None else max(counts)
+    if len(plain) < longest:  # a collective moves equal shapes alone
+        plain = functional.pad(plain, [0, 0] * (plain.ndim - 1) + [0, longest - len(plain)])
     parts = [torch.empty_like(plain, memory_format=torch.contiguous_format) for _ in range(world_size())]
     dist.all_gather(parts, plain.contiguous())
+    if counts is not None:
+        parts = [part[:count] for part, count in zip(parts, counts, strict=True)]
     return torch.cat(parts).to(tensor.dtype)
 
 
-def gather_with_gradient(tensor: Tensor) -> Tensor:
-    """Rows (n, ...) of every process, in the order of rank, with gradient: (world_size * n, ...).
+def gather_with_gradient(tensor: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+    """Rows (n, ...) of every process, in the order of rank, with gradient: (rows of all, ...).
 
     A loss of the gathered rows is the same on every process. Its gradient to this process's rows is the sum over all
     processes, and DDP divides the parameters' gradients by the number of processes: together the gradient of one
-    process with the joined batch. Every process gives the same shape. Alone it is the tensor itself.
+    process with the joined batch. Alone it is the tensor itself. See `gather` for the arguments.
     """
     if world_size() == 1:
         return tensor
-    gathered: Tensor = _Gather.apply(tensor)
+    gathered: Tensor = _Gather.apply(tensor, counts)
     return gathered
+
+
+def gather_in_order(tensor: Tensor, owner: Tensor) -> Tensor:
+    """Rows (n, ...) of every process with gradient, where row i of the result is the next one of process owner[i].
+
+    Args:
+        tensor: As many rows as `owner` names this process; none will do.
+        owner: (rows of all,) int64, the same on every process.
+    """
+    if world_size() == 1:
+        return tensor
+    gathered = gather_with_gradient(tensor, torch.bincount(owner, minlength=world_size()).tolist())
+    return gathered[torch.argsort(owner, stable=True).argsort()]
+
+
+def mean_over_processes(tensor: Tensor) -> Tensor:
+    """Mean of a tensor over all processes, without gradient; alone it is the tensor itself, detached."""
+    if world_size() == 1:
+        return tensor.detach()
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def share_of_mean(mean: Tensor, counted: Tensor) -> Tensor:
+    """This process's share of a mean over the rows of all processes: the mean of the shares, as DDP takes it, is that.
+
+    Without it a row weighs more on a process where fewer rows count. Alone it is the mean itself.
+
+    Args:
+        mean: Scalar, over those rows of this process that count; 0 where none does.
+        counted: (b,) bool, which they are.
+    """
+    if world_size() == 1:
+        return mean
+    here = counted.sum().to(mean.dtype)
+    return mean * here / mean_over_processes(here).clamp_min(1.0 / world_size())
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        ctx.rows = len(tensor)
-        return gather(tensor)
+    def forward(ctx: Any, tensor: Tensor, counts: Sequence[int] | None) -> Tensor:
+        ctx.counts = [len(tensor)] * world_size() if counts is None else list(counts)
+        return gather(tensor, counts)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
-        start = rank() * int(ctx.rows)
-        return total[start : start + int(ctx.rows)]
+        start = sum(ctx.counts[: rank()])
+        return total[start : start + ctx.counts[rank()]], None

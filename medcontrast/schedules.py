@@ -45,3 +45,17 @@ def staircase(step: int, total: int, *, every: int, factor: float) -> float:
 def warm_up(step: int, steps: int) -> float:
     """Linear factor that reaches 1 after `steps` steps; never 0, so that the first step moves."""
     return min(1.0, (step + 1) / steps) if steps > 0 else 1.0
+
+
+def linear_pace(step: int, ramp_up_steps: int, *, start: float, end: float) -> float:
+    """What self-paced learning lets in: from `start` to `end` in equal steps; 0 steps give `end` at once."""
+    fraction = 1.0 if ramp_up_steps == 0 else min(1.0, step / ramp_up_steps)
+    return start + (end - start) * fraction
+
+
+def geometric_pace(epoch: int, *, start: float, growth: float) -> float:
+    """What self-paced learning lets in: `start`, multiplied by `growth` after every epoch.
+
+    Paper: Kumar 2010, self-paced learning.
+    """
+    return float(start * growth**epoch)

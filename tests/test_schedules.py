@@ -6,7 +6,16 @@ import math
 
 import pytest
 
-from medcontrast.schedules import constant, cosine, gaussian_ramp_up, polynomial, staircase, warm_up
+from medcontrast.schedules import (
+    constant,
+    cosine,
+    gaussian_ramp_up,
+    geometric_pace,
+    linear_pace,
+    polynomial,
+    staircase,
+    warm_up,
+)
 
 
 def test_the_ramp_by_hand():
@@ -39,3 +48,11 @@ def test_learning_rate_factors_by_hand():
 def test_warm_up_moves_from_the_first_step_on():
     assert [warm_up(step, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     assert warm_up(0, 0) == 1.0
+
+
+def test_paces_rise_from_their_start_and_stop_at_their_end():
+    assert [linear_pace(step, 4, start=-0.2, end=1.0) for step in (0, 1, 2, 4, 9)] == pytest.approx(
+        [-0.2, 0.1, 0.4, 1.0, 1.0]
+    )
+    assert linear_pace(0, 0, start=-0.2, end=1.0) == 1.0
+    assert [geometric_pace(epoch, start=0.5, growth=2.0) for epoch in range(4)] == [0.5, 1.0, 2.0, 4.0]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medcontrast.errors import InputError
+
+if TYPE_CHECKING:  # the command line starts without what this imports
+    from medcontrast.settings import Recipe
 
 
 def train(
@@ -29,13 +32,14 @@ def train(
     from medcontrast.engine.stopping import parse_duration
 
     seconds = parse_duration(max_time) if max_time is not None else None
-    folder = _prepare(recipe, output, resume, settings or [], overwrite)
+    folder, resolved = _prepare(recipe, output, resume, settings or [], overwrite)
 
     from medcontrast.engine.session import train_run
 
     train_run(
         folder,
         resume=resume is not None,
+        recipe=resolved,
         max_time_s=seconds,
         accelerator=accelerator,
         devices=devices,
@@ -46,7 +50,8 @@ def train(
 
 def _prepare(
     recipe: Path | None, output: Path | None, resume: Path | None, settings: list[str], overwrite: bool
-) -> Path:
+) -> tuple[Path, Recipe]:
+    """The run folder, which the first process makes or changes, and its recipe, which every process reads itself."""
     from medcontrast.engine.run import Run
     from medcontrast.settings import load_recipe
     from medcontrast.settings.shipped import find_recipe
@@ -55,17 +60,21 @@ def _prepare(
         if recipe is not None or output is not None or overwrite:
             raise InputError("--resume RUN goes without a recipe, -o and --overwrite: the run folder has all of it.")
         if _first_process():
-            Run.open(resume, settings)
-        return resume
+            return resume, Run.open(resume, settings).recipe
+        return resume, load_recipe(resume / "resolved.yaml", settings)
     if recipe is None:
         raise InputError("Name a recipe (`medcontrast recipes` lists them), or --resume RUN.")
     path = find_recipe(recipe)
     folder = output if output is not None else Path("runs") / path.stem
+    loaded = load_recipe(path, settings)
     if _first_process():
-        Run.create(folder, load_recipe(path, settings), path, overwrite=overwrite)
-    return folder
+        Run.create(folder, loaded, path, overwrite=overwrite)
+    return folder, loaded
 
 
 def _first_process() -> bool:
-    # several processes start this command: by Fabric or torchrun, which number them in the environment
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
+    # several processes start this command: by Fabric, torchrun or srun, which number them in the environment
+    names = ["RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"]
+    if "RANK" not in os.environ:  # srun may start a torchrun a machine, whose numbers then count
+        names.append("SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)

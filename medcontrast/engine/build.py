@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 
@@ -20,8 +21,13 @@ from medcontrast.settings.train import OptimizerSettings, ScheduleSettings
 
 
 def make_fabric(*, accelerator: str, devices: int, num_nodes: int, precision: str) -> Fabric:
-    """Lightning Fabric for these devices; several devices train by DDP (gloo on CPUs, NCCL on GPUs)."""
+    """Lightning Fabric for these devices; several devices train by DDP (gloo on CPUs, NCCL on GPUs).
+
+    Raises:
+        InputError: Devices that are not there, or torchrun or srun started another number of processes.
+    """
     several = devices * num_nodes > 1
+    _require_started(devices, num_nodes)
     try:
         return Fabric(
             accelerator=accelerator,
@@ -34,6 +40,22 @@ def make_fabric(*, accelerator: str, devices: int, num_nodes: int, precision: st
         raise InputError(
             f"--accelerator {accelerator}, --devices {devices}, --precision {precision}: {error}"
         ) from None
+
+
+def _require_started(devices: int, num_nodes: int) -> None:
+    # each of too many processes would train the whole run, and too few would wait for the others for ever
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        launcher, started = "torchrun", int(os.environ["WORLD_SIZE"])
+    elif "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        launcher, started = "SLURM", int(os.environ["SLURM_NTASKS"])
+    else:
+        return  # Fabric starts the others itself
+    if started != devices * num_nodes:
+        raise InputError(
+            f"{launcher} started {started} process(es) of this command, but --devices {devices} and --nodes "
+            f"{num_nodes} ask for {devices * num_nodes}; give the processes a machine as --devices and the machines "
+            "as --nodes (docs/scale.md)."
+        )
 
 
 def resolve_precision(recipe: Recipe, accelerator: str, wanted: str | None = None) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 from medcontrast import checkpoint
 from medcontrast.batch import Batch, StepInfo
 from medcontrast.data.volumes import make_loader
+from medcontrast.distributed import mean_over_processes
 from medcontrast.engine.build import learning_rate, make_method, make_optimizer
 from medcontrast.engine.curves import Curves
 from medcontrast.engine.progress import TrainingProgress
@@ -152,10 +153,11 @@ class Trainer:
                 # Fabric enters its autocast for a marked method only where it wraps the module, as for DDP
                 with self.fabric.autocast():
                     terms = wrapped.losses(batch, info)
-                _require_finite(terms, batch, info)
+                joined = {name: mean_over_processes(value) for name, value in terms.items()}
+                _require_finite(joined, terms, batch, info)
                 self.fabric.backward(terms["loss"] / train.accumulate)
-            for name, value in terms.items():
-                means[name] = means.get(name, torch.zeros_like(value)) + value.detach() / train.accumulate
+            for name, value in joined.items():
+                means[name] = means.get(name, torch.zeros_like(value)) + value / train.accumulate
         if train.clip_norm is not None:
             norm = self.fabric.clip_gradients(wrapped, optimizer, max_norm=train.clip_norm, error_if_nonfinite=False)
             means["gradient_norm"] = torch.as_tensor(norm)
@@ -251,9 +253,15 @@ class Trainer:
             self.console.print(sentence, highlight=False)
 
 
-def _require_finite(terms: dict[str, Tensor], batch: Batch, info: StepInfo) -> None:
-    if bool(torch.isfinite(terms["loss"])):
+def _require_finite(joined: dict[str, Tensor], terms: dict[str, Tensor], batch: Batch, info: StepInfo) -> None:
+    """Judges by the mean over all processes, so that all of them stop and none waits for another's gradient."""
+    if bool(torch.isfinite(joined["loss"])):
         return
+    if bool(torch.isfinite(terms["loss"])):
+        raise NonFiniteLossError(
+            f"The loss of another process is not finite at step {info.step}; it names its cases. The last checkpoint "
+            "is from before this step."
+        )
     shown = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in terms.items())
     raise NonFiniteLossError(
         f"The loss is not finite at step {info.step} ({shown}); cases {', '.join(batch['case'])}. "

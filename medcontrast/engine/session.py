@@ -13,12 +13,15 @@ from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run
 from medcontrast.engine.stopping import StopRequest
 from medcontrast.errors import CheckpointError, InputError
+from medcontrast.settings import Recipe
+from medcontrast.settings.train import TrainSettings
 
 
 def train_run(
     folder: Path,
     *,
     resume: bool,
+    recipe: Recipe | None = None,
     max_time_s: float | None = None,
     accelerator: str = "auto",
     devices: int = 1,
@@ -28,17 +31,29 @@ def train_run(
 ) -> None:
     """Trains the run in `folder` from its beginning, or from its last checkpoint.
 
+    Args:
+        folder: Made or changed by the first process before it calls this; the others open it once all have met.
+        resume: Whether to go on with its last checkpoint.
+        recipe: The run's, where the folder may not be there yet: in a process that is not the first.
+        max_time_s: Save and stop after so many seconds.
+        accelerator: auto, cpu, cuda or mps.
+        devices: On this machine.
+        nodes: Machines.
+        precision: Over the recipe's.
+        console: Where progress is shown.
+
     Raises:
         InputError: Rows cannot be shared evenly, the run is finished, or devices are not there.
     """
     console = console or Console()
-    run = Run.open(folder)
-    chosen = resolve_precision(run.recipe, accelerator, precision)
-    _require_even_rows(run, devices * nodes)
-    if resume and not run.resume_file.is_file():
+    recipe = recipe or Run.open(folder).recipe
+    chosen = resolve_precision(recipe, accelerator, precision)
+    _require_even_rows(recipe.train, devices * nodes)
+    if resume and not (folder / "last.pt").is_file():
         raise CheckpointError(f"{folder}: nothing to resume from yet (no last.pt); train it again with --overwrite.")
     fabric = make_fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=chosen)
     fabric.launch()
+    run = Run.open(folder)
     with StopRequest(max_time_s) as stop:
         trainer = Trainer(run, fabric, console)
         if resume:
@@ -52,8 +67,7 @@ def train_run(
             _say_goodbye(console, run, trainer, stop)
 
 
-def _require_even_rows(run: Run, processes: int) -> None:
-    train = run.recipe.train
+def _require_even_rows(train: TrainSettings, processes: int) -> None:
     for name, rows in (("labeled_rows", train.labeled_rows), ("unlabeled_rows", train.unlabeled_rows)):
         if rows % (processes * train.accumulate):
             raise InputError(

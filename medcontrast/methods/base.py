@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medcontrast.batch import Batch, StepInfo
+from medcontrast.distributed import gather, rank, share_of_mean, world_size
 from medcontrast.losses.segmentation import dice_cross_entropy
 from medcontrast.networks.ema import make_teacher, update_teacher
 from medcontrast.settings.methods import SegmentationLossSettings
@@ -76,20 +77,44 @@ class TeacherMethod(Method):
 
 
 def supervised_loss(logits: Tensor, label: Tensor, settings: SegmentationLossSettings) -> Tensor:
-    """Dice and cross-entropy of labeled rows.
+    """Dice and cross-entropy of labeled rows; this process's share of the mean over all processes' rows.
 
     Args:
         logits: (b, k, x, y, z).
         label: (b, 1, x, y, z) class indices, -1 where ignored.
         settings: Weights of the two parts.
     """
-    return dice_cross_entropy(
+    loss = dice_cross_entropy(
         logits,
         label,
         dice_weight=settings.dice_weight,
         cross_entropy_weight=settings.cross_entropy_weight,
         include_background=settings.include_background,
     )
+    return share_over_rows(loss, label >= 0)
+
+
+def share_over_rows(mean: Tensor, where: Tensor) -> Tensor:
+    """`share_of_mean` of a loss over those rows in which `where` (b, 1, x, y, z) bool is True anywhere."""
+    return share_of_mean(mean, where.flatten(1).any(dim=1))
+
+
+def rows_in_turn(rows: Tensor, count: int, *, first: int = 0) -> Tensor:
+    """`count` of all processes' rows, taken in turn: the partners of this process's `count` rows.
+
+    Row i of all processes' rows gets row i + `first` of all processes' `rows`, whatever the number of processes.
+    Nothing is moved between them where each has its own partners.
+
+    Args:
+        rows: (b, ...), as many on every process.
+        count: Rows that want a partner, as many on every process.
+        first: By how much partners are shifted.
+    """
+    wanted = torch.arange(count, device=rows.device) + first
+    if world_size() == 1 or (count == len(rows) and not first):
+        return rows[wanted % len(rows)]
+    joined = gather(rows)
+    return joined[(wanted + rank() * count) % len(joined)]
 
 
 def strong_and_weak(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from medcontrast.batch import Batch, StepInfo
 from medcontrast.components import largest_component
 from medcontrast.losses.segmentation import dice_cross_entropy
-from medcontrast.methods.base import MakeNetwork, TeacherMethod, strong_and_weak
+from medcontrast.methods.base import MakeNetwork, TeacherMethod, rows_in_turn, share_over_rows, strong_and_weak
 from medcontrast.settings.methods import BCPSettings
 from medcontrast.transforms.copy_paste import mix, paste_boxes
 
@@ -33,11 +33,12 @@ class BCP(TeacherMethod):
         labeled, index = batch["labeled"], batch["index"]
         ours, label, rows = strong[labeled], batch["label"][labeled], index[labeled]
         if info.step < self.settings.pretrain_steps:
-            supervised, _ = self._mixed(ours, label, ours.roll(1, 0), label.roll(1, 0), rows, info)
+            other, target = (rows_in_turn(each, len(each), first=-1) for each in (ours, label))
+            supervised, _ = self._mixed(ours, label, other, target, rows, info)
             return {"loss": supervised, "supervised": supervised}
         with torch.no_grad():
             target = self._target(self.teacher(weak[~labeled]).logits)
-        other, target = _repeated(strong[~labeled], len(ours)), _repeated(target, len(ours))
+        other, target = rows_in_turn(strong[~labeled], len(ours)), rows_in_turn(target, len(ours))
         supervised, consistency = self._mixed(ours, label, other, target, rows, info)
         loss = supervised + self.settings.unlabeled_weight * consistency
         return {"loss": loss, "supervised": supervised, "consistency": consistency}
@@ -60,14 +61,16 @@ class BCP(TeacherMethod):
 
     def _loss(self, logits: Tensor, label: Tensor, where: Tensor) -> Tensor:
         segmentation = self.settings.segmentation
-        return dice_cross_entropy(
+        label = torch.cat([label, label])
+        loss = dice_cross_entropy(
             logits,
-            torch.cat([label, label]),
+            label,
             dice_weight=segmentation.dice_weight,
             cross_entropy_weight=segmentation.cross_entropy_weight,
             include_background=segmentation.include_background,
             weight=where,
         )
+        return share_over_rows(loss, where & (label >= 0))
 
     def _target(self, logits: Tensor) -> Tensor:
         """The teacher's arg-max (b, 1, x, y, z), stray pieces removed."""
@@ -77,8 +80,3 @@ class BCP(TeacherMethod):
             return label
         cleaned = [largest_component(row[0].numpy(), joined=kept == "joint") for row in label.cpu()]
         return torch.stack([torch.from_numpy(row) for row in cleaned]).unsqueeze(1).to(label)
-
-
-def _repeated(rows: Tensor, count: int) -> Tensor:
-    """`count` rows, those given taken in turn."""
-    return rows[torch.arange(count, device=rows.device) % len(rows)]

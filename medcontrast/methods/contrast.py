@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medcontrast.distributed import gather, gather_with_gradient
+from medcontrast.distributed import gather, gather_in_order, rank
 from medcontrast.losses.foreground_background import pull, push
 from medcontrast.networks.heads import Embeddings, ForegroundBackgroundHead
 from medcontrast.networks.queue import EmbeddingQueue
@@ -24,7 +24,7 @@ class ForegroundBackgroundContrast(nn.Module):
 
     With `region` 0 each row gives one foreground and one background a class. With a region, every cell of that side
     which a class border runs through gives a pair: the inside and the outside there are neighbours and look alike, so
-    that telling them apart asks something of the features.
+    that telling them apart asks something of the features. Terms and memory are over the cells of all processes.
 
     Paper: FBA-Net (Chung 2023), L_pull and L_push.
     Deviation: Cells instead of whole patches. One vector a patch is separated within a hundred steps by the head alone
@@ -56,18 +56,24 @@ class ForegroundBackgroundContrast(nn.Module):
             features: (b, c, x, y, z), from the student.
             maps: (b, k, x, y, z) in 0..1, one a foreground class.
             known: (b, 1, x, y, z) bool; cells with an unknown voxel are left out.
-            labeled_rows: How many rows, the first ones, have true maps; the memory keeps theirs alone.
+            labeled_rows: How many rows, the first ones, have true maps; the memory keeps theirs alone. With several
+                processes each has as many rows, and as many of these.
             confidence: (b, 1, x, y, z) in 0..1, how much each voxel counts in its embedding; default 1.
         """
         embeddings, valid, true = self._embed(features, maps, known, labeled_rows, confidence)
         sums = {
             name: features.new_zeros((), dtype=torch.float32) for name in ("pull_foreground", "pull_background", "push")
         }
+        # all processes choose among all cells, in the order that one process would have them in: labeled rows first
+        kinds = gather(torch.cat([valid, true[:, None]], dim=1))
+        order = torch.argsort(~kinds[:, -1], stable=True)
         for k in range(self.classes):
-            chosen = self._choose(valid[:, k])
-            foreground = gather_with_gradient(embeddings.foreground[chosen, k])
-            background = gather_with_gradient(embeddings.background[chosen, k])
-            counts, labeled = gather(valid[chosen, k]), gather(true[chosen])
+            chosen = order[self._choose(kinds[order, k])]
+            owner = chosen // len(valid)
+            mine = chosen[owner == rank()] % len(valid)
+            foreground = gather_in_order(embeddings.foreground[mine, k], owner)
+            background = gather_in_order(embeddings.background[mine, k], owner)
+            counts, labeled = kinds[chosen, k], kinds[chosen, -1]
             for name, value in self._terms(k, foreground, background, counts).items():
                 sums[name] = sums[name] + value / self.classes
             if self.settings.memory and self.training:
@@ -96,7 +102,7 @@ class ForegroundBackgroundContrast(nn.Module):
         return embeddings, valid, true
 
     def _choose(self, valid: Tensor) -> Tensor:
-        """Indices of `regions` cells, the valid ones first and evenly spread; the same number on every process."""
+        """Indices of `regions` cells, the valid ones first and evenly spread."""
         wanted = min(self.settings.regions, len(valid))
         order = torch.argsort(~valid, stable=True)
         count = int(valid.sum())

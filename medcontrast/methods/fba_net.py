@@ -8,7 +8,7 @@ from torch import Tensor
 from medcontrast.batch import Batch, StepInfo
 from medcontrast.losses.consistency import entropy, maximum_entropy, mse_consistency, mutual_consistency, sharpen
 from medcontrast.losses.segmentation import soft_dice_cross_entropy
-from medcontrast.methods.base import MakeNetwork, TeacherMethod, one_hot, strong_and_weak, supervised_loss
+from medcontrast.methods.base import MakeNetwork, TeacherMethod, one_hot, rows_in_turn, strong_and_weak, supervised_loss
 from medcontrast.methods.contrast import ForegroundBackgroundContrast
 from medcontrast.schedules import gaussian_ramp_up
 from medcontrast.settings.methods import FBANetSettings
@@ -40,6 +40,8 @@ class FBANet(TeacherMethod):
             feature_channels=int(getattr(self.student, _CHANNELS[settings.contrast.pooled])),
             classes=int(self.student.classes) - 1,  # type: ignore[arg-type]
         )
+        if not settings.contrast.weight:
+            self.contrast.requires_grad_(False)  # DDP waits for the gradient of everything that takes one
 
     def losses(self, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
         settings, labeled = self.settings, batch["labeled"]
@@ -105,12 +107,11 @@ class FBANet(TeacherMethod):
             rows=batch["index"][~labeled].tolist(),  # drawn on the CPU: one wait for the device, not one a row
             device=strong.device,
         )
-        partner = torch.arange(len(unlabeled), device=strong.device) % int(labeled.sum())
-        label = batch["label"][labeled][partner]
+        partner, label = (rows_in_turn(each[labeled], len(unlabeled)) for each in (strong, batch["label"]))
         boxes = boxes & (label >= 0)  # nothing is pasted from where the label is ignored
         truth = one_hot(label, target.shape[1]).to(target.dtype)
         return (
-            mix(strong[labeled][partner], unlabeled, boxes),
+            mix(partner, unlabeled, boxes),
             mix(truth, target, boxes),
             confidence.masked_fill(boxes, 1.0),
         )

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from medcontrast.batch import Batch, StepInfo
 from medcontrast.losses.consistency import entropy, maximum_entropy, mse_consistency
-from medcontrast.methods.base import MakeNetwork, TeacherMethod, strong_and_weak, supervised_loss
+from medcontrast.methods.base import MakeNetwork, TeacherMethod, share_over_rows, strong_and_weak, supervised_loss
 from medcontrast.schedules import gaussian_ramp_up
 from medcontrast.settings.methods import UAMTSettings
+from medcontrast.transforms.draws import device_generator
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
@@ -40,23 +41,29 @@ class UAMT(TeacherMethod):
         with torch.no_grad():
             target = self.teacher(weak[~labeled]).logits.float().softmax(dim=1)
             share = settings.threshold_start + (1.0 - settings.threshold_start) * ramp
-            certain = self._uncertainty(weak[~labeled]) < share * maximum_entropy(target.shape[1])
+            certain = self._uncertainty(weak[~labeled], batch["index"][~labeled], info) < share * maximum_entropy(
+                target.shape[1]
+            )
         supervised = supervised_loss(logits[labeled], batch["label"][labeled], settings.segmentation)
-        consistency = mse_consistency(logits[~labeled], target, certain)
+        consistency = share_over_rows(mse_consistency(logits[~labeled], target, certain), certain)
         loss = supervised + settings.consistency_weight * ramp * consistency
         return {"loss": loss, "supervised": supervised, "consistency": consistency}
 
-    def _uncertainty(self, image: Tensor) -> Tensor:
+    def _uncertainty(self, image: Tensor, rows: Tensor, info: StepInfo) -> Tensor:
         """Entropy (b, 1, x, y, z) of the mean soft-max of several noisy passes."""
         settings = self.settings
+        generators = [device_generator(info.seed, info.step, row, "uncertainty", image.device) for row in rows.tolist()]
         total = torch.zeros((), device=image.device)
         with _dropout(self.teacher):
             for _ in range(settings.passes):
-                noise = (settings.noise_std * torch.randn_like(image)).clamp(
-                    -2.0 * settings.noise_std, 2.0 * settings.noise_std
-                )
+                noise = torch.stack([_normal(image[0], generator) for generator in generators])
+                noise = (settings.noise_std * noise).clamp(-2.0 * settings.noise_std, 2.0 * settings.noise_std)
                 total = total + self.teacher(image + noise).logits.float().softmax(dim=1)
         return entropy(total / settings.passes)
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
 
 
 @contextmanager

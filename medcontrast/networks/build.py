@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from medcontrast.errors import InputError
+from medcontrast.networks.instance_norm import use_channels_last
 from medcontrast.networks.output import Network
 
 
@@ -58,7 +59,7 @@ def build_network(
         plain["strides"] = strides
     if name in _SEVERAL:
         plain["decoders"] = decoders
-    return BUILDERS[name](**plain)
+    return use_channels_last(BUILDERS[name](**plain))
 
 
 # MONAI takes seconds to import, so each builder imports only what it builds.

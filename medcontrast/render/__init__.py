@@ -1,6 +1,16 @@
 """Pictures of results as PNG."""
 
 from medcontrast.render.charts import Point, curve_png, points_png
+from medcontrast.render.embeddings import embeddings_png, principal_plane
 from medcontrast.render.overlays import OverlayRow, overlay_grid_png, overlay_png
 
-__all__ = ["OverlayRow", "Point", "curve_png", "overlay_grid_png", "overlay_png", "points_png"]
+__all__ = [
+    "OverlayRow",
+    "Point",
+    "curve_png",
+    "embeddings_png",
+    "overlay_grid_png",
+    "overlay_png",
+    "points_png",
+    "principal_plane",
+]

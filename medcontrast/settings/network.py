@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -58,3 +58,30 @@ class NetworkSettings(Settings):
         strides = self.strides or ((2, 2, 2),) * (levels - 1)
         sides = [math.prod(triple[axis] for triple in strides) for axis in range(3)]
         return (sides[0], sides[1], sides[2])
+
+
+class EncoderSettings(Settings):
+    """One encoder of the explicit list in networks/encoders2d.py: what pre-training trains."""
+
+    name: Literal["resnet20", "resnet18", "resnet34", "resnet50"]
+    """resnet20 is the small one of 32-pixel images (0.27 M parameters); the others are MONAI's."""
+    width: Width | None = None
+    """Channels of the first stage; null is the encoder's own (16 of resnet20, 64 of the others)."""
+    norm: Literal["batch", "group", "split_batch"] = "batch"
+    """split_batch takes statistics of an eighth of the rows, as several devices would; see docs/methods.md."""
+    small_stem: bool = False
+    """resnet18, resnet34, resnet50 on images of 64 pixels and less: a 3x3 stem that keeps the grid; resnet20's always
+    does."""
+
+    @model_validator(mode="after")
+    def _fits_the_name(self) -> EncoderSettings:
+        if self.small_stem and self.name == "resnet20":
+            raise ValueError("small_stem is a setting of resnet18, resnet34 and resnet50; resnet20 has one anyhow")
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """The values that build_encoder takes: those set for this encoder, without the ones it does not have."""
+        values = self.model_dump(exclude_none=True)
+        if self.name == "resnet20":
+            del values["small_stem"]
+        return values

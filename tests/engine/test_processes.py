@@ -1,92 +1,113 @@
-"""Tests of training in several processes: reference (one process with the joined batch), whole."""
+"""Tests of training in several processes: reference (an uninterrupted run in one process), property, whole."""
 
 from __future__ import annotations
 
+import io
+import math
 import os
+import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from lightning_fabric import Fabric
+from rich.console import Console
 
-from medcontrast.batch import StepInfo
-from medcontrast.methods import build_method
-from medcontrast.networks.build import build_network
+from medcontrast.checkpoint import load_resume
+from medcontrast.engine.loop import Trainer
+from medcontrast.engine.run import Run
+from medcontrast.engine.stopping import StopRequest
+from medcontrast.errors import NonFiniteLossError
 
 PROCESSES = 2
-METHODS = ("supervised", "mean_teacher", "fba_net")
-INFO = StepInfo(step=3, total=10, seed=1)
+METHODS = ("supervised", "ua_mt", "bcp", "fba_net")
+SGD = {"name": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 0.001}
+BEGUN = "begun in {} processes"
 
 
-class Step(nn.Module):
-    """DDP watches forward alone, so the method's losses are made it; Fabric does the same."""
-
-    def __init__(self, method):
-        super().__init__()
-        self.method = method
-
-    def forward(self, batch):
-        return self.method.losses(batch, INFO)["loss"]
+def free_port():
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return place.getsockname()[1]
 
 
-def make_step(settings):
-    torch.manual_seed(0)
-    method = build_method(settings, lambda: build_network("dynunet", in_channels=1, classes=3, filters=[4, 8, 8]))
-    return Step(method).train()
+def in_two_processes(folder):
+    """Trains the run from where it stands, in the processes that there are."""
+    fabric = Fabric(accelerator="cpu", devices=PROCESSES, strategy="ddp")
+    fabric.launch()
+    trainer = Trainer(Run.open(folder), fabric, Console(file=io.StringIO(), width=200))
+    if trainer.run.resume_file.is_file():
+        trainer.resume()
+    fabric.barrier()
+    return trainer
 
 
-def rows_of(batch, rows):
-    chosen = torch.tensor(rows)
-    views = {name: view[chosen] for name, view in batch["views"].items()}
-    part = {name: batch[name][chosen] for name in ("image", "label", "labeled", "index", "spacing_mm")}
-    return {**part, "case": [batch["case"][row] for row in rows], "views": views}
+def break_the_second(trainer):
+    losses = trainer.method.losses
+
+    def broken(method, batch, info):
+        terms = losses(batch, info)
+        second = info.step == 1 and trainer.fabric.global_rank == 1
+        return {**terms, "loss": terms["loss"] * math.nan} if second else terms
+
+    trainer.method.losses = types.MethodType(broken, trainer.method)
 
 
-def gradients(step):
-    return {name: value.grad for name, value in step.method.named_parameters() if value.grad is not None}
-
-
-def process(number, folder, settings, batch):
+def process(number, folder, port):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=PROCESSES)
-    mine = rows_of(batch, [number, 2 + number])
-    result = {}
-    for name, each in settings.items():
-        wrapped = DistributedDataParallel(make_step(each))
-        for _ in range(2):  # the second pass fails where a parameter got no gradient in the first
-            wrapped.zero_grad()
-            wrapped(mine).backward()
-        result[name] = gradients(wrapped.module)
-    torch.save(result, f"{folder}/{number}.pt")
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(number), "NODE_RANK": "0"}
+    os.environ.update(world)
+    folder = Path(folder)
+    for method in METHODS:
+        for name in ("two", BEGUN.format(1), BEGUN.format(2)):
+            in_two_processes(folder / f"{method} {name}").fit(StopRequest())
+    trainer = in_two_processes(folder / "broken")
+    break_the_second(trainer)
+    with pytest.raises(NonFiniteLossError) as caught:
+        trainer.fit(StopRequest())
+    (folder / f"broken {number}.txt").write_text(str(caught.value), encoding="utf-8")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def together(tiny, tmp_path_factory):
+def runs(tiny, tmp_path_factory):
+    """Four runs of 6 steps of each method: in one process, in two, and changing from each to the other."""
     folder = tmp_path_factory.mktemp("processes")
-    settings = {name: tiny.make_recipe(name).method for name in METHODS}
-    batch = tiny.make_batch()
-    multiprocessing.spawn(process, (str(folder), settings, batch), nprocs=PROCESSES)
-    found = [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(PROCESSES)]
-    return settings, batch, found
+    constant = {"optimizer": SGD, "schedule": {"name": "constant"}}
+    for method in METHODS:
+        for name, steps in (("one", 6), ("two", 6), (BEGUN.format(1), 3), (BEGUN.format(2), 3)):
+            tiny.make_run(folder, tiny.recipe_tree(method, steps=steps, **constant), name=f"{method} {name}")
+        tiny.train(Run.open(folder / f"{method} one"))
+        tiny.train(Run.open(folder / f"{method} {BEGUN.format(1)}"))
+        Run.open(folder / f"{method} {BEGUN.format(1)}", ["train.steps=6"])
+    tiny.make_run(folder, tiny.recipe_tree(steps=3), name="broken")
+    multiprocessing.spawn(process, (str(folder), free_port()), nprocs=PROCESSES)
+    for method in METHODS:
+        tiny.train(Run.open(folder / f"{method} {BEGUN.format(2)}", ["train.steps=6"]), resume=True)
+    return folder
 
 
+@pytest.mark.parametrize("name", ["two", BEGUN.format(1), BEGUN.format(2)])
 @pytest.mark.parametrize("method", METHODS)
-def test_two_processes_have_the_gradient_of_one_with_the_joined_batch(together, method):
-    settings, batch, found = together
-    step = make_step(settings[method])
-    step(batch).backward()
-    expected = gradients(step)
-    largest = max(float(value.abs().max()) for value in expected.values())
-    for number in range(PROCESSES):
-        assert found[number][method].keys() == expected.keys()
-        for name, value in expected.items():
-            torch.testing.assert_close(found[number][method][name], value, rtol=1e-3, atol=1e-5 * largest)
+def test_the_number_of_processes_changes_nothing_and_may_change(tiny, runs, method, name):
+    one, other = (Run.open(runs / f"{method} {each}") for each in ("one", name))
+    for left, right in zip(tiny.read_log(one), tiny.read_log(other), strict=True):
+        assert left == pytest.approx(right, rel=1e-5, abs=1e-5)
+    left, right = (load_resume(run.resume_file)["method"] for run in (one, other))
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        torch.testing.assert_close(value, right[key], rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_all_processes_stop_at_a_loss_that_is_not_finite_on_one(runs):
+    first, second = ((runs / f"broken {number}.txt").read_text(encoding="utf-8") for number in range(PROCESSES))
+    assert first.startswith("The loss of another process is not finite at step 1; ")
+    assert second.startswith("The loss is not finite at step 1 (loss nan); cases case_0")
 
 
 @pytest.mark.slow

@@ -45,22 +45,27 @@ def test_only_certain_voxels_count(tiny):
 def test_the_threshold_ramps_up_to_the_largest_entropy(tiny):
     """Entropy at 0.9 ln C: left out at the start, counted at the end."""
     method, batch = make(tiny, ramp_up_steps=100), tiny.make_batch()
-    method._uncertainty = lambda image: torch.full_like(image, 0.9 * math.log(3))
+    method._uncertainty = lambda image, *_: torch.full_like(image, 0.9 * math.log(3))
     counted = [bool(method.losses(batch, INFO._replace(step=step))["consistency"] > 0) for step in (0, 100)]
     assert counted == [False, True]
 
 
 def test_noisy_passes_differ_and_are_drawn_anew(tiny):
     method = make(tiny)
-    image = tiny.make_batch()["image"]
+    batch = tiny.make_batch()
+    image = batch["image"]
     plain = method.teacher(image).logits.softmax(1)
     seen: list[torch.Tensor] = []
     hook = method.teacher.register_forward_hook(lambda module, args, output: seen.append(args[0] - image))
-    method._uncertainty(image)
+    for step in (5, 5, 6):
+        method._uncertainty(image, batch["index"], INFO._replace(step=step))
     hook.remove()
     assert plain.shape[1] == 3
-    assert len(seen) == 2
-    assert not torch.equal(seen[0], seen[1])
+    assert len(seen) == 6
+    first, second, again, _, other, _ = seen
+    assert torch.equal(first, again)  # a function of the step and the row, whatever was drawn before
+    assert not any(torch.equal(first, noise) for noise in (second, other))
+    assert not torch.equal(first[0], first[1])
     assert all(float(noise.abs().max()) <= 0.2 + 1e-5 and 0.08 < float(noise.std()) < 0.1 for noise in seen)
 
 
@@ -70,7 +75,7 @@ def test_dropout_acts_in_the_noisy_passes_alone(tiny):
     modes: list[bool] = []
     layer = next(module for module in method.teacher.modules() if type(module).__name__.startswith("Dropout"))
     hook = layer.register_forward_hook(lambda module, *_: modes.append(module.training))
-    method._uncertainty(image)
+    method._uncertainty(image, torch.arange(len(image)), INFO)
     method.teacher(image)
     hook.remove()
     assert set(modes[:-1]) == {True}

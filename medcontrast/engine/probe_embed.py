@@ -1,0 +1,77 @@
+"""Images with their targets, and what a frozen encoder makes of them.
+
+Letters: n images, b rows, c channels, x, y pixels, d feature channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medcontrast.errors import InputError
+
+ROWS = 64
+"""Images in one forward pass."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images of one split, read when asked for.
+
+    Attributes:
+        load: Places in the set -> (b, c, x, y) float32, prepared as in pre-training, without anything random.
+        targets: (n,) class indices.
+        groups: Kind of group ("domain", "quality") -> the group of every image.
+    """
+
+    load: Callable[[Sequence[int]], Tensor]
+    targets: NDArray[np.int64]
+    groups: dict[str, list[str]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __post_init__(self) -> None:
+        if not len(self.targets):
+            raise InputError("A probe needs images with a target, but a split has none.")
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside; afterwards every layer is in the mode it was in."""
+    modes = {layer: layer.training for layer in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for layer, mode in modes.items():
+            layer.training = mode
+
+
+def embed(encoder: nn.Module, images: ImageSet, *, device: torch.device | None = None) -> NDArray[np.float64]:
+    """Features (n, d) of every image; the encoder comes out as it went in, statistics of batch norm included.
+
+    Raises:
+        InputError: A feature is not finite.
+    """
+    place = device or torch.device("cpu")
+    encoder.to(place)
+    parts = []
+    with evaluating(encoder):
+        for start in range(0, len(images), ROWS):
+            rows = images.load(range(start, min(start + ROWS, len(images))))
+            parts.append(encoder(rows.to(place)).double().cpu().numpy())
+    features: NDArray[np.float64] = np.concatenate(parts)
+    if not np.isfinite(features).all():
+        raise InputError(
+            "The encoder gives features that are not finite; its weights are damaged, or the images are prepared "
+            "otherwise than in pre-training."
+        )
+    return features

@@ -1,0 +1,128 @@
+"""Fine-tuning: encoder and linear head trained together on some of the labels, for a fixed number of steps.
+
+Letters: n images, b rows, k classes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medcontrast import schedules
+from medcontrast.engine.probe_embed import ROWS, ImageSet, evaluating
+from medcontrast.errors import NonFiniteLossError
+from medcontrast.transforms.draws import row_generator
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How long and how fast; the same for every share of the labels, and for weights that were not pre-trained.
+
+    Attributes:
+        steps: Optimiser steps; the last weights are scored, nothing is chosen.
+        rows: Images a step.
+        lr: Of AdamW, at the end of the warm-up (a tenth of the steps); half a cosine takes it to 0.
+        weight_decay: Of AdamW.
+        augment: Images (b, c, x, y), step, seed -> what is learned from; default: random mirroring of the first axis.
+    """
+
+    steps: int = 300
+    rows: int = 32
+    lr: float = 0.001
+    weight_decay: float = 0.01
+    augment: Callable[[Tensor, int, int], Tensor] | None = None
+
+
+class Classifier(nn.Module):
+    """An encoder and a linear head; the encoder given is copied and stays as it is."""
+
+    def __init__(self, encoder: nn.Module, feature_channels: int, classes: int) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder).requires_grad_(True)
+        self.head = nn.Linear(feature_channels, classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (b, k)."""
+        logits: Tensor = self.head(self.encoder(image))
+        return logits
+
+
+def fine_tune(
+    encoder: nn.Module,
+    images: ImageSet,
+    chosen: NDArray[np.int64],
+    *,
+    feature_channels: int,
+    classes: int,
+    settings: FineTuning,
+    seed: int,
+    device: torch.device,
+) -> Classifier:
+    """Trains a copy of the encoder with a head; every row is a function of (seed, step).
+
+    Args:
+        encoder: Where training starts; left as it is.
+        images: Training images.
+        chosen: Places of those whose labels may be used.
+        feature_channels: Of the encoder.
+        classes: k.
+        settings: How long and how fast.
+        seed: Of the rows and of the augmentation.
+        device: Where to compute.
+
+    Raises:
+        NonFiniteLossError: The loss became NaN or infinite.
+    """
+    torch.manual_seed(seed)  # dropout, where an encoder has any
+    classifier = Classifier(encoder, feature_channels, classes).to(device).train()
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    augment = settings.augment or mirrored
+    for step in range(settings.steps):
+        rate = schedules.cosine(step, settings.steps) * schedules.warm_up(step, settings.steps // 10)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * rate
+        rows = chosen[rows_of_step(len(chosen), settings.rows, seed, step)]
+        image = augment(images.load(rows.tolist()).to(device), step, seed)
+        loss = functional.cross_entropy(classifier(image).float(), torch.from_numpy(images.targets[rows]).to(device))
+        if not bool(torch.isfinite(loss)):
+            raise NonFiniteLossError(f"Fine-tuning: the loss is not finite at step {step}; try a smaller --lr.")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    return classifier
+
+
+def classify(classifier: nn.Module, images: ImageSet, device: torch.device) -> NDArray[np.float64]:
+    """Probabilities (n, k) of every image, in evaluation mode."""
+    parts = []
+    with evaluating(classifier):
+        for start in range(0, len(images), ROWS):
+            rows = images.load(range(start, min(start + ROWS, len(images))))
+            parts.append(classifier(rows.to(device)).double().softmax(dim=1).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def rows_of_step(count: int, rows: int, seed: int, step: int) -> NDArray[np.int64]:
+    """Places in a list of `count`: each stands once in every pass over it; no batch has fewer than `rows`."""
+    places = np.arange(step * rows, (step + 1) * rows)
+    orders = {
+        number: row_generator(seed, int(number), 0, "rows of fine-tuning").permutation(count)
+        for number in np.unique(places // count)
+    }
+    return np.array([orders[place // count][place % count] for place in places], dtype=np.int64)
+
+
+def mirrored(image: Tensor, step: int, seed: int) -> Tensor:
+    """Each row (b, c, x, y) mirrored along x with probability 1/2."""
+    draws = [row_generator(seed, step, row, "mirrored").random() < 0.5 for row in range(len(image))]
+    chosen = torch.tensor(draws, device=image.device)[:, None, None, None]
+    return torch.where(chosen, image.flip(2), image)

@@ -1,0 +1,178 @@
+"""Scores of a probe: figures overall, by domain and by quality, the worst group and the gap, and intervals over seeds.
+
+Letters: n images, k classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcontrast.errors import InputError
+from medcontrast.metrics.bootstrap import Interval, bootstrap_intervals
+from medcontrast.metrics.classification import (
+    accuracy,
+    balanced_accuracy,
+    checked,
+    macro_roc_auc,
+    quadratic_weighted_kappa,
+)
+
+FIGURES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "roc_auc": "macro ROC-AUC",
+    "kappa": "quadratic-weighted kappa",
+}
+"""Name of a figure -> its title in tables."""
+
+PROBE_RULES = (
+    "accuracy: share of images whose largest score is their class's.",
+    "balanced accuracy: mean over classes of the share that is recognised.",
+    "macro ROC-AUC: mean over classes of one against the rest; equal scores count half.",
+    "quadratic-weighted kappa: means something where classes are grades in order; with two classes Cohen's kappa.",
+    "Groups in which a class does not occur have the accuracy alone. worst: lowest group; gap: highest minus lowest.",
+)
+"""What goes beneath every table."""
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """One way of grouping the images, such as by domain.
+
+    Attributes:
+        groups: Group -> figure -> value; a group in which a class does not occur has the accuracy alone.
+        images: Group -> how many images it has.
+        worst: Figure -> name of the group with the lowest value, of those that have one.
+        gap: Figure -> highest minus lowest value, where two groups have one.
+    """
+
+    groups: dict[str, dict[str, float]]
+    images: dict[str, int]
+    worst: dict[str, str]
+    gap: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ProbeScore:
+    """How well one classifier does on one set of images.
+
+    Attributes:
+        figures: Figure -> value over all images.
+        images: n.
+        by: Kind of group ("domain", "quality") -> its scores.
+    """
+
+    figures: dict[str, float]
+    images: int
+    by: dict[str, GroupScores] = field(default_factory=dict)
+
+    def flat(self) -> dict[str, float]:
+        """Every value under one name: `accuracy`, `domain=A accuracy`, `domain worst accuracy`, `domain gap ...`."""
+        values = dict(self.figures)
+        for kind, scores in self.by.items():
+            for group, figures in scores.groups.items():
+                values |= {f"{kind}={group} {name}": value for name, value in figures.items()}
+            values |= {f"{kind} worst {name}": scores.groups[group][name] for name, group in scores.worst.items()}
+            values |= {f"{kind} gap {name}": value for name, value in scores.gap.items()}
+        return values
+
+
+def score_probe(
+    scores: NDArray[np.float64],
+    targets: NDArray[np.int64],
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> ProbeScore:
+    """Every figure, over all images and in every group.
+
+    Args:
+        scores: (n, k), a column a class; the largest is the prediction.
+        targets: (n,) class indices; every class must occur.
+        groups: Kind of group -> the group of every image, for example {"domain": [...], "quality": [...]}.
+
+    Raises:
+        InputError: Shapes that do not fit, a score that is not finite, or a class that does not occur.
+    """
+    scores, targets = checked(scores, targets)
+    by = {kind: _by_group(scores, targets, kind, names) for kind, names in (groups or {}).items()}
+    return ProbeScore(_figures(scores, targets), len(targets), by)
+
+
+def t_interval(values: Sequence[float], *, level: float = 0.95) -> Interval:
+    """Mean, SD (n - 1) and Student's t interval of a figure over seeds; one seed has no interval.
+
+    Seeds are few: a percentile bootstrap over three of them covers far less often than it says, Student's t does not.
+    """
+    from scipy.stats import t
+
+    array = np.asarray(values, np.float64)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return Interval(mean, None, None, None)
+    sd = float(array.std(ddof=1))
+    half = float(t.ppf(0.5 + level / 2, len(array) - 1)) * sd / float(np.sqrt(len(array)))
+    return Interval(mean, sd, mean - half, mean + half)
+
+
+def over_seeds(scores: Sequence[ProbeScore], *, level: float = 0.95) -> dict[str, Interval]:
+    """Every value of `ProbeScore.flat` with its t interval over seeds.
+
+    Raises:
+        InputError: There is no score, or seeds were scored on different groups.
+    """
+    if not scores:
+        raise InputError("A summary over seeds needs at least one seed, but got none.")
+    rows = [score.flat() for score in scores]
+    for row in rows[1:]:
+        if row.keys() != rows[0].keys():
+            alone = sorted(row.keys() ^ rows[0].keys())
+            raise InputError(f"Every seed must be scored on the same images; {alone[0]!r} stands in only some of them.")
+    return {name: t_interval([row[name] for row in rows], level=level) for name in rows[0]}
+
+
+def accuracy_over_images(
+    scores: Sequence[NDArray[np.float64]], targets: NDArray[np.int64], *, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Accuracy averaged over seeds image by image, with its percentile bootstrap interval over images.
+
+    How far the figure would move with other test images, where `t_interval` says how far with other seeds.
+    """
+    hits = [row.argmax(axis=1) == wanted for row, wanted in (checked(row, targets) for row in scores)]
+    return bootstrap_intervals(np.mean(hits, axis=0)[:, None], seed=seed, level=level)[0]
+
+
+def _figures(scores: NDArray[np.float64], targets: NDArray[np.int64]) -> dict[str, float]:
+    return {
+        "accuracy": accuracy(scores, targets),
+        "balanced_accuracy": balanced_accuracy(scores, targets),
+        "roc_auc": macro_roc_auc(scores, targets),
+        "kappa": quadratic_weighted_kappa(scores, targets),
+    }
+
+
+def _by_group(scores: NDArray[np.float64], targets: NDArray[np.int64], kind: str, names: Sequence[str]) -> GroupScores:
+    if len(names) != len(targets):
+        raise InputError(f"{kind}: {len(targets)} images need a group each, but got {len(names)} groups.")
+    array = np.asarray([str(name) for name in names])
+    figures: dict[str, dict[str, float]] = {}
+    images: dict[str, int] = {}
+    for group in sorted(set(array.tolist())):
+        chosen = array == group
+        images[group] = int(chosen.sum())
+        # over other classes than its neighbours' a group's mean over classes would say nothing beside theirs
+        whole = len(np.unique(targets[chosen])) == scores.shape[1]
+        figures[group] = (
+            _figures(scores[chosen], targets[chosen])
+            if whole
+            else {"accuracy": accuracy(scores[chosen], targets[chosen])}
+        )
+    worst, gap = {}, {}
+    for name in FIGURES:
+        values = {group: row[name] for group, row in figures.items() if name in row}
+        if len(values) > 1:
+            worst[name] = min(values, key=lambda group: values[group])
+            gap[name] = max(values.values()) - min(values.values())
+    return GroupScores(figures, images, worst, gap)

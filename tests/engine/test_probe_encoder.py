@@ -1,0 +1,63 @@
+"""The whole probe of a tiny encoder: property, whole."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from medcontrast.engine.probe import probe_encoder, write_probe
+from medcontrast.engine.probe_embed import ImageSet
+from medcontrast.engine.probe_finetune import FineTuning
+from medcontrast.errors import InputError
+from medcontrast.networks.encoders2d import build_encoder
+
+
+def images(count, seed):
+    random = np.random.default_rng(seed)
+    targets = np.arange(count) % 2
+    pixels = random.normal(size=(count, 1, 16, 16)).astype(np.float32)
+    pixels[targets == 1] *= 2.0  # texture, which an encoder of random weights sees
+    domains = ["A" if place < count // 2 else "B" for place in range(count)]
+    return ImageSet(lambda rows: torch.from_numpy(pixels[list(rows)]), targets.astype(np.int64), {"domain": domains})
+
+
+def test_a_probe_from_encoder_to_table(tmp_path):
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet20", in_channels=1, width=4).train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    rows = probe_encoder(
+        encoder,
+        images(60, 0),
+        images(20, 1),
+        images(40, 2),
+        classes=2,
+        seeds=(0, 1),
+        fractions=(0.1, 1.0),
+        fine_tuning=FineTuning(steps=3, rows=4),
+    )
+    assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
+    shape = [(row.kind, row.fraction, row.labels, row.seeds) for row in rows]
+    assert shape == [
+        ("knn", 0.1, 6, 2),
+        ("linear", 0.1, 6, 2),
+        ("finetune", 0.1, 6, 2),
+        ("knn", 1.0, 60, 1),
+        ("linear", 1.0, 60, 1),
+        ("finetune", 1.0, 60, 2),
+    ]
+    assert rows[4].values["accuracy"].mean > 0.9 and rows[4].values["accuracy"].low is None
+    assert rows[1].values["domain gap accuracy"].low is not None
+    table = write_probe(tmp_path, rows, {"encoder": "resnet20"})
+    assert "| linear | 6 (10 %) | 2 |" in table and "domain worst roc auc" in table
+    assert (tmp_path / "probe.md").read_text() == table
+    content = json.loads((tmp_path / "probe.json").read_text())
+    assert content["rows"][4]["values"]["accuracy"]["mean"] == rows[4].values["accuracy"].mean
+
+
+def test_no_seed_is_refused():
+    encoder = build_encoder("resnet20", in_channels=1, width=4)
+    with pytest.raises(InputError, match="a seed and a share of the labels at least"):
+        probe_encoder(encoder, images(8, 0), images(8, 0), images(8, 0), classes=2, seeds=())

@@ -25,12 +25,6 @@ def rank() -> int:
     return dist.get_rank() if _active() else 0
 
 
-def row_counts(tensor: Tensor) -> list[int]:
-    """How many rows every process has, in the order of rank; for gathering rows that are not equally many."""
-    counts: list[int] = gather(torch.tensor([len(tensor)], device=tensor.device)).tolist()
-    return counts
-
-
 def gather(tensor: Tensor, counts: Sequence[int] | None = None) -> Tensor:
     """Rows (n, ...) of every process, in the order of rank, without gradient: (rows of all, ...).
 
@@ -38,7 +32,7 @@ def gather(tensor: Tensor, counts: Sequence[int] | None = None) -> Tensor:
 
     Args:
         tensor: (n, ...), the same shape on every process, but for n where `counts` are given.
-        counts: Rows of every process, such as `row_counts`. Default: as many as here.
+        counts: Rows of every process, in the order of rank. Default: as many as here.
     """
     if world_size() == 1:
         return tensor.detach()
@@ -67,16 +61,18 @@ def gather_with_gradient(tensor: Tensor, counts: Sequence[int] | None = None) ->
     return gathered
 
 
-def gather_in_order(tensor: Tensor, owner: Tensor) -> Tensor:
-    """Rows (n, ...) of every process with gradient, where row i of the result is the next one of process owner[i].
+def gather_chosen(tensor: Tensor, chosen: Tensor) -> Tensor:
+    """Rows `chosen` of the rows of all processes, in that order, with gradient; no other row is moved.
 
     Args:
-        tensor: As many rows as `owner` names this process; none will do.
-        owner: (rows of all,) int64, the same on every process.
+        tensor: (n, ...), as many rows on every process.
+        chosen: (m,) int64, each row once, counted through the processes in the order of rank; the same on all.
     """
     if world_size() == 1:
-        return tensor
-    gathered = gather_with_gradient(tensor, torch.bincount(owner, minlength=world_size()).tolist())
+        return tensor[chosen]
+    owner = chosen // len(tensor)
+    mine = tensor[chosen[owner == rank()] % len(tensor)]
+    gathered = gather_with_gradient(mine, torch.bincount(owner, minlength=world_size()).tolist())
     return gathered[torch.argsort(owner, stable=True).argsort()]
 
 

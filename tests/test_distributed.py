@@ -6,10 +6,11 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from medcontrast.distributed import gather, gather_with_gradient, rank, world_size
+from medcontrast.distributed import gather, gather_chosen, gather_with_gradient, rank, world_size
 from medcontrast.losses.foreground_background import pull, push
 
 PROCESSES = 2
+CHOSEN = [3, 0, 2]  # two rows of the second process, one of the first, in another order than theirs
 
 
 def contrast(embeddings):
@@ -32,11 +33,17 @@ def process(number, folder):
     mine = rows()[2 * number : 2 * number + 2]
     loss = contrast(gather_with_gradient(model(mine)))
     loss.backward()
+    gradient = model.module.weight.grad.clone()
+    model.zero_grad()
+    uneven = gather_chosen(model(mine), torch.tensor(CHOSEN))
+    contrast(uneven).backward()
     result = {
+        "chosen": uneven.detach(),
+        "chosen_gradient": model.module.weight.grad.clone(),
         "rank": rank(),
         "world_size": world_size(),
         "loss": loss.item(),
-        "gradient": model.module.weight.grad,
+        "gradient": gradient,
         "rows": gather(mine),
         "bools": gather(torch.tensor([number == 0, True])),
         "columns": gather(torch.full((2, 3), float(number)).T),
@@ -50,6 +57,7 @@ def test_alone_gathering_is_the_identity():
     tensor = torch.randn(2, 3, requires_grad=True)
     assert gather_with_gradient(tensor) is tensor
     assert torch.equal(gather(tensor), tensor) and not gather(tensor).requires_grad
+    assert torch.equal(gather_chosen(tensor, torch.tensor([1, 0])), tensor[[1, 0]])
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +74,15 @@ def test_two_processes_give_the_gradient_of_one_with_the_joined_batch(results):
     for result in results:
         assert result["loss"] == pytest.approx(loss.item(), rel=1e-6)
         torch.testing.assert_close(result["gradient"], model.weight.grad)
+
+
+def test_chosen_rows_and_their_gradient_are_those_of_one_process(results):
+    model = make_model()
+    chosen = model(rows())[CHOSEN]
+    contrast(chosen).backward()
+    for result in results:
+        torch.testing.assert_close(result["chosen"], chosen.detach())
+        torch.testing.assert_close(result["chosen_gradient"], model.weight.grad)
 
 
 def test_rows_come_in_the_order_of_rank(results):

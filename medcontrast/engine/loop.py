@@ -153,7 +153,7 @@ class Trainer:
                 # Fabric enters its autocast for a marked method only where it wraps the module, as for DDP
                 with self.fabric.autocast():
                     terms = wrapped.losses(batch, info)
-                joined = {name: mean_over_processes(value) for name, value in terms.items()}
+                joined = dict(zip(terms, mean_over_processes(torch.stack(list(terms.values()))), strict=True))
                 _require_finite(joined, terms, batch, info)
                 self.fabric.backward(terms["loss"] / train.accumulate)
             for name, value in joined.items():

@@ -94,7 +94,9 @@ def fine_tune(
         image = augment(images.load(rows.tolist()).to(device), step, seed)
         loss = functional.cross_entropy(classifier(image).float(), torch.from_numpy(images.targets[rows]).to(device))
         if not bool(torch.isfinite(loss)):
-            raise NonFiniteLossError(f"Fine-tuning: the loss is not finite at step {step}; try a smaller --lr.")
+            raise NonFiniteLossError(
+                f"Fine-tuning: the loss is not finite at step {step}; try a smaller learning rate."
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

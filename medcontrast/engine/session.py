@@ -8,6 +8,7 @@ from typing import Any
 from lightning_fabric import Fabric
 from rich.console import Console
 
+from medcontrast.checkpoint import RESUME
 from medcontrast.engine.build import make_fabric, resolve_precision
 from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run
@@ -49,7 +50,7 @@ def train_run(
     recipe = recipe or Run.open(folder).recipe
     chosen = resolve_precision(recipe, accelerator, precision)
     _require_even_rows(recipe.train, devices * nodes)
-    if resume and not (folder / "last.pt").is_file():
+    if resume and not (folder / RESUME).is_file():
         raise CheckpointError(f"{folder}: nothing to resume from yet (no last.pt); train it again with --overwrite.")
     fabric = make_fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=chosen)
     fabric.launch()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medcontrast.distributed import gather, gather_in_order, rank
+from medcontrast.distributed import gather, gather_chosen
 from medcontrast.losses.foreground_background import pull, push
 from medcontrast.networks.heads import Embeddings, ForegroundBackgroundHead
 from medcontrast.networks.queue import EmbeddingQueue
@@ -69,10 +69,8 @@ class ForegroundBackgroundContrast(nn.Module):
         order = torch.argsort(~kinds[:, -1], stable=True)
         for k in range(self.classes):
             chosen = order[self._choose(kinds[order, k])]
-            owner = chosen // len(valid)
-            mine = chosen[owner == rank()] % len(valid)
-            foreground = gather_in_order(embeddings.foreground[mine, k], owner)
-            background = gather_in_order(embeddings.background[mine, k], owner)
+            foreground = gather_chosen(embeddings.foreground[:, k], chosen)
+            background = gather_chosen(embeddings.background[:, k], chosen)
             counts, labeled = kinds[chosen, k], kinds[chosen, -1]
             for name, value in self._terms(k, foreground, background, counts).items():
                 sums[name] = sums[name] + value / self.classes
@@ -94,7 +92,7 @@ class ForegroundBackgroundContrast(nn.Module):
         """Embeddings of every cell (b * m, k, d), which of them hold both kinds (b * m, k), and which are labeled."""
         rows, side = len(features), self.settings.region
         if side:
-            features, maps, known = (split_cells(volume, side) for volume in (features.float(), maps, known))
+            features, maps, known = (split_cells(volume, side) for volume in (features, maps, known))
             confidence = None if confidence is None else split_cells(confidence, side)
         embeddings = self.head(features, maps, confidence)
         valid = embeddings.foreground_valid & embeddings.background_valid & known.flatten(1).all(dim=1, keepdim=True)

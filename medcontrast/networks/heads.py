@@ -152,6 +152,8 @@ def masked_average(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     Finite, and without weights zero: the sums that divide are at least a thousandth of a voxel.
     """
     flat, weight = _full(features).flatten(2), _full(weight).flatten(2)
+    dtype = torch.promote_types(flat.dtype, weight.dtype)
+    flat, weight = flat.to(dtype), weight.to(dtype)
     voxels = weight.sum(-1)
     return torch.einsum("bcn,bkn->bkc", flat, weight) / voxels.clamp_min(1e-3).unsqueeze(-1), voxels.detach()
 

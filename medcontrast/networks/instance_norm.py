@@ -71,7 +71,7 @@ class _Normalise(torch.autograd.Function):
         result = torch.empty_like(image)
         of_weight, of_bias = torch.zeros_like(weight), torch.zeros_like(weight)
         images, gradients, results = _voxels(image), _voxels(gradient.contiguous(memory_format=LAYOUT)), _voxels(result)
-        # row by row, so that what is written once is still in the cache when it is read again: 1.3 times as fast
+        # row by row, so that what is written once is still in the cache when it is read again
         for row in range(len(image)):
             of_weight_row, of_bias_row = _one_row(
                 images[row], gradients[row], results[row], weight, mean[row].to(weight), scale[row].to(weight)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from medcontrast.settings.degrade import FundusDegradeSettings
+from medcontrast.transforms.intensity import blur as gaussian_blur
 
 Draws = list[np.random.Generator]
 
@@ -63,7 +63,8 @@ def blur(image: Tensor, draws: Draws, settings: FundusDegradeSettings) -> Tensor
     """Gaussian blur with a width a row."""
     height = image.shape[2]
     sigmas = settings.severity * height * np.array([draw.uniform(*settings.blur_sigma) for draw in draws])
-    return gaussian_blur(image, torch.from_numpy(sigmas).to(image), settings.severity * height * settings.blur_sigma[1])
+    widths = torch.from_numpy(sigmas).to(image)[:, None, None, None]
+    return gaussian_blur(image, widths, settings.severity * height * settings.blur_sigma[1])
 
 
 def field_of_view(image: Tensor, threshold: float) -> Tensor:
@@ -82,26 +83,6 @@ def disc(image: Tensor, centre: Tensor, radius: Tensor, softness: Tensor) -> Ten
     """
     edge = radius[:, None, None, None] - _distance(image, centre)
     return torch.special.ndtr(edge / softness[:, None, None, None])
-
-
-def gaussian_blur(image: Tensor, sigma: Tensor, largest: float) -> Tensor:
-    """Gaussian blur with a width a row, one axis after the other; pixels beyond the border repeat it.
-
-    Args:
-        image: (r, c, h, w).
-        sigma: (r,) standard deviations in pixels.
-        largest: No sigma is above this; kernels end at 3 of it.
-    """
-    radius = max(1, round(3.0 * largest))
-    steps = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
-    weights = torch.softmax(-0.5 * (steps / sigma.clamp(min=1e-3)[:, None, None, None]).square(), -1)
-    for axis, padding in ((2, (0, 0, radius, radius)), (3, (radius, radius, 0, 0))):
-        padded, side = F.pad(image, padding, "replicate"), image.shape[axis]
-        # a sum of shifted copies: the same on every device, and a width a row, which no convolution call has
-        image = torch.zeros_like(image)
-        for tap in range(2 * radius + 1):
-            image.addcmul_(padded.narrow(axis, tap, side), weights[..., tap : tap + 1])
-    return image
 
 
 def _rings(image: Tensor, draws: Draws, settings: FundusDegradeSettings) -> Tensor:

@@ -60,21 +60,20 @@ def blur(image: Tensor, sigma: Tensor, largest: float) -> Tensor:
     """Gaussian blur with a width a row, axis after axis; voxels beyond the border repeat it.
 
     Args:
-        image: (r, c, x, y, z).
-        sigma: (r, 1, 1, 1, 1) standard deviations in voxels; 0 leaves the row as it is.
+        image: (r, c, *spatial).
+        sigma: (r, 1, ..., 1), as many axes as the image; standard deviations in voxels; 0 leaves the row as it is.
         largest: No sigma is above this; kernels end at 3 of it.
     """
     radius = max(1, round(3.0 * largest))
     steps = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
     weights = torch.softmax(-0.5 * (steps / sigma.clamp(min=1e-3)).square(), -1)
-    for axis in range(3):
-        padding = [radius if other // 2 == 2 - axis else 0 for other in range(6)]
-        padded = F.pad(image, padding, "replicate")
-        side = image.shape[axis + 2]
+    for axis in range(2, image.ndim):
+        padding = [0] * 2 * (image.ndim - 1 - axis) + [radius, radius] + [0] * 2 * (axis - 2)  # the last axis first
+        padded, side = F.pad(image, padding, "replicate"), image.shape[axis]
         # a sum of shifted copies: exact float32 on every device, and a width a row, which no convolution call has
         image = torch.zeros_like(image)
         for tap in range(2 * radius + 1):
-            image.addcmul_(padded.narrow(axis + 2, tap, side), weights[..., tap : tap + 1])
+            image.addcmul_(padded.narrow(axis, tap, side), weights[..., tap : tap + 1])
     return image
 
 

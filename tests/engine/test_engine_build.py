@@ -53,6 +53,18 @@ def test_devices_that_are_not_there(words):
         make_fabric(**plain)
 
 
+@pytest.mark.parametrize(
+    ("launcher", "started"),
+    [("torchrun", {"TORCHELASTIC_RUN_ID": "7", "WORLD_SIZE": "2"}), ("SLURM", {"SLURM_NTASKS": "2"})],
+)
+def test_another_number_of_processes_than_was_started(monkeypatch, launcher, started):
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    sentence = rf"^{launcher} started 2 process\(es\) of this command, but --devices 1 and --nodes 3 ask for 3; "
+    with pytest.raises(InputError, match=sentence):
+        make_fabric(accelerator="cpu", devices=1, num_nodes=3, precision="32-true")
+
+
 def test_weights_are_a_function_of_the_seed(tiny, tmp_path):
     run = tiny.make_run(tmp_path, tiny.recipe_tree())
     first, second = (make_method(run.recipe, run.manifest) for _ in range(2))

@@ -26,7 +26,7 @@ from medcontrast.errors import NonFiniteLossError
 
 PROCESSES = 2
 METHODS = ("supervised", "ua_mt", "bcp", "fba_net")
-SGD = {"name": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 0.001}
+SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.001}
 BEGUN = "begun in {} processes"
 
 
@@ -36,15 +36,22 @@ def free_port():
         return place.getsockname()[1]
 
 
-def in_two_processes(folder):
-    """Trains the run from where it stands, in the processes that there are."""
-    fabric = Fabric(accelerator="cpu", devices=PROCESSES, strategy="ddp")
+def make_trainer(folder, devices):
+    """A run from where it stands, in float64: in float32 a convolution rounds otherwise for another number of rows."""
+    fabric = Fabric(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto")
     fabric.launch()
     trainer = Trainer(Run.open(folder), fabric, Console(file=io.StringIO(), width=200))
+    trainer.method.double()
+    views = trainer.views
+    trainer.views = lambda *args, **names: in_float64(*views(*args, **names))
     if trainer.run.resume_file.is_file():
         trainer.resume()
     fabric.barrier()
     return trainer
+
+
+def in_float64(views, label):
+    return {name: view.double() for name, view in views.items()}, label
 
 
 def break_the_second(trainer):
@@ -65,8 +72,8 @@ def process(number, folder, port):
     folder = Path(folder)
     for method in METHODS:
         for name in ("two", BEGUN.format(1), BEGUN.format(2)):
-            in_two_processes(folder / f"{method} {name}").fit(StopRequest())
-    trainer = in_two_processes(folder / "broken")
+            make_trainer(folder / f"{method} {name}", PROCESSES).fit(StopRequest())
+    trainer = make_trainer(folder / "broken", PROCESSES)
     break_the_second(trainer)
     with pytest.raises(NonFiniteLossError) as caught:
         trainer.fit(StopRequest())
@@ -82,13 +89,14 @@ def runs(tiny, tmp_path_factory):
     for method in METHODS:
         for name, steps in (("one", 6), ("two", 6), (BEGUN.format(1), 3), (BEGUN.format(2), 3)):
             tiny.make_run(folder, tiny.recipe_tree(method, steps=steps, **constant), name=f"{method} {name}")
-        tiny.train(Run.open(folder / f"{method} one"))
-        tiny.train(Run.open(folder / f"{method} {BEGUN.format(1)}"))
+        make_trainer(folder / f"{method} one", 1).fit(StopRequest())
+        make_trainer(folder / f"{method} {BEGUN.format(1)}", 1).fit(StopRequest())
         Run.open(folder / f"{method} {BEGUN.format(1)}", ["train.steps=6"])
     tiny.make_run(folder, tiny.recipe_tree(steps=3), name="broken")
     multiprocessing.spawn(process, (str(folder), free_port()), nprocs=PROCESSES)
     for method in METHODS:
-        tiny.train(Run.open(folder / f"{method} {BEGUN.format(2)}", ["train.steps=6"]), resume=True)
+        Run.open(folder / f"{method} {BEGUN.format(2)}", ["train.steps=6"])
+        make_trainer(folder / f"{method} {BEGUN.format(2)}", 1).fit(StopRequest())
     return folder
 
 

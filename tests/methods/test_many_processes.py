@@ -53,17 +53,15 @@ def make_step(settings):
     torch.manual_seed(0)
     network = {"in_channels": 1, "classes": 3, "filters": [4, 8, 8], "decoders": 3 if settings.name == "mc_net" else 1}
     step = Step(build_method(settings, lambda: build_network("dynunet", **network))).train()
-    # in float64 no arg-max and no threshold hangs on how a batch's size rounds; the contrast's maps are float32
-    return step if settings.name == "fba_net" else step.double()
+    return step.double()  # no arg-max and no threshold hangs on how a batch's size rounds
 
 
-def make_batch(tiny, method, labeled, unlabeled):
+def make_batch(tiny, labeled, unlabeled):
     """Rows with more, fewer and no labeled voxels, so that the processes' rows do not weigh alike by themselves."""
     batch = tiny.make_batch(labeled, unlabeled)
     batch["label"][1] = -1
     batch["label"][0, :, :4] = -1
-    if method != "fba_net":
-        batch["views"] = {name: view.double() for name, view in batch["views"].items()}
+    batch["views"] = {name: view.double() for name, view in batch["views"].items()}
     return batch
 
 
@@ -113,7 +111,7 @@ def together(tiny, tmp_path_factory):
         tree = tiny.recipe_tree(method)
         for key, value in changes.items():
             tree = tiny.set_key(tree, f"method.{key}", value)
-        settings[name], batches[name] = tiny.recipe_from(tree).method, make_batch(tiny, method, labeled, unlabeled)
+        settings[name], batches[name] = tiny.recipe_from(tree).method, make_batch(tiny, labeled, unlabeled)
     multiprocessing.spawn(process, (str(folder), settings, batches), nprocs=PROCESSES)
     found = [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(PROCESSES)]
     return settings, batches, found

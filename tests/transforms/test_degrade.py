@@ -13,7 +13,8 @@ from PIL import Image
 from medcontrast.errors import InputError
 from medcontrast.settings.degrade import FundusDegradeSettings, XrayDegradeSettings
 from medcontrast.transforms.degrade import degrade
-from medcontrast.transforms.fundus_artefacts import blur, disc, gaussian_blur, illumination, spots
+from medcontrast.transforms.fundus_artefacts import blur, disc, illumination, spots
+from medcontrast.transforms.intensity import blur as gaussian_blur
 from medcontrast.transforms.jpeg import compress, quantisation_table
 from medcontrast.transforms.xray_artefacts import exposure, noise
 
@@ -197,7 +198,7 @@ def test_colour_and_hole_by_hand():
 def test_blur_keeps_the_mean_and_has_its_width():
     point = torch.zeros(2, 1, 65, 65)
     point[:, :, 32, 32] = 1.0
-    out = gaussian_blur(point, torch.tensor([2.0, 4.0]), 4.0)
+    out = gaussian_blur(point, torch.tensor([2.0, 4.0]).view(-1, 1, 1, 1), 4.0)
     places = torch.arange(65.0) - 32
     for row, sigma in ((0, 2.0), (1, 4.0)):
         profile = out[row, 0].sum(0)

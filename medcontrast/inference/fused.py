@@ -1,6 +1,6 @@
 """A network rewritten for inference: batch norm folded into the convolution before it, ReLU into its last pass.
 
-Same function, fewer passes over memory: on CPUs it is memory, not arithmetic, that narrow layers at full resolution cost.
+Same function, fewer passes over memory: on CPUs narrow layers at full resolution wait for memory, not for arithmetic.
 """
 
 from __future__ import annotations
@@ -12,28 +12,34 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from medcontrast.networks.instance_norm import use_channels_last
+
 
 def fused(network: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose blocks of convolution, batch norm and ReLU are one layer each.
 
-    A block is a Sequential of just these three, as V-Net has them; whatever else stays as it is. With a block fused,
-    the copy computes in the channels-last layout, which those layers are fastest in. It cannot be trained, and its
-    tensors have other names.
+    A block is a Sequential of just these three, as V-Net has them; whatever else stays as it is. The copy cannot be
+    trained, and its tensors have other names.
 
     Args:
         network: Left alone.
     """
     made = copy.deepcopy(network).eval().requires_grad_(False)
-    blocks = [module for module in made.modules() if _is_block(module)]
-    for block in blocks:
-        convolution, norm = block[0], block[1]
-        transposed = isinstance(convolution, nn.ConvTranspose3d)
-        folded = fuse_conv_bn_eval(convolution, norm, transpose=transposed)
-        block[0] = folded if transposed else ConvolutionReLU(folded)
-        block[1] = nn.Identity()
-        if not transposed:
-            block[2] = nn.Identity()
-    return made.to(memory_format=torch.channels_last_3d) if blocks else made
+    for block in made.modules():
+        if isinstance(block, nn.Sequential) and len(block) == 3:
+            convolution, norm, last = block
+            if isinstance(norm, nn.BatchNorm3d) and isinstance(last, nn.ReLU):
+                _fold(block, convolution, norm)
+    return use_channels_last(made)
+
+
+def _fold(block: nn.Sequential, convolution: nn.Module, norm: nn.BatchNorm3d) -> None:
+    """Rewrites the block in place, where its first layer is a convolution that can take the others in."""
+    if isinstance(convolution, nn.ConvTranspose3d):
+        block[0], block[1] = fuse_conv_bn_eval(convolution, norm, transpose=True), nn.Identity()
+    elif isinstance(convolution, nn.Conv3d) and convolution.padding_mode == "zeros":
+        block[0] = ConvolutionReLU(fuse_conv_bn_eval(convolution, norm))
+        block[1] = block[2] = nn.Identity()
 
 
 class ConvolutionReLU(nn.Module):
@@ -57,14 +63,3 @@ class ConvolutionReLU(nn.Module):
             image, weight, bias, layer.padding, layer.stride, layer.dilation, layer.groups, "relu", [], ""
         )
         return out
-
-
-def _is_block(module: nn.Module) -> bool:
-    return (
-        isinstance(module, nn.Sequential)
-        and len(module) == 3
-        and isinstance(module[0], nn.Conv3d | nn.ConvTranspose3d)
-        and isinstance(module[1], nn.BatchNorm3d)
-        and isinstance(module[2], nn.ReLU)
-        and module[0].padding_mode == "zeros"
-    )

@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py              # --quick: smaller scans, nothing recorded
 
-Scans are synthetic. Each is predicted in a process of its own; what counts is the highest resident size (getrusage) over
-that of the process once libraries and network are loaded.
+Scans are synthetic. Each is predicted in a process of its own; what counts is the highest resident size (getrusage)
+over that of the process once libraries and network are loaded.
 """
 
 from __future__ import annotations

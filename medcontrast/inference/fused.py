@@ -52,14 +52,28 @@ class ConvolutionReLU(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(b, c, x, y, z) in, (b, d, ...) out."""
         layer = self.convolution
-        if image.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else image.dtype
+        if image.device.type != "cpu" or not _in_one_pass(dtype):
             return functional.relu(layer(image))
-        weight, bias = layer.weight, layer.bias
-        if torch.is_autocast_enabled("cpu"):  # autocast does not know the operator
-            dtype = torch.get_autocast_dtype("cpu")
-            image, weight = image.to(dtype), weight.to(dtype)
-            bias = None if bias is None else bias.to(dtype)
+        # autocast does not know the operator
+        bias = None if layer.bias is None else layer.bias.to(dtype)
         out: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            image, weight, bias, layer.padding, layer.stride, layer.dilation, layer.groups, "relu", [], ""
+            image.to(dtype),
+            layer.weight.to(dtype),
+            bias,
+            layer.padding,
+            layer.stride,
+            layer.dilation,
+            layer.groups,
+            "relu",
+            [],
+            "",
         )
         return out
+
+
+def _in_one_pass(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has the two as one on this CPU, in this type."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

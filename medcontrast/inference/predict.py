@@ -20,14 +20,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medcontrast.errors import InputError, VolumeError
-from medcontrast.inference.layout import WINDOW_BYTES, Layout, choose_layout
 from medcontrast.inference.members import Member, load_members
 from medcontrast.inference.postprocess import finish
 from medcontrast.inference.record import geometry, measured_volumes, prediction_record
-from medcontrast.inference.windows import even_slabs, joined, mirrored_softmax, most_probable, window_slabs
+from medcontrast.inference.windows import even_slabs, joined, mirrored, window_slabs
 from medcontrast.labels import LabelTable
 from medcontrast.settings.train import InferenceSettings
-from medcontrast.transforms.volume3d import prepare_image, reordered, same_voxels, to_scan_grid, to_scan_labels
+from medcontrast.transforms.volume3d import (
+    most_probable,
+    prepare_image,
+    reordered,
+    same_voxels,
+    to_scan_grid,
+    to_scan_labels,
+)
 from medcontrast.volume import Grid, Volume, read_volume, require_usable_image
 
 Autocast = Callable[[], AbstractContextManager[Any]]
@@ -67,7 +73,6 @@ class Predictor:
         device: Where the networks compute.
         autocast: Context of the forward passes.
         precision: What the forward passes compute in.
-        memory_bytes: What one forward pass may take, where windows may be larger than the patch.
     """
 
     members: tuple[Member, ...]
@@ -75,7 +80,6 @@ class Predictor:
     device: torch.device
     autocast: Autocast = field(default=nullcontext, repr=False)
     precision: str = "float32"
-    memory_bytes: int | None = WINDOW_BYTES
 
     @property
     def labels(self) -> LabelTable:
@@ -89,11 +93,7 @@ class Predictor:
 
     @classmethod
     def load(
-        cls,
-        checkpoints: Sequence[Path],
-        device: str | None = None,
-        overrides: Mapping[str, Any] | None = None,
-        memory_bytes: int | None = WINDOW_BYTES,
+        cls, checkpoints: Sequence[Path], device: str | None = None, overrides: Mapping[str, Any] | None = None
     ) -> Predictor:
         """Loads checkpoints.
 
@@ -101,7 +101,6 @@ class Predictor:
             checkpoints: Run folders or checkpoint files; the probabilities of several are averaged.
             device: cpu, cuda, cuda:N or mps; by default cuda where there is one.
             overrides: Inference settings that replace the recipe's, for example {"flips": True}.
-            memory_bytes: What one forward pass may take; see `layout.choose_layout`.
 
         Raises:
             CheckpointError: One is unusable, or two cannot be averaged.
@@ -112,23 +111,12 @@ class Predictor:
         first = members[0].recipe
         settings = InferenceSettings.model_validate({**first.inference.model_dump(), **(overrides or {})})
         precision, autocast = _autocast(chosen, first.train.precision)
-        return cls(members, settings, chosen, autocast, precision, memory_bytes)
+        return cls(members, settings, chosen, autocast, precision)
 
     def predict_slabs(self, image: Tensor) -> Iterator[Tensor]:
         """Mean probabilities of all members, (k, some x, y, z) float32 one after another, for an image (c, x, y, z)."""
         streams = [
-            even_slabs(
-                _network_slabs(
-                    member.network,
-                    image,
-                    patch=member.recipe.data.patch,
-                    settings=self.settings,
-                    device=self.device,
-                    autocast=self.autocast,
-                    memory_bytes=self.memory_bytes,
-                ),
-                _SLAB_PLANES,
-            )
+            even_slabs((slab.softmax(dim=0) for slab in self._logit_slabs(member, image)), _SLAB_PLANES)
             for member in self.members
         ]
         for slabs in zip(*streams, strict=True):
@@ -144,8 +132,19 @@ class Predictor:
 
     def predict_classes(self, image: Tensor) -> Tensor:
         """The most probable class of every voxel, (x, y, z) int16 on the CPU, for a prepared image (c, x, y, z)."""
-        classes = (most_probable(slab)[None].cpu() for slab in self.predict_slabs(image))
-        return joined(classes, image.shape[1:], torch.int16)[0]
+        alone = len(self.members) == 1  # the order of logits is that of probabilities
+        slabs = self._logit_slabs(self.members[0], image) if alone else self.predict_slabs(image)
+        return joined((most_probable(slab)[None].cpu() for slab in slabs), image.shape[1:], torch.int16)[0]
+
+    def _logit_slabs(self, member: Member, image: Tensor) -> Iterator[Tensor]:
+        return _logit_slabs(
+            member.network,
+            image,
+            patch=member.recipe.data.patch,
+            settings=self.settings,
+            device=self.device,
+            autocast=self.autocast,
+        )
 
     def predict_scan(
         self,
@@ -223,35 +222,25 @@ def predict_probabilities(
     settings: InferenceSettings,
     device: torch.device | str,
     autocast: Autocast = nullcontext,
-    memory_bytes: int | None = WINDOW_BYTES,
 ) -> Tensor:
     """Probabilities of one network, by sliding window.
 
     Args:
         network: Gives `Output`; set to evaluation for the time of the call.
         image: (c, x, y, z) prepared image.
-        patch: The training patch; the window where the settings have none, unless `choose_layout` finds a larger one.
+        patch: Window in voxels, where the settings have none.
         settings: Window, overlap, weighting, windows a batch, flips.
         device: Where the network computes.
         autocast: Context of the forward passes.
-        memory_bytes: What one forward pass may take.
 
     Returns:
         (k, x, y, z) float32.
     """
-    slabs = _network_slabs(
-        network,
-        image,
-        patch=patch,
-        settings=settings,
-        device=device,
-        autocast=autocast,
-        memory_bytes=memory_bytes,
-    )
-    return joined(slabs, image.shape[1:])
+    slabs = _logit_slabs(network, image, patch=patch, settings=settings, device=device, autocast=autocast)
+    return joined((slab.softmax(dim=0) for slab in slabs), image.shape[1:])
 
 
-def _network_slabs(
+def _logit_slabs(
     network: nn.Module,
     image: Tensor,
     *,
@@ -259,7 +248,6 @@ def _network_slabs(
     settings: InferenceSettings,
     device: torch.device | str,
     autocast: Autocast,
-    memory_bytes: int | None,
 ) -> Iterator[Tensor]:
     def logits_of(windows: Tensor) -> Tensor:
         with autocast():
@@ -267,20 +255,13 @@ def _network_slabs(
         return logits
 
     with evaluating(network):
-        if settings.window is not None:
-            layout = Layout(settings.window, (settings.overlap,) * 3)
-        else:
-            layout = choose_layout(
-                network, image.shape[1:], patch=patch, overlap=settings.overlap, memory_bytes=memory_bytes
-            )
-        larger = math.prod(layout.window) > math.prod(patch)  # then one window is the budget
         yield from window_slabs(
             image[None],
-            layout.window,
-            mirrored_softmax(logits_of, _MIRRORED if settings.flips else ()),
-            overlap=layout.overlap,
+            settings.window or patch,
+            mirrored(logits_of, _MIRRORED if settings.flips else ()),
+            overlap=settings.overlap,
             weighting=settings.weighting,
-            window_batch=1 if larger and settings.window is None else settings.window_batch,
+            window_batch=settings.window_batch,
             device=device,
         )
 
@@ -299,10 +280,8 @@ def predict_case(
     Returns:
         (x, y, z) int16 class indices on the prepared grid, on the CPU.
     """
-    probabilities = predict_probabilities(
-        network, image, patch=patch, settings=settings, device=device, autocast=autocast
-    )
-    return most_probable(probabilities).cpu()
+    slabs = _logit_slabs(network, image, patch=patch, settings=settings, device=device, autocast=autocast)
+    return joined((most_probable(slab)[None].cpu() for slab in slabs), image.shape[1:], torch.int16)[0]
 
 
 def entropy_map(probabilities: Tensor, affine: NDArray[np.float64], grid: Grid) -> NDArray[np.float32]:
@@ -354,21 +333,13 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def _autocast(device: torch.device, precision: str) -> tuple[str, Autocast]:
-    if precision == "32-true" or device.type == "mps":
-        return "float32", nullcontext
-    if device.type == "cpu":
-        if precision != "16-mixed" and torch.backends.mkldnn.is_available() and _cpu_computes_in_bfloat16():
-            return "bfloat16", partial(torch.autocast, "cpu", torch.bfloat16)
+    if device.type != "cuda" or precision == "32-true":
         return "float32", nullcontext
     if precision == "16-mixed":
         return "float16", partial(torch.autocast, "cuda", torch.float16)
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return "bfloat16", partial(torch.autocast, "cuda", torch.bfloat16)
     return "float32", nullcontext
-
-
-def _cpu_computes_in_bfloat16() -> bool:
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _stacked(probabilities: Tensor, affine: NDArray[np.float64], grid: Grid) -> NDArray[np.float32]:

@@ -1,4 +1,7 @@
-"""The sliding window: overlapping windows, weighted, averaged to one probability map."""
+"""The sliding window: logits of overlapping windows, weighted, averaged to one map of a whole image.
+
+Logits and not probabilities, as MONAI and nnU-Net 2 do: a window that is unsure counts for less (docs/findings.md).
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ from torch.nn import functional
 from medcontrast.transforms.crop import PAD_VALUE
 
 DEVICE_BYTES = 4 * 2**30
-"""Above this size the probabilities of a whole image are kept in main memory instead of on the device."""
+"""Above this size the values of a whole image are kept in main memory instead of on the device."""
 
 WindowFunction = Callable[[Tensor], Tensor]
-"""Windows (n, c, *patch) in, probabilities (n, k, *patch) out."""
+"""Windows (n, c, *patch) in, logits (n, k, *patch) out, in any float type."""
 
 Triple = tuple[int, int, int]
 
@@ -24,7 +27,7 @@ Triple = tuple[int, int, int]
 def sliding_window(
     image: Tensor,
     patch: Sequence[int],
-    probabilities_of: WindowFunction,
+    logits_of: WindowFunction,
     *,
     overlap: float | Sequence[float] = 0.5,
     weighting: str = "gaussian",
@@ -32,7 +35,7 @@ def sliding_window(
     device: torch.device | str = "cpu",
     pad_value: float = PAD_VALUE,
 ) -> Tensor:
-    """Averages the probabilities of overlapping windows over a whole image; see `window_slabs` for the arguments.
+    """Averages the logits of overlapping windows over a whole image; see `window_slabs` for the arguments.
 
     Returns:
         (k, x, y, z) float32; on `device` up to DEVICE_BYTES, else on the CPU.
@@ -40,7 +43,7 @@ def sliding_window(
     slabs = window_slabs(
         image,
         patch,
-        probabilities_of,
+        logits_of,
         overlap=overlap,
         weighting=weighting,
         window_batch=window_batch,
@@ -77,7 +80,7 @@ def joined(slabs: Iterator[Tensor], sides: Sequence[int], dtype: torch.dtype = t
 def window_slabs(
     image: Tensor,
     patch: Sequence[int],
-    probabilities_of: WindowFunction,
+    logits_of: WindowFunction,
     *,
     overlap: float | Sequence[float] = 0.5,
     weighting: str = "gaussian",
@@ -85,7 +88,7 @@ def window_slabs(
     device: torch.device | str = "cpu",
     pad_value: float = PAD_VALUE,
 ) -> Iterator[Tensor]:
-    """The averaged probabilities of overlapping windows, slab by slab along x.
+    """The averaged logits of overlapping windows, slab by slab along x.
 
     A slab is given as soon as no further window reaches it, so that no more than a window's length of the image is held
     for all classes at once.
@@ -93,11 +96,11 @@ def window_slabs(
     Args:
         image: (1, c, x, y, z); smaller than the patch it is padded on both sides, and the result cropped again.
         patch: Window in voxels.
-        probabilities_of: What is averaged; `mirrored_softmax` makes one from a network.
+        logits_of: What is averaged; `mirrored` makes one that looks at every mirrored version too.
         overlap: Share by which neighbouring windows overlap, 0 to below 1; one for all axes, or one each.
         weighting: "gaussian" (standard deviation an eighth of the patch) or "uniform".
         window_batch: Windows in one call.
-        device: Where `probabilities_of` computes.
+        device: Where `logits_of` computes.
         pad_value: What the padding holds, in the prepared image's units.
 
     Yields:
@@ -110,13 +113,13 @@ def window_slabs(
     inner = (slice(None), *(slice(first, first + side) for first, side in zip(before, size, strict=True)))
     starts = window_starts(_triple(padded.shape[2:]), window, overlap)
     if len(starts) == 1:  # nothing to average, so that no sums are kept beside the answer
-        yield probabilities_of(padded.to(device))[0].float()[inner]
+        yield logits_of(padded.to(device))[0].float()[inner]
         return
     weights = window_weights(window, weighting).to(device)
     buffer: _Slab | None = None
     for group in _groups(starts, window_batch):
         windows = torch.cat([padded[(slice(None), slice(None), *_slices(start, window))] for start in group]).to(device)
-        for start, part in zip(group, probabilities_of(windows).float() * weights, strict=True):
+        for start, part in zip(group, logits_of(windows).float(), strict=True):
             if buffer is None:
                 buffer = _Slab(len(part), (window[0], *_triple(padded.shape[2:])[1:]), device)
             if start[0] > buffer.start:
@@ -137,9 +140,9 @@ class _Slab:
         self.weight = torch.zeros(sides, device=device)
 
     def add(self, start: Triple, part: Tensor, weights: Tensor) -> None:
-        """Adds a window's weighted probabilities (k, *window)."""
+        """Adds a window's logits (k, *window) under their weights (*window)."""
         place = _slices((start[0] - self.start, *start[1:]), _triple(part.shape[1:]))
-        self.total[(slice(None), *place)] += part
+        self.total[(slice(None), *place)].addcmul_(part, weights)
         self.weight[place] += weights
 
     def advance(self, start: int) -> Tensor:
@@ -168,40 +171,23 @@ def even_slabs(slabs: Iterator[Tensor], planes: int) -> Iterator[Tensor]:
         yield torch.cat(held, dim=1)
 
 
-def most_probable(probabilities: Tensor) -> Tensor:
-    """The class with the largest value in every voxel of (k, x, y, z), as (x, y, z) int16; of equal ones the first.
-
-    PyTorch's arg-max over the first axis is 20 times slower on CPUs than comparing class by class.
-    """
-    largest = probabilities[0].clone()
-    found = torch.zeros(largest.shape, dtype=torch.int16, device=largest.device)
-    for index in range(1, len(probabilities)):
-        found.masked_fill_(probabilities[index] > largest, index)
-        torch.maximum(largest, probabilities[index], out=largest)
-    return found
-
-
-def mirrored_softmax(logits_of: Callable[[Tensor], Tensor], axes: Sequence[int] = ()) -> WindowFunction:
-    """A window function: soft-max in float32, averaged over every mirrored version along the given axes.
+def mirrored(logits_of: WindowFunction, axes: Sequence[int] = ()) -> WindowFunction:
+    """A window function whose logits are the mean, in float32, over every mirrored version along the given axes.
 
     Args:
-        logits_of: Windows (n, c, *patch) in, logits (n, k, *patch) out, in any float type.
+        logits_of: What is asked for every version.
         axes: Spatial axes 0 to 2; all three make eight versions, none makes one.
     """
     versions = [chosen for count in range(len(axes) + 1) for chosen in itertools.combinations(axes, count)]
 
-    def probabilities_of(windows: Tensor) -> Tensor:
-        total: Tensor | None = None
-        for version in versions:
+    def averaged(windows: Tensor) -> Tensor:
+        total = logits_of(windows).float()
+        for version in versions[1:]:
             dims = [axis + 2 for axis in version]
-            logits = logits_of(windows.flip(dims) if dims else windows)
-            probabilities = logits.float().softmax(dim=1)
-            probabilities = probabilities.flip(dims) if dims else probabilities
-            total = probabilities if total is None else total.add_(probabilities)
-        assert total is not None
-        return total.div_(len(versions))
+            total = total + logits_of(windows.flip(dims)).float().flip(dims)
+        return total / len(versions) if len(versions) > 1 else total
 
-    return probabilities_of
+    return averaged
 
 
 def window_weights(patch: Sequence[int], weighting: str) -> Tensor:

@@ -103,20 +103,24 @@ def test_mirroring_averages_eight_versions_turned_back() -> None:
     total = torch.zeros_like(averaged)
     for flips in itertools.product([False, True], repeat=3):
         dims = [axis + 2 for axis, flip in enumerate(flips) if flip]
-        total += position_logits(image.flip(dims)).flip(dims)
-    assert torch.allclose(averaged, total / 8, atol=1e-6)
+        total += position_logits(image.flip(dims)).softmax(dim=1).flip(dims)
+    assert torch.allclose(averaged.exp(), total / 8, atol=1e-6)
     some = mirrored(position_logits, (1,))(image)
-    by_hand = (position_logits(image) + position_logits(image.flip(3)).flip(3)) / 2
-    assert torch.allclose(some, by_hand, atol=1e-6)
+    by_hand = (position_logits(image).softmax(1) + position_logits(image.flip(3)).softmax(1).flip(3)) / 2
+    assert torch.allclose(some.exp(), by_hand, atol=1e-6)
+    assert torch.equal(mirrored(position_logits)(image), position_logits(image))
+
+
+def test_mirrored_versions_that_rule_a_class_out_stay_finite() -> None:
+    out = mirrored(lambda image: torch.cat([image, image + 500], dim=1), (0,))(torch.zeros(1, 1, 4, 4, 4))
+    assert torch.allclose(out[:, 0], torch.tensor(-500.0)) and torch.allclose(out[:, 1], torch.tensor(0.0))
 
 
 def test_half_precision_logits_are_averaged_in_float32() -> None:
     image = sine_image(1, 8, 8, 8)
     out = mirrored(lambda each: position_logits(each).to(torch.bfloat16), (1,))(image)
-    versions = [position_logits(image), position_logits(image.flip(3)).flip(3)]
-    exact = (versions[0].to(torch.bfloat16).float() + versions[1].to(torch.bfloat16).float()) / 2
     assert out.dtype == torch.float32
-    assert torch.equal(out, exact)
+    assert torch.allclose(out.exp().sum(dim=1), torch.ones(1, 8, 8, 8), atol=1e-6)
     assert sliding_window(image, (8, 8, 8), lambda each: position_logits(each).half()).dtype == torch.float32
 
 

@@ -317,6 +317,18 @@ def test_a_large_scan_is_kept_in_16_bits_and_comes_out_the_same(
     assert (plain != small).mean() < 1e-3
 
 
+def test_the_class_of_an_ensemble_is_that_of_its_mean_probabilities(tmp_path: Path, tools: SimpleNamespace) -> None:
+    paths = [tools.write_checkpoint(tmp_path / f"{name}.safetensors", phase=name) for name in (0.0, 1.0)]
+    image = torch.sin(torch.arange(24 * 18 * 20) * 0.1).reshape(1, 24, 18, 20)
+    alone = [Predictor.load([path], "cpu") for path in paths]
+    both = Predictor.load(paths, "cpu")
+    expected = sum(predictor.predict_probabilities(image) for predictor in alone) / 2
+    assert torch.allclose(both.predict_probabilities(image), expected, atol=1e-6)
+    classes = both.predict_classes(image)
+    assert torch.equal(classes, expected.argmax(dim=0).to(torch.int16))
+    assert not all(torch.equal(classes, predictor.predict_classes(image)) for predictor in alone)
+
+
 def test_classes_by_slabs_are_those_of_the_whole(tmp_path: Path, tools: SimpleNamespace) -> None:
     predictor = tools.threshold_predictor()
     image = torch.sin(torch.arange(40 * 18 * 20) * 0.11).reshape(1, 40, 18, 20) * 60 + 60

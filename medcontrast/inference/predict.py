@@ -37,7 +37,7 @@ from medcontrast.transforms.volume3d import (
 from medcontrast.volume import Grid, Volume, read_volume, require_usable_image
 
 Autocast = Callable[[], AbstractContextManager[Any]]
-_MIRRORED = (0, 1, 2)
+_ALL_AXES = (0, 1, 2)
 _SLAB_PLANES = 16
 """Several networks may have windows of several sizes; their slabs are brought to this many planes each."""
 FLOAT32_BYTES = 2**30
@@ -144,6 +144,7 @@ class Predictor:
             settings=self.settings,
             device=self.device,
             autocast=self.autocast,
+            flip_axes=member.recipe.augment.spatial.flip_axes,
         )
 
     def predict_scan(
@@ -222,6 +223,7 @@ def predict_probabilities(
     settings: InferenceSettings,
     device: torch.device | str,
     autocast: Autocast = nullcontext,
+    flip_axes: Sequence[int] = _ALL_AXES,
 ) -> Tensor:
     """Probabilities of one network, by sliding window.
 
@@ -232,11 +234,14 @@ def predict_probabilities(
         settings: Window, overlap, weighting, windows a batch, flips.
         device: Where the network computes.
         autocast: Context of the forward passes.
+        flip_axes: Where the settings ask for flips: those that the network was trained with.
 
     Returns:
         (k, x, y, z) float32.
     """
-    slabs = _logit_slabs(network, image, patch=patch, settings=settings, device=device, autocast=autocast)
+    slabs = _logit_slabs(
+        network, image, patch=patch, settings=settings, device=device, autocast=autocast, flip_axes=flip_axes
+    )
     return joined((slab.softmax(dim=0) for slab in slabs), image.shape[1:])
 
 
@@ -248,6 +253,7 @@ def _logit_slabs(
     settings: InferenceSettings,
     device: torch.device | str,
     autocast: Autocast,
+    flip_axes: Sequence[int],
 ) -> Iterator[Tensor]:
     def logits_of(windows: Tensor) -> Tensor:
         with autocast():
@@ -258,7 +264,7 @@ def _logit_slabs(
         yield from window_slabs(
             image[None],
             settings.window or patch,
-            mirrored(logits_of, _MIRRORED if settings.flips else ()),
+            mirrored(logits_of, flip_axes if settings.flips else ()),
             overlap=settings.overlap,
             weighting=settings.weighting,
             window_batch=settings.window_batch,
@@ -274,13 +280,16 @@ def predict_case(
     settings: InferenceSettings,
     device: torch.device | str,
     autocast: Autocast = nullcontext,
+    flip_axes: Sequence[int] = _ALL_AXES,
 ) -> Tensor:
     """The most probable class in every voxel of a prepared image; see `predict_probabilities`.
 
     Returns:
         (x, y, z) int16 class indices on the prepared grid, on the CPU.
     """
-    slabs = _logit_slabs(network, image, patch=patch, settings=settings, device=device, autocast=autocast)
+    slabs = _logit_slabs(
+        network, image, patch=patch, settings=settings, device=device, autocast=autocast, flip_axes=flip_axes
+    )
     return joined((most_probable(slab)[None].cpu() for slab in slabs), image.shape[1:], torch.int16)[0]
 
 

@@ -103,7 +103,7 @@ class InferenceSettings(Settings):
     window_batch: int = Field(default=4, ge=1)
     """Windows in one forward pass."""
     flips: bool = False
-    """Average over all mirrored versions of each window."""
+    """Average over the mirrored versions of each window, along augment.spatial.flip_axes: others were never learned."""
     network: Literal["teacher", "student"] = "teacher"
     """student where the method has no teacher."""
     largest_component: Literal["none", "each", "joint"] = "none"

@@ -122,6 +122,12 @@ def test_train_resume_and_its_last_words(cli, place):
     assert load_resume(run / "last.pt")["progress"]["step"] == 2
 
 
+def test_a_run_that_saved_nothing_cannot_be_resumed(cli, tiny, tmp_path):
+    run = tiny.make_run(tmp_path, tiny.recipe_tree())
+    sentence = "nothing to resume from yet (no last.pt); train it again with --overwrite.\n"
+    refused(cli("train", "--resume", run.folder, "--accelerator", "cpu"), f"{run.folder}: {sentence}")
+
+
 def test_max_time_saves_and_resume_goes_on(cli, place):
     run = place.parent / "run"
     words = ("--max-time", "0.001s", "--accelerator", "cpu")

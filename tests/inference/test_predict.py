@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from contextlib import nullcontext
@@ -162,15 +163,19 @@ def test_an_ensemble_averages_probabilities(tmp_path: Path, tools: SimpleNamespa
     assert [entry["checkpoint"] for entry in both.record["checkpoints"]] == ["0/last.safetensors", "1/last.safetensors"]
 
 
-def test_flips_average_eight_mirrored_scans(tmp_path: Path, tools: SimpleNamespace) -> None:
-    path = tools.write_checkpoint(tmp_path / "last.safetensors")
+@pytest.mark.parametrize("axes_trained", [(0, 1, 2), (1,), ()])
+def test_flips_average_the_scans_mirrored_as_in_training(
+    tmp_path: Path, tools: SimpleNamespace, axes_trained: tuple[int, ...]
+) -> None:
+    path = tools.write_checkpoint(tmp_path / "last.safetensors", flip_axes=axes_trained)
     plain, flipped = Predictor.load([path]), Predictor.load([path], overrides={"flips": True})
     assert flipped.settings.flips and not plain.settings.flips
     image = torch.sin(torch.arange(16**3) * 0.1).reshape(1, 16, 16, 16)
     total = torch.zeros(3, 16, 16, 16)
-    for number in range(8):
-        axes = [axis + 1 for axis in range(3) if number >> axis & 1]
-        total += plain.predict_probabilities(image.flip(axes)).flip(axes) / 8
+    versions = [axes for count in range(4) for axes in itertools.combinations(axes_trained, count)]
+    for version in versions:
+        axes = [axis + 1 for axis in version]
+        total += plain.predict_probabilities(image.flip(axes)).flip(axes) / len(versions)
     assert torch.allclose(flipped.predict_probabilities(image), total, atol=1e-5)
 
 

@@ -24,7 +24,11 @@ def npz_array(path: Path, key: str, where: str) -> NDArray[Any]:
         ManifestError: No such file or array.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # opened here, as numpy leaves a file open that it cannot read
+        with path.open("rb") as stream:
+            arrays = np.load(stream, allow_pickle=False)
+            if isinstance(arrays, np.ndarray):
+                raise ValueError("it is a single array, .npy")
             if key not in arrays:
                 raise ManifestError(f"{where}: {path} has no array {key!r}; it has {', '.join(arrays.files)}.")
             found: NDArray[Any] = arrays[key]

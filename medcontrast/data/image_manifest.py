@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -117,12 +118,11 @@ def overlaps(splits: Mapping[str, Sequence[ImageCase]]) -> list[str]:
     """What stands in two splits: the first image and the first patient of each pair of splits, in words."""
     faults = []
     for kind, word in (("name", "image"), ("patient", "patient")):
-        seen: dict[str, str] = {}
-        for split, cases in splits.items():
-            values = {str(value) for case in cases if (value := getattr(case, kind)) is not None}
-            both = {seen[value]: value for value in sorted(values & seen.keys(), reverse=True)}
-            faults += [f"{word} {value} stands in {other} and in {split}" for other, value in sorted(both.items())]
-            seen |= dict.fromkeys(values, split)
+        values = {split: {value for case in cases if (value := getattr(case, kind))} for split, cases in splits.items()}
+        for first, second in combinations(values, 2):
+            both = values[first] & values[second]
+            if both:
+                faults.append(f"{word} {min(both)} stands in {first} and in {second}")
     return faults
 
 

@@ -281,16 +281,27 @@ def _dicom(path: Path) -> NDArray[Any]:
         image = reader.Execute()
     except RuntimeError:
         raise ImageError(f"{path}: cannot be read as a DICOM image.") from None
-    array = np.squeeze(sitk.GetArrayFromImage(image)).astype(np.float64)
+    frames = sitk.GetArrayFromImage(image).astype(np.float64)
+    if len(frames) != 1:
+        raise ImageError(f"{path}: holds {len(frames)} frames; write one a file, or take it as slices of a volume.")
+    array = frames[0]
     if image.GetNumberOfComponentsPerPixel() > 1:
         return array
 
-    def number(tag: str) -> float | None:
+    def number(tag: str, otherwise: float | None = None) -> float | None:
         text = reader.GetMetaData(tag).split("\\")[0].strip() if reader.HasMetaDataKey(tag) else ""
-        return float(text) if text else None
+        return float(text) if text else otherwise
 
     centre, width = number("0028|1050"), number("0028|1051")
     low, high = (array.min(), array.max()) if centre is None or not width else (centre - width / 2, centre + width / 2)
-    grey = np.clip((array - low) / max(high - low, 1e-12), 0.0, 1.0) * 255.0
-    dark_is_high = reader.HasMetaDataKey("0028|0004") and reader.GetMetaData("0028|0004").strip() == "MONOCHROME1"
-    return 255.0 - grey if dark_is_high else grey
+    if centre is not None and width and _inverted(reader):
+        bits, signed = number("0028|0101", 16) or 16, number("0028|0103", 0)
+        slope, intercept = number("0028|1053", 1) or 1, number("0028|1052", 0) or 0
+        ends = slope * (-1 if signed else 2**bits - 1) + 2 * intercept  # of all that can be stored, smallest + largest
+        low, high = ends - high, ends - low
+    return np.clip((array - low) / max(high - low, 1e-12), 0.0, 1.0) * 255.0
+
+
+def _inverted(reader: Any) -> bool:
+    """Whether large values were dark in the file (MONOCHROME1): the reader turns them round, its window stays."""
+    return bool(reader.HasMetaDataKey("0028|0004") and reader.GetMetaData("0028|0004").strip() == "MONOCHROME1")

@@ -110,7 +110,7 @@ def write_volumes(tiny, folder, recipe, path):
 
 
 def write_images(tiny, folder, recipe, path):
-    tiny.write_images(folder, channels=recipe.data.channels)
+    tiny.write_squares(folder, channels=recipe.data.channels)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)

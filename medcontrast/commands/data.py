@@ -26,18 +26,45 @@ def check(
     cases: Annotated[bool, typer.Option("--cases", help="One line a case too.")] = False,
 ) -> None:
     """Open every file a manifest names and say what is wrong; labels of unlabeled cases stay unopened."""
+    from medcontrast.data.image_manifest import is_image_manifest
+
+    wanted = _triple(patch, "--patch")
+    if not is_image_manifest(manifest):
+        ok = _check_volumes(manifest, root, splits, wanted, cases)
+    elif wanted is None:
+        ok = _check_images(manifest, root, splits, cases)
+    else:
+        raise InputError(f"--patch {patch}: is for volumes, but {manifest} lists images; leave it out.")
+    if not ok:
+        raise typer.Exit(2)
+
+
+def _check_volumes(
+    path: Path, root: Path | None, splits: list[str] | None, patch: tuple[int, int, int] | None, cases: bool
+) -> bool:
     from medcontrast.commands.progress import counting
     from medcontrast.data.check import check_manifest
     from medcontrast.data.check_page import print_report
     from medcontrast.data.manifest import load_manifest
 
-    wanted = _triple(patch, "--patch")
-    loaded = load_manifest(manifest, root)
+    loaded = load_manifest(path, root)
     with counting("reading") as tell:
-        report = check_manifest(loaded, splits=splits, patch=wanted, tell=tell)
+        report = check_manifest(loaded, splits=splits, patch=patch, tell=tell)
     print_report(report, cases=cases)
-    if not report.ok:
-        raise typer.Exit(2)
+    return report.ok
+
+
+def _check_images(path: Path, root: Path | None, splits: list[str] | None, cases: bool) -> bool:
+    from medcontrast.commands.progress import counting
+    from medcontrast.data.check_images import check_image_manifest
+    from medcontrast.data.check_images_page import print_image_report
+    from medcontrast.data.image_manifest import load_image_manifest
+
+    loaded = load_image_manifest(path, root)
+    with counting("reading") as tell:
+        report = check_image_manifest(loaded, splits=splits, tell=tell)
+    print_image_report(report, cases=cases)
+    return report.ok
 
 
 @app.command("split")

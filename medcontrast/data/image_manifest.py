@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from medcontrast.data.image_sources import SOURCES, ImageCase, expand
+from medcontrast.data.image_sources import SOURCES, ImageCase, expand, source_kind
 from medcontrast.data.manifest import read_json, root_folder
 from medcontrast.errors import ManifestError
 
@@ -67,7 +68,7 @@ class ImageManifest:
 
     def files(self, split: str) -> list[Path]:
         """The files and folders that a split's sources name."""
-        return [self.root / source[key] for source in self.sources[split] for key in source if key in SOURCES]
+        return [self.root / source[key] for source in self.sources[split] for key in SOURCES if key in source]
 
 
 def is_image_manifest(path: Path) -> bool:
@@ -91,15 +92,19 @@ def load_image_manifest(path: Path, root: Path | None = None) -> ImageManifest:
     """
     raw = read_json(path)
     if raw.get("kind") != KIND:
+        what = f"of the kind {raw['kind']!r}" if "kind" in raw else "a manifest of volumes"
         raise ManifestError(
             f'{path}: a pre-training recipe and a probe take a manifest of images, with "kind": "{KIND}" and the '
-            f"splits {', '.join(IMAGE_SPLITS)}; this is a manifest of volumes."
+            f"splits {', '.join(IMAGE_SPLITS)}; this is {what}."
         )
     faults = [f"unknown key {key!r}; known: {', '.join(sorted(_KEYS))}" for key in sorted(set(raw) - _KEYS)]
     classes = raw.get("classes", [])
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         faults.append(f"classes: expected a list of names, target 0 first, but got {classes!r}")
         classes = []
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice:
+        faults.append(f"classes: {twice[0]!r} stands in it more than once")
     sources = {split: _sources(raw.get(split, []), split, faults) for split in IMAGE_SPLITS}
     if not any(sources.values()):
         faults.append(f"no images: at least one of {', '.join(IMAGE_SPLITS)} is needed")
@@ -109,21 +114,25 @@ def load_image_manifest(path: Path, root: Path | None = None) -> ImageManifest:
     return ImageManifest(path, name, root_folder(raw, path, root), tuple(classes), sources, raw)
 
 
+def overlaps(splits: Mapping[str, Sequence[ImageCase]]) -> list[str]:
+    """What stands in two splits: the first image and the first patient of each pair of splits, in words."""
+    faults = []
+    for kind, word in (("name", "image"), ("patient", "patient")):
+        values = {split: {value for case in cases if (value := getattr(case, kind))} for split, cases in splits.items()}
+        for first, second in combinations(values, 2):
+            both = values[first] & values[second]
+            if both:
+                faults.append(f"{word} {min(both)} stands in {first} and in {second}")
+    return faults
+
+
 def require_apart(manifest: ImageManifest) -> None:
     """Refuses an image or a patient that stands in two splits.
 
     Raises:
-        ManifestError: With the first of each kind.
+        ManifestError: With the first of each kind for each pair of splits.
     """
-    faults = []
-    for kind in ("name", "patient"):
-        seen: dict[str, str] = {}
-        for split in manifest.splits():
-            values = {str(value) for case in manifest.cases(split) if (value := getattr(case, kind)) is not None}
-            for value in sorted(values & set(seen)):
-                faults.append(f"{'image' if kind == 'name' else kind} {value} stands in {seen[value]} and in {split}")
-                break
-            seen |= dict.fromkeys(values, split)
+    faults = overlaps({split: manifest.cases(split) for split in manifest.splits()})
     if faults:
         raise ManifestError("\n".join([f"{manifest.path}: splits must not overlap:", *(f"  - {f}" for f in faults)]))
 
@@ -134,11 +143,10 @@ def _sources(entries: Any, split: str, faults: list[str]) -> tuple[dict[str, Any
         return ()
     found = []
     for number, entry in enumerate(entries):
-        kinds = [key for key in SOURCES if isinstance(entry, dict) and key in entry]
-        if len(kinds) != 1:
+        kind = source_kind(entry) if isinstance(entry, dict) else None
+        if kind is None:
             faults.append(f"{split}[{number}]: expected one of the keys {', '.join(SOURCES)}, but got {entry!r}")
             continue
-        kind = kinds[0]
         unknown = sorted(set(entry) - {kind} - set(SOURCES[kind].keys))
         if unknown:
             faults.append(

@@ -5,23 +5,19 @@ Lists and headers are opened here, pixels are not; medcontrast.data.images reads
 
 from __future__ import annotations
 
-import csv
-import gzip
-import struct
-import zipfile
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from medcontrast.data.image_arrays import csv_rows, idx_array, npz_column, npz_length
 from medcontrast.errors import ManifestError
-
-if TYPE_CHECKING:  # `medcontrast check` answers without what this imports
-    from numpy.typing import NDArray
 
 QUALITIES = ("high", "low")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
-_KNOWN = ("target", "domain", "quality", "patient", "text", "of", "attributes")
+_COLUMNS = ("target", "domain", "quality", "patient", "text", "of")
+_KNOWN = (*_COLUMNS, "attributes")
 """What may be known of an image, whatever it comes from."""
 
 
@@ -64,211 +60,196 @@ class Source(NamedTuple):
     """One kind of source: the other keys it takes, and how it becomes images."""
 
     keys: tuple[str, ...]
-    expand: Callable[[dict[str, Any], Path, _Facts], list[ImageCase]]
+    expand: Callable[[dict[str, Any], Path, _Place], list[ImageCase]]
 
 
 @dataclass(frozen=True)
-class _Facts:
-    """Turns what is known of an image into a case's fields; knows the classes and the place in the manifest."""
+class _Place:
+    """Where a source stands: what the facts of its images mean, and where its other files lie."""
 
+    root: Path
     classes: tuple[str, ...]
     where: str
 
-    def fields(self, known: dict[str, Any]) -> dict[str, Any]:
+    def file(self, path: Any) -> Path:
+        """A file that the source names."""
+        if not isinstance(path, str):
+            raise ManifestError(f"{self.where}: expected a path, but got {path!r}.")
+        if not (self.root / path).exists():
+            raise ManifestError(
+                f"{self.where}: {self.root / path} is not there; set MEDCONTRAST_DATA or data.root to where the data "
+                "is."
+            )
+        return self.root / path
+
+    def columns(self, names: Any) -> list[str]:
+        """Names of columns with attributes."""
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ManifestError(f"{self.where}: attributes is a list of columns here, but got {names!r}.")
+        return names
+
+    def facts(self, known: dict[str, Any], name: str = "") -> dict[str, Any]:
+        """Fields of an ImageCase; `name` of the image stands in messages."""
+        where = f"{self.where}: {name}" if name else self.where
         found = {key: value for key, value in known.items() if value is not None and value != ""}
         if "target" in found:
-            found["target"] = self.target(found["target"])
+            found["target"] = self._target(found["target"], where)
         if found.get("quality", "high") not in QUALITIES:
-            raise ManifestError(f'{self.where}: quality is "high" or "low", but got {found["quality"]!r}.')
+            raise ManifestError(f'{where}: quality is "high" or "low", but got {found["quality"]!r}.')
         for key in ("domain", "patient", "text", "of"):
             if key in found:
                 found[key] = str(found[key])
         attributes = found.get("attributes", {})
         try:
-            found["attributes"] = {str(name): float(value) for name, value in attributes.items()}
+            found["attributes"] = {str(key): float(value) for key, value in attributes.items()}
         except (AttributeError, TypeError, ValueError):
-            raise ManifestError(f"{self.where}: attributes are numbers by name, but got {attributes!r}.") from None
+            raise ManifestError(f"{where}: attributes are numbers by name, but got {attributes!r}.") from None
+        if not all(math.isfinite(value) for value in found["attributes"].values()):
+            raise ManifestError(f"{where}: attributes must be finite, but got {attributes!r}.")
         return found
 
-    def target(self, value: Any) -> int:
+    def _target(self, value: Any, where: str) -> int:
         """A class index, from itself or from the name of a class."""
         text = str(value)
         if text in self.classes:
             return self.classes.index(text)
-        if text.isdigit() and int(text) < len(self.classes):
+        if text.isdecimal() and int(text) < len(self.classes):
             return int(text)
         names = ", ".join(self.classes) or 'none; add "classes", a list of names'
-        raise ManifestError(f"{self.where}: target {value!r} is not one of the manifest's classes ({names}).")
+        raise ManifestError(f"{where}: target {value!r} is not one of the manifest's classes ({names}).")
+
+
+def source_kind(source: dict[str, Any]) -> str | None:
+    """The kind of a source: its one key out of `SOURCES`, another's companion (an IDX file's csv) aside."""
+    kinds = [key for key in SOURCES if key in source]
+    leading = [kind for kind in kinds if not any(kind in SOURCES[other].keys for other in kinds)]
+    return leading[0] if len(leading) == 1 else None
 
 
 def expand(source: dict[str, Any], root: Path, classes: tuple[str, ...], *, where: str) -> list[ImageCase]:
     """Every image of a source.
 
     Args:
-        source: As it stands in the manifest; its kind is the one key out of `SOURCES`.
+        source: As it stands in the manifest.
         root: Folder of relative paths.
         classes: Names of the targets.
         where: Place in the manifest, for messages.
 
     Raises:
-        ManifestError: A list or header that is missing or does not fit.
+        ManifestError: A file, list or header that is missing or does not fit.
     """
-    kind = next(key for key in SOURCES if key in source)
-    path = root / source[kind]
-    if not path.exists():
-        raise ManifestError(f"{where}: {path} is not there; set MEDCONTRAST_DATA or data.root to where the data is.")
-    return SOURCES[kind].expand(source, path, _Facts(classes, where))
+    kind = source_kind(source)
+    if kind is None:
+        raise ManifestError(f"{where}: expected one of the keys {', '.join(SOURCES)}, but got {source!r}.")
+    place = _Place(root, classes, where)
+    return SOURCES[kind].expand(source, place.file(source[kind]), place)
 
 
-def npz_array(path: Path, key: str, where: str) -> NDArray[Any]:
-    """One array of an .npz file.
-
-    Raises:
-        ManifestError: No such file or array.
-    """
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if key not in arrays:
-                raise ManifestError(f"{where}: {path} has no array {key!r}; it has {', '.join(arrays.files)}.")
-            found: NDArray[Any] = arrays[key]
-            return found
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ManifestError(f"{where}: {path} cannot be read as .npz ({error}).") from None
+def _single(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
+    known = place.facts({key: source.get(key) for key in _KNOWN})
+    return [ImageCase(name=str(source.get("name") or _name(source["image"])), file=path, **known)]
 
 
-def idx_array(path: Path) -> NDArray[Any]:
-    """An array of bytes in the IDX form of MNIST, gzipped or not.
-
-    Raises:
-        ManifestError: Not such a file.
-    """
-    import numpy as np
-
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        zero, kind, axes = struct.unpack(">HBB", data[:4])
-        shape = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes])
-        if zero != 0 or kind != 8:
-            raise ValueError("not bytes in the IDX form")
-        return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error) as error:
-        raise ManifestError(f"{path}: cannot be read as an IDX file ({error}).") from None
-
-
-def _single(source: dict[str, Any], path: Path, facts: _Facts) -> list[ImageCase]:
-    known = facts.fields({key: source.get(key) for key in _KNOWN})
-    return [ImageCase(name=str(source.get("name") or source["image"]), file=path, **known)]
-
-
-def _npz(source: dict[str, Any], path: Path, facts: _Facts) -> list[ImageCase]:
-    key = source.get("images", "images")
-    count = _npz_length(path, key, facts.where)
-    columns: dict[str, NDArray[Any]] = {}
+def _npz(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
+    key, attributes = source.get("images", "images"), source.get("attributes") or {}
     same = {"quality": source["quality"]} if source.get("quality") in QUALITIES else {}  # of all images
-    arrays = {name: source[name] for name in _KNOWN[:-1] if isinstance(source.get(name), str) and name not in same}
-    arrays |= {f"attributes.{name}": array for name, array in (source.get("attributes") or {}).items()}
-    for name, array in arrays.items():
-        columns[name] = npz_array(path, array, facts.where).reshape(count, -1)[:, 0]
+    arrays = {name: source[name] for name in _COLUMNS if source.get(name) is not None and name not in same}
+    named = isinstance(attributes, dict) and all(
+        isinstance(name, str) for name in (*arrays.values(), *attributes.values())
+    )
+    if not named:
+        raise ManifestError(
+            f"{place.where}: {', '.join(_COLUMNS)} are names of arrays here, and attributes names of arrays by name."
+        )
+    count = npz_length(path, key, place.where)
+    columns = {name: npz_column(path, array, count, place.where) for name, array in arrays.items()}
+    numbers = {name: npz_column(path, array, count, place.where) for name, array in attributes.items()}
     cases = []
-    for index in _chosen(source, count, facts.where):
-        known = {**same, **{name: column[index].item() for name, column in columns.items() if "." not in name}}
-        known["attributes"] = {
-            name.partition(".")[2]: column[index].item() for name, column in columns.items() if "." in name
-        }
-        name = f"{path.name}#{key}[{index}]"
-        cases.append(ImageCase(name=name, file=path, key=key, index=index, **facts.fields(known)))
+    for index in _chosen(source, count, place.where):
+        known: dict[str, Any] = {**same, **{name: column[index] for name, column in columns.items()}}
+        known["attributes"] = {name: column[index] for name, column in numbers.items()}
+        name = f"{_name(source['npz'])}#{key}[{index}]"
+        cases.append(ImageCase(name=name, file=path, key=key, index=index, **place.facts(known, name)))
     return cases
 
 
-def _npz_length(path: Path, key: str, where: str) -> int:
-    """First side of an array, from its header alone."""
-    import numpy as np
-
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as stream:
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            return int(read(stream)[0][0])
-    except (KeyError, IndexError):
-        return len(npz_array(path, key, where))  # says which arrays there are
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ManifestError(f"{where}: {path} cannot be read as .npz ({error}).") from None
-
-
-def _folder(source: dict[str, Any], path: Path, facts: _Facts) -> list[ImageCase]:
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+def _folder(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
+    files = sorted(
+        file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    )
     if not files:
-        raise ManifestError(f"{facts.where}: {path} holds no image ({', '.join(SUFFIXES)}).")
+        raise ManifestError(f"{place.where}: {path} holds no image ({', '.join(SUFFIXES)}).")
     cases = []
-    for index in _chosen(source, len(files), facts.where):
+    for index in _chosen(source, len(files), place.where):
         relative = files[index].relative_to(path)
-        by_folder = relative.parts[0] if source.get("target") == "subfolder" and len(relative.parts) > 1 else None
-        known = {"target": by_folder, **{key: source.get(key) for key in ("domain", "quality")}}
-        name = f"{source['folder']}/{relative.as_posix()}"
-        cases.append(ImageCase(name=name, file=files[index], **facts.fields(known)))
+        name = _name(source["folder"], relative)
+        known = {key: source.get(key) for key in ("target", "domain", "quality")}
+        if known["target"] == "subfolder":
+            known["target"] = relative.parts[0] if len(relative.parts) > 1 else None
+        cases.append(ImageCase(name=name, file=files[index], **place.facts(known, name)))
     return cases
 
 
-def _csv(source: dict[str, Any], path: Path, facts: _Facts) -> list[ImageCase]:
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    columns = list(rows[0]) if rows else []
-    wanted = source.get("attributes") or []
-    missing = [name for name in ("image", *wanted) if name not in columns]
-    if missing:
-        raise ManifestError(f"{facts.where}: {path} has no column {missing[0]!r}; it has {', '.join(columns)}.")
-    base = path.parent if source.get("relative_to") == "csv" else Path(str(path)[: -len(source["csv"])])
+def _csv(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
+    beside = source.get("relative_to", "root")
+    if beside not in ("root", "csv"):
+        raise ManifestError(f'{place.where}: relative_to is "root" or "csv", but got {beside!r}.')
+    wanted = place.columns(source.get("attributes") or [])
+    rows = csv_rows(path, ("image", *wanted), place.where)
+    folder = Path(source["csv"]).parent if beside == "csv" else Path()
     cases = []
-    for index in _chosen(source, len(rows), facts.where):
+    for index in _chosen(source, len(rows), place.where):
         row = rows[index]
-        known: dict[str, Any] = {key: row.get(key) for key in _KNOWN[:-1]}
+        known: dict[str, Any] = {key: row.get(key) for key in _COLUMNS}
         known["attributes"] = {name: row[name] for name in wanted}
-        cases.append(ImageCase(name=row["image"], file=base / row["image"], **facts.fields(known)))
+        name, file = _name(folder, row["image"]), place.root / folder / row["image"]
+        cases.append(ImageCase(name=name, file=file, **place.facts(known, f"row {index + 1} ({name})")))
     return cases
 
 
-def _idx(source: dict[str, Any], path: Path, facts: _Facts) -> list[ImageCase]:
+def _idx(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
     count = len(idx_array(path))
-    beside = Path(str(path)[: -len(source["idx"])])
-    targets = idx_array(beside / source["target"]) if source.get("target") else None
-    columns: dict[str, list[str]] = {}
+    wanted = place.columns(source.get("attributes") or [])
+    if wanted and not source.get("csv"):
+        raise ManifestError(f"{place.where}: attributes are columns of a csv, but the source names none.")
+    columns: dict[str, Sequence[Any]] = {}
     if source.get("csv"):
-        with (beside / source["csv"]).open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-        columns = {name: [row[name] for row in rows] for name in source.get("attributes") or []}
+        rows = csv_rows(place.file(source["csv"]), wanted, place.where)
+        columns = {name: [row[name] for row in rows] for name in wanted}
+    targets = idx_array(place.file(source["target"])).tolist() if source.get("target") else None
     for name, values in {"target": targets, **columns}.items():
         if values is not None and len(values) != count:
-            raise ManifestError(f"{facts.where}: {len(values)} values of {name} for {count} images in {path}.")
-    return [
-        ImageCase(
-            name=f"{path.name}[{index}]",
-            file=path,
-            index=index,
-            **facts.fields(
-                {
-                    "target": None if targets is None else int(targets[index]),
-                    "attributes": {name: values[index] for name, values in columns.items()},
-                }
-            ),
-        )
-        for index in _chosen(source, count, facts.where)
-    ]
+            raise ManifestError(f"{place.where}: {len(values)} values of {name} for {count} images in {path}.")
+    cases = []
+    for index in _chosen(source, count, place.where):
+        known = {
+            "target": None if targets is None else targets[index],
+            "attributes": {name: values[index] for name, values in columns.items()},
+        }
+        name = f"{_name(source['idx'])}[{index}]"
+        cases.append(ImageCase(name=name, file=path, index=index, **place.facts(known, name)))
+    return cases
 
 
-def _slices(source: dict[str, Any], path: Path, facts: _Facts) -> list[ImageCase]:
+def _slices(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
     from medcontrast.data.slices import slice_count
 
     axis, every = source.get("axis", 2), source.get("every", 1)
     if axis not in (0, 1, 2) or not isinstance(every, int) or every < 1:
-        raise ManifestError(f"{facts.where}: axis is 0, 1 or 2 and every 1 or more, but got {axis!r} and {every!r}.")
-    label = Path(str(path)[: -len(source["slices"])]) / source["label"] if source.get("label") else None
-    known = facts.fields({"patient": source["slices"], **{key: source.get(key) for key in _KNOWN}})
+        raise ManifestError(f"{place.where}: axis is 0, 1 or 2 and every 1 or more, but got {axis!r} and {every!r}.")
+    label = place.file(source["label"]) if source.get("label") else None
+    volume = _name(source["slices"])
+    known = {key: source.get(key) for key in _KNOWN}
+    facts = place.facts({**known, "patient": known["patient"] or volume})  # slices of a scan must not be torn apart
     return [
-        ImageCase(name=f"{source['slices']}[{axis}:{index}]", file=path, index=index, axis=axis, label=label, **known)
+        ImageCase(name=f"{volume}[{axis}:{index}]", file=path, index=index, axis=axis, label=label, **facts)
         for index in range(0, slice_count(path, axis), every)
     ]
+
+
+def _name(*parts: str | Path) -> str:
+    """One name for a file however its path is spelled."""
+    return Path(*parts).as_posix()
 
 
 def _chosen(source: dict[str, Any], count: int, where: str) -> Sequence[int]:

@@ -19,8 +19,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from medcontrast.batch import Batch
+from medcontrast.data.image_arrays import idx_array, npz_array
 from medcontrast.data.image_manifest import ImageManifest
-from medcontrast.data.image_sources import ImageCase, idx_array, npz_array
+from medcontrast.data.image_sources import ImageCase
 from medcontrast.data.sampler import RowKey, TwoStreamSampler
 from medcontrast.data.slices import image_slice
 from medcontrast.errors import ImageError, InputError
@@ -39,22 +40,13 @@ def read_image(case: ImageCase, *, channels: int, size: int) -> NDArray[np.uint8
         size: Side in pixels; the whole image is resized to it, bilinear with smoothing where it shrinks.
 
     Returns:
-        (c, size, size), rows of pixels first.
+        (c, size, size); of pictures x runs down and y to the right.
 
     Raises:
-        ImageError: Not readable, of another number of channels than 1, 3 or 4, or not finite.
+        ImageError: As for `read_pixels`.
+        VolumeError: The volume of a slice cannot be used.
     """
-    array = _pixels(case)
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or 0 in array.shape:
-        raise ImageError(
-            f"{case.file}: image {case.name} has shape {array.shape}; expected height x width, or that x 1, 3 or 4 "
-            "channels."
-        )
-    values = array[..., :3].astype(np.float32)  # an alpha channel says nothing of tissue
-    if not np.isfinite(values).all():
-        raise ImageError(f"{case.file}: image {case.name} holds NaN or infinite values; repair or leave it out.")
+    values = read_pixels(case)[..., :3].astype(np.float32)  # an alpha channel says nothing of tissue
     if channels == 1 and values.shape[-1] == 3:
         values = (values @ np.array(LUMA, dtype=np.float32))[..., None]
     if channels == 3 and values.shape[-1] == 1:
@@ -64,6 +56,31 @@ def read_image(case: ImageCase, *, channels: int, size: int) -> NDArray[np.uint8
         tensor = functional.interpolate(tensor, (size, size), mode="bilinear", antialias=True, align_corners=False)
         values = tensor[0].permute(1, 2, 0).numpy()
     return np.ascontiguousarray(np.clip(np.rint(values), 0, 255).astype(np.uint8).transpose(2, 0, 1))
+
+
+def read_pixels(case: ImageCase) -> NDArray[Any]:
+    """One image as it lies in its file, in values from 0 to 255.
+
+    16 bits are a share of 65535, fractions from 0 to 1 one of 1; DICOM goes by its window.
+
+    Returns:
+        (x, y, c) with 1, 3 or 4 channels, bytes or floats.
+
+    Raises:
+        ImageError: Not readable, of another number of channels than 1, 3 or 4, or not finite.
+        VolumeError: The volume of a slice cannot be used.
+    """
+    array = _pixels(case)
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or 0 in array.shape:
+        raise ImageError(
+            f"{case.file}: image {case.name} has shape {array.shape}; expected height x width, or that x 1, 3 or 4 "
+            "channels."
+        )
+    if not np.isfinite(array).all():
+        raise ImageError(f"{case.file}: image {case.name} holds NaN or infinite values; repair or leave it out.")
+    return array
 
 
 class Images:
@@ -201,20 +218,21 @@ def _pixels(case: ImageCase) -> NDArray[Any]:
         assert case.index is not None
         return image_slice(case.file, case.axis, case.index) * 255.0
     if case.key is not None:
-        return _bytes(_npz(case.file, case.key)[case.index], case)
+        return _fractions(_npz(case.file, case.key)[case.index], f"{case.file}: image {case.name}")
     if case.index is not None:
         return _idx(case.file)[case.index]
     return _dicom(case.file) if case.file.suffix.lower() == ".dcm" else _picture(case.file)
 
 
-def _bytes(array: NDArray[Any], case: ImageCase) -> NDArray[Any]:
+def _fractions(array: NDArray[Any], where: str) -> NDArray[Any]:
+    """Bytes as they are, fractions from 0 to 1 as shares of 255; NaN is left for others to find."""
     if array.dtype == np.uint8:
         return array
-    if array.dtype.kind == "f" and float(np.nanmin(array)) >= 0.0 and float(np.nanmax(array)) <= 1.0:
+    finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
+    if array.dtype.kind == "f" and (not finite.size or (finite.min() >= 0.0 and finite.max() <= 1.0)):
         return array * 255.0
     raise ImageError(
-        f"{case.file}: array {case.key} holds {array.dtype} from {array.min()} to {array.max()}; expected bytes, or "
-        "fractions from 0 to 1."
+        f"{where} holds {array.dtype} from {finite.min()} to {finite.max()}; expected bytes, or fractions from 0 to 1."
     )
 
 
@@ -233,14 +251,24 @@ def _picture(path: Path) -> NDArray[Any]:
 
     try:
         with Image.open(path) as picture:
-            if picture.mode.startswith(("I", "F")):  # 16 bits and more
-                array = np.asarray(picture, dtype=np.float64)
-                return array / (65535.0 if array.max() > 255 else 255.0) * 255.0
+            frames = getattr(picture, "n_frames", 1)
+            if frames > 1:
+                raise ImageError(f"{path}: holds {frames} pictures; write one a file.")
+            if picture.mode == "F":
+                return _fractions(np.asarray(picture), str(path))
+            if picture.mode.startswith("I"):
+                return _sixteen_bits(np.asarray(picture), path)
             return np.asarray(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
     except FileNotFoundError:
         raise ImageError(f"{path}: there is no such image.") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         raise ImageError(f"{path}: cannot be read as an image ({error}).") from None
+
+
+def _sixteen_bits(array: NDArray[Any], path: Path) -> NDArray[np.float64]:
+    if array.min() < 0 or array.max() > 65535:
+        raise ImageError(f"{path}: holds values from {array.min()} to {array.max()}; expected 8 or 16 bits.")
+    return array / 257.0
 
 
 def _dicom(path: Path) -> NDArray[Any]:
@@ -253,16 +281,27 @@ def _dicom(path: Path) -> NDArray[Any]:
         image = reader.Execute()
     except RuntimeError:
         raise ImageError(f"{path}: cannot be read as a DICOM image.") from None
-    array = np.squeeze(sitk.GetArrayFromImage(image)).astype(np.float64)
+    frames = sitk.GetArrayFromImage(image).astype(np.float64)
+    if len(frames) != 1:
+        raise ImageError(f"{path}: holds {len(frames)} frames; write one a file, or take it as slices of a volume.")
+    array = frames[0]
     if image.GetNumberOfComponentsPerPixel() > 1:
         return array
 
-    def number(tag: str) -> float | None:
+    def number(tag: str, otherwise: float | None = None) -> float | None:
         text = reader.GetMetaData(tag).split("\\")[0].strip() if reader.HasMetaDataKey(tag) else ""
-        return float(text) if text else None
+        return float(text) if text else otherwise
 
     centre, width = number("0028|1050"), number("0028|1051")
     low, high = (array.min(), array.max()) if centre is None or not width else (centre - width / 2, centre + width / 2)
-    grey = np.clip((array - low) / max(high - low, 1e-12), 0.0, 1.0) * 255.0
-    dark_is_high = reader.HasMetaDataKey("0028|0004") and reader.GetMetaData("0028|0004").strip() == "MONOCHROME1"
-    return 255.0 - grey if dark_is_high else grey
+    if centre is not None and width and _inverted(reader):
+        bits, signed = number("0028|0101", 16) or 16, number("0028|0103", 0)
+        slope, intercept = number("0028|1053", 1) or 1, number("0028|1052", 0) or 0
+        ends = slope * (-1 if signed else 2**bits - 1) + 2 * intercept  # of all that can be stored, smallest + largest
+        low, high = ends - high, ends - low
+    return np.clip((array - low) / max(high - low, 1e-12), 0.0, 1.0) * 255.0
+
+
+def _inverted(reader: Any) -> bool:
+    """Whether large values were dark in the file (MONOCHROME1): the reader turns them round, its window stays."""
+    return bool(reader.HasMetaDataKey("0028|0004") and reader.GetMetaData("0028|0004").strip() == "MONOCHROME1")

@@ -16,7 +16,7 @@ from medcontrast.data.manifest import Manifest
 from medcontrast.errors import InputError
 from medcontrast.methods import Method, build_method
 from medcontrast.networks.build import build_network
-from medcontrast.networks.encoders2d import build_encoder
+from medcontrast.networks.encoders2d import Encoder, build_encoder
 from medcontrast.settings import AnyRecipe, PretrainRecipe, Recipe
 from medcontrast.settings.train import OptimizerSettings, ScheduleSettings
 
@@ -123,11 +123,22 @@ def make_method(recipe: Recipe, manifest: Manifest) -> Method:
     return build_method(recipe.method, make_network_builder(recipe, manifest))
 
 
-def make_pretraining_method(recipe: PretrainRecipe) -> Method:
-    """The same for a recipe that pre-trains an encoder."""
-    torch.manual_seed(recipe.seed)
+def make_encoder_builder(recipe: PretrainRecipe) -> Callable[[], Encoder]:
+    """A function that builds the recipe's encoder with fresh weights."""
     plain = recipe.network.plain()
-    return build_method(recipe.method, partial(build_encoder, in_channels=recipe.data.channels, **plain))
+    return partial(build_encoder, in_channels=recipe.data.channels, **plain)
+
+
+def make_encoder(recipe: PretrainRecipe, seed: int) -> Encoder:
+    """The recipe's encoder as a run of this seed starts from it."""
+    torch.manual_seed(seed)
+    return make_encoder_builder(recipe)()
+
+
+def make_pretraining_method(recipe: PretrainRecipe) -> Method:
+    """The same as `make_method` for a recipe that pre-trains an encoder."""
+    torch.manual_seed(recipe.seed)
+    return build_method(recipe.method, make_encoder_builder(recipe))
 
 
 def make_optimizer(settings: OptimizerSettings, method: nn.Module) -> Optimizer:

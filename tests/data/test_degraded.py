@@ -11,7 +11,7 @@ import pytest
 @pytest.fixture
 def degrade(cli, tiny, tmp_path):
     def run(*words, name="worse", **extra):
-        path = tiny.write_images(tmp_path / f"images_{name}", **extra)
+        path = tiny.write_squares(tmp_path / f"images_{name}", **extra)
         return cli("data", "degrade", path, "-o", tmp_path / name, "--kind", "xray", "--size", 16, *words)
 
     return run

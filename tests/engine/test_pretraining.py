@@ -49,7 +49,7 @@ def tree(method="simclr", **train):
 def run_of(tiny, tmp_path):
     def make(method="simclr", name="run", **train):
         if not (tmp_path / "data").exists():
-            tiny.write_images(tmp_path / "data")
+            tiny.write_squares(tmp_path / "data")
         path = tiny.write_recipe(tmp_path / f"{name}.yaml", tree(method, **train))
         from medcontrast.settings import load_recipe
 
@@ -85,7 +85,7 @@ def test_the_encoder_is_left_behind_with_its_recipe(tiny, run_of):
 
 def test_an_image_of_low_quality_is_not_degraded_further(tiny, tmp_path):
     low = {"npz": "images.npz", "images": "images", "target": "labels", "rows": [0, 4]}
-    tiny.write_images(tmp_path / "data", train=[{**low, "quality": "low"}, {**low, "rows": [4, 8]}])
+    tiny.write_squares(tmp_path / "data", train=[{**low, "quality": "low"}, {**low, "rows": [4, 8]}])
     content = tree("simclr", rows=8)
     plain = {"crop": {"kind": "whole"}, "flip": 0.0, "photometric": {"jitter_probability": 0.0}}
     content["augment"]["views"] = {"first": plain, "second": {**plain, "degrade": {"kind": "xray"}}}
@@ -120,7 +120,7 @@ def test_targets_never_reach_training(tiny, run_of, tmp_path):
 
 
 def test_train_check_and_resume_by_the_command(cli, tiny, tmp_path):
-    tiny.write_images(tmp_path / "data")
+    tiny.write_squares(tmp_path / "data")
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tree("leoclr")), encoding="utf-8")
     checked = cli("check", path)
@@ -140,7 +140,7 @@ def test_train_check_and_resume_by_the_command(cli, tiny, tmp_path):
 
 
 def faulty(cli, tiny, tmp_path, change):
-    tiny.write_images(tmp_path / "data")
+    tiny.write_squares(tmp_path / "data")
     content = tree()
     change(content)
     path = tmp_path / "tiny.yaml"
@@ -190,7 +190,7 @@ def test_manifests_of_the_other_kind_are_refused(cli, tiny, tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tree()), encoding="utf-8")
     assert "this is a manifest of volumes" in cli("check", path).err
-    images = tiny.write_images(tmp_path / "images")
+    images = tiny.write_squares(tmp_path / "images")
     volumes = tiny.write_recipe(tmp_path / "volumes.yaml", tiny.recipe_tree(manifest=str(images)))
     found = cli("check", volumes)
     assert found.code == 2

@@ -158,11 +158,11 @@ def test_every_pass_takes_every_row_once():
 
 
 def test_mirroring_is_a_draw_a_row():
-    image = torch.arange(2 * 64).reshape(64, 1, 2, 1).float()
+    image = torch.arange(4 * 64).reshape(64, 1, 2, 2).float()
     out = mirrored(image, 3, 0)
     turned = (out != image).flatten(1).any(1)
     assert 15 < int(turned.sum()) < 49
-    assert torch.equal(out[turned], image.flip(2)[turned]) and torch.equal(out, mirrored(image, 3, 0))
+    assert torch.equal(out[turned], image.flip(3)[turned]) and torch.equal(out, mirrored(image, 3, 0))
 
 
 def tuned(**changes):

@@ -84,13 +84,7 @@ class Record:
         Raises:
             InputError: Naming the first setting that differs.
         """
-        old, new = _deciding(self.recipe), _deciding(recipe.model_dump(mode="json"))
-        for key in sorted(old.keys() & new.keys()):
-            if old[key] != new[key]:
-                raise InputError(
-                    f"{path}: this record was made with {key} {old[key]}, but the grid now asks for {new[key]}. "
-                    "Delete it to run its cell again, or put the setting back."
-                )
+        require_same(self.recipe, recipe.model_dump(mode="json"), path)
 
 
 def make_record(cell: Cell, recipe: Recipe, report: Report, facts: dict[str, Any]) -> Record:
@@ -101,9 +95,7 @@ def make_record(cell: Cell, recipe: Recipe, report: Report, facts: dict[str, Any
         for place, target in enumerate(report.targets)
     }
     tree = recipe.model_dump(mode="json")
-    text = json.dumps(_deciding(tree), sort_keys=True)
-    digest = hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
-    return Record(cell.row, cell.labeled, cell.run, tree, digest, cases, scores, facts)
+    return Record(cell.row, cell.labeled, cell.run, tree, recipe_digest(deciding(tree)), cases, scores, facts)
 
 
 def load_records(folder: Path, names: Sequence[str]) -> dict[str, Record]:
@@ -112,7 +104,27 @@ def load_records(folder: Path, names: Sequence[str]) -> dict[str, Record]:
     return {name: Record.load(path) for name, path in paths.items() if path.is_file()}
 
 
-def _deciding(tree: dict[str, Any]) -> dict[str, Any]:
+def require_same(old_tree: dict[str, Any], new_tree: dict[str, Any], path: Path) -> None:
+    """Refuses a record whose recipe differs from the grid's in a setting that both have.
+
+    Raises:
+        InputError: Naming the first such setting.
+    """
+    old, new = deciding(old_tree), deciding(new_tree)
+    for key in sorted(old.keys() & new.keys()):
+        if old[key] != new[key]:
+            raise InputError(
+                f"{path}: this record was made with {key} {old[key]}, but the grid now asks for {new[key]}. "
+                "Delete it to run its cell again, or put the setting back."
+            )
+
+
+def recipe_digest(settings: dict[str, Any]) -> str:
+    """Short name of the settings that decide a result: the first 16 hex digits of a SHA-256."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode("utf-8")).hexdigest()[:16]
+
+
+def deciding(tree: dict[str, Any]) -> dict[str, Any]:
     """What decides the result; not what a resume may change, save the steps."""
     free = set(CHANGEABLE_ON_RESUME) - {"train.steps"}
     return {key: value for key, value in leaves(tree).items() if key not in free and not key.startswith("about.")}

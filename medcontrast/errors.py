@@ -11,6 +11,11 @@ MedcontrastError            exit code 1: failed while running
     └── OutputError         the place to write to
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class MedcontrastError(Exception):
     """Failed while running. The message is the whole answer to the user; no traceback is shown."""
@@ -50,3 +55,17 @@ class CheckpointError(InputError):
 
 class OutputError(InputError):
     """The output cannot be written, or exists already."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error of a name that is not in a list; says the list, and the nearest name where one is near.
+
+    Args:
+        kind: What the name is of, such as "network".
+        name: As it was given.
+        known: The list.
+    """
+    known = list(known)
+    near = difflib.get_close_matches(str(name).lower(), known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return InputError(f"There is no {kind} {name!r}; the {kind}s are {', '.join(known)}.{hint}")

@@ -101,6 +101,29 @@ def write_data(
     return path
 
 
+def write_squares(folder: Path, *, count: int = 12, channels: int = 1, **extra: Any) -> Path:
+    """Bright squares and dark squares in noise, as an .npz file, and its manifest."""
+    generator = np.random.default_rng(3)
+    images = generator.integers(80, 120, (count, 16, 16, channels)).astype(np.uint8)
+    labels = np.arange(count) % 2
+    images[labels == 0, 4:12, 4:12] += 100
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(folder / "images.npz", images=images, labels=labels)
+    half = count // 2
+    manifest = {
+        "kind": "images",
+        "name": "squares",
+        "root": ".",
+        "classes": ["bright", "dark"],
+        "train": [{"npz": "images.npz", "images": "images", "target": "labels", "rows": [0, half]}],
+        "test": [{"npz": "images.npz", "images": "images", "target": "labels", "rows": [half, count]}],
+        **extra,
+    }
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    return path
+
+
 def write_images(
     folder: Path,
     *,
@@ -282,6 +305,7 @@ def tiny() -> SimpleNamespace:
         make_scan=make_scan,
         write_data=write_data,
         write_images=write_images,
+        write_squares=write_squares,
         pretrain_tree=pretrain_tree,
         recipe_tree=recipe_tree,
         set_key=set_key,

@@ -152,7 +152,8 @@ def _single(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase
 
 def _npz(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
     key, attributes = source.get("images", "images"), source.get("attributes") or {}
-    arrays = {name: source[name] for name in _COLUMNS if source.get(name) is not None}
+    same = {"quality": source["quality"]} if source.get("quality") in QUALITIES else {}  # of all images
+    arrays = {name: source[name] for name in _COLUMNS if source.get(name) is not None and name not in same}
     named = isinstance(attributes, dict) and all(
         isinstance(name, str) for name in (*arrays.values(), *attributes.values())
     )
@@ -165,7 +166,7 @@ def _npz(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
     numbers = {name: npz_column(path, array, count, place.where) for name, array in attributes.items()}
     cases = []
     for index in _chosen(source, count, place.where):
-        known: dict[str, Any] = {name: column[index] for name, column in columns.items()}
+        known: dict[str, Any] = {**same, **{name: column[index] for name, column in columns.items()}}
         known["attributes"] = {name: column[index] for name, column in numbers.items()}
         name = f"{_name(source['npz'])}#{key}[{index}]"
         cases.append(ImageCase(name=name, file=path, key=key, index=index, **place.facts(known, name)))
@@ -252,23 +253,27 @@ def _name(*parts: str | Path) -> str:
 
 
 def _chosen(source: dict[str, Any], count: int, where: str) -> Sequence[int]:
-    """Places that the source takes: all, or those from `rows[0]` up to, and without, `rows[1]`."""
-    rows = source.get("rows")
-    if rows is None:
-        return range(count)
+    """Places that the source takes: those of `rows`, and of them those whose place in it falls into the taken folds."""
+    rows = source.get("rows", [0, count])
     if not (isinstance(rows, list) and len(rows) == 2 and all(isinstance(row, int) for row in rows)):
         raise ManifestError(f"{where}: rows is [first, end], the end not included, but got {rows!r}.")
     if not 0 <= rows[0] < rows[1] <= count:
         raise ManifestError(f"{where}: rows {rows} do not lie in the {count} images that are there.")
-    return range(rows[0], rows[1])
+    folds, take = source.get("folds", 1), source.get("take", [0])
+    if not (isinstance(folds, int) and folds >= 1 and isinstance(take, list) and set(take) <= set(range(folds))):
+        raise ManifestError(f"{where}: take is a list of numbers below folds, but got {take!r} of {folds!r}.")
+    return [row for row in range(*rows) if (row - rows[0]) % folds in take]
 
+
+_CHOICE = ("rows", "folds", "take")
+"""Which images of a source with many: first and end; every how many-th, and which of those."""
 
 SOURCES: dict[str, Source] = {
     "image": Source(("name", *_KNOWN), _single),
-    "npz": Source(("images", "rows", *_KNOWN), _npz),
-    "folder": Source(("target", "domain", "quality", "rows"), _folder),
-    "csv": Source(("attributes", "relative_to", "rows"), _csv),
-    "idx": Source(("target", "csv", "attributes", "rows"), _idx),
+    "npz": Source(("images", *_CHOICE, *_KNOWN), _npz),
+    "folder": Source(("target", "domain", "quality", *_CHOICE), _folder),
+    "csv": Source(("attributes", "relative_to", *_CHOICE), _csv),
+    "idx": Source(("target", "csv", "attributes", *_CHOICE), _idx),
     "slices": Source(("label", "axis", "every", *_KNOWN), _slices),
 }
 """Every kind of source, by the key that names its file."""

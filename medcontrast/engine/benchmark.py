@@ -111,7 +111,7 @@ class Benchmark:
     def _opened(self, cell: Cell) -> Run:
         folder, row = self.work / cell.name, self.path.parent / self.grid.rows[cell.row].recipe
         recipe = resolve_paths(self.recipe(cell), row)
-        if (folder / "last.pt").is_file():
+        if (folder / checkpoint.RESUME).is_file():
             run = Run.open(folder)
             run.require_recipe(recipe.model_dump(mode="json"))
             return run

@@ -53,7 +53,9 @@ class Run:
     @property
     def resume_file(self) -> Path:
         """Everything a resume needs."""
-        return self.folder / "last.pt"
+        from medcontrast.checkpoint import RESUME  # with torch, which making a run folder does without
+
+        return self.folder / RESUME
 
     @classmethod
     def create(cls, folder: Path, recipe: AnyRecipe, recipe_path: Path, *, overwrite: bool = False) -> Run:
@@ -187,20 +189,14 @@ def _never_trained(folder: Path) -> bool:
 
 
 def _remove_old_run(folder: Path) -> None:
+    from medcontrast.checkpoint import BEST, LAST, RESUME
+
     # only what a run writes: --overwrite on the wrong folder must not empty somebody's data
     if not (folder / "resolved.yaml").is_file():
         raise OutputError(
             f"{folder}: --overwrite replaces run folders alone, and this is not one; choose another with -o."
         )
-    for name in (
-        "resolved.yaml",
-        "manifest.json",
-        "run.json",
-        "log.jsonl",
-        "last.pt",
-        "last.safetensors",
-        "best.safetensors",
-    ):
+    for name in ("resolved.yaml", "manifest.json", "run.json", "log.jsonl", RESUME, LAST, BEST):
         (folder / name).unlink(missing_ok=True)
     for name in ("tensorboard", "overlays"):
         shutil.rmtree(folder / name, ignore_errors=True)

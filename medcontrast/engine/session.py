@@ -51,7 +51,7 @@ def train_run(
     chosen = resolve_precision(recipe, accelerator, precision)
     _require_even_rows(recipe.train, devices * nodes)
     if resume and not (folder / RESUME).is_file():
-        raise CheckpointError(f"{folder}: nothing to resume from yet (no last.pt); train it again with --overwrite.")
+        raise CheckpointError(f"{folder}: nothing to resume from yet (no {RESUME}); train it again with --overwrite.")
     fabric = make_fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=chosen)
     fabric.launch()
     run = Run.open(folder)

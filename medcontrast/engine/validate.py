@@ -70,6 +70,7 @@ class Validator:
                     patch=self.recipe.data.patch,
                     settings=self.recipe.inference,
                     device=self.device,
+                    flip_axes=self.recipe.augment.spatial.flip_axes,
                 ).numpy()
             reference = case.label[0]
             prediction = np.where(reference < 0, 0, prediction)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medcontrast.checkpoint import checkpoint_hash, load_weights, resolve_checkpoint
 from medcontrast.errors import CheckpointError, InputError
+from medcontrast.inference.fused import fused
 from medcontrast.labels import LabelTable
 from medcontrast.networks.build import build_network
 from medcontrast.settings import Recipe, recipe_from_tree, require_segmentation
@@ -22,7 +23,7 @@ class Member:
     """One trained network with all that is known about it.
 
     Attributes:
-        network: In evaluation mode, on its device.
+        network: In evaluation mode, on its device, rewritten for inference (`fused`).
         recipe: What it was trained by.
         labels: Its label table.
         channels: Names of its image channels.
@@ -93,7 +94,7 @@ def load_member(path: Path, device: torch.device) -> Member:
     except (InputError, TypeError) as error:
         raise _unusable(file, error) from None
     _load(network, tensors, file)
-    return Member(network.to(device).eval(), recipe, labels, channels, file, checkpoint_hash(file), header)
+    return Member(fused(network).to(device), recipe, labels, channels, file, checkpoint_hash(file), header)
 
 
 def _unusable(file: Path, error: Exception) -> CheckpointError:

@@ -95,14 +95,15 @@ class InferenceSettings(Settings):
     """How a mask is made from a scan."""
 
     window: tuple[PatchSide, PatchSide, PatchSide] | None = None
-    """Sliding window in voxels; null means the training patch. A larger one sees more context and needs fewer."""
+    """Sliding window in voxels; null means the training patch. A larger one is faster, and cost Dice wherever it was
+    measured, with batch norm too (docs/findings.md)."""
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Share by which neighbouring windows overlap."""
     weighting: Literal["gaussian", "uniform"] = "gaussian"
     window_batch: int = Field(default=4, ge=1)
     """Windows in one forward pass."""
     flips: bool = False
-    """Average over all mirrored versions of each window."""
+    """Average over the mirrored versions of each window, along augment.spatial.flip_axes: others were never learned."""
     network: Literal["teacher", "student"] = "teacher"
     """student where the method has no teacher."""
     largest_component: Literal["none", "each", "joint"] = "none"

@@ -200,9 +200,24 @@ def to_scan_labels(probabilities: Tensor, prepared_affine: Affine, grid: Grid) -
         (X, Y, Z) int16 class indices on the same device.
     """
     if same_voxels(probabilities.shape[1:], prepared_affine, grid):
-        return reordered(probabilities.argmax(0).to(torch.int16), prepared_affine, grid)
+        return reordered(most_probable(probabilities), prepared_affine, grid)
     slabs = _interpolated_slabs(probabilities, prepared_affine, grid)
-    return torch.cat([slab.argmax(0).to(torch.int16) for slab in slabs])
+    return torch.cat([most_probable(slab) for slab in slabs])
+
+
+def most_probable(values: Tensor) -> Tensor:
+    """The class with the largest value in every voxel of (k, x, y, z), as (x, y, z) int16; of equal ones the first.
+
+    Values are probabilities or logits.
+
+    PyTorch's arg-max over the first axis is 20 times slower on CPUs than comparing class by class.
+    """
+    largest = values[0].clone()
+    found = torch.zeros(largest.shape, dtype=torch.int16, device=largest.device)
+    for index in range(1, len(values)):
+        found.masked_fill_(values[index] > largest, index)
+        torch.maximum(largest, values[index], out=largest)
+    return found
 
 
 _UNKNOWN = -2

@@ -16,6 +16,7 @@ from medcontrast.labels import LabelTable
 from medcontrast.settings.data import IntensitySettings
 from medcontrast.transforms import volume3d
 from medcontrast.transforms.volume3d import (
+    most_probable,
     normalise,
     prepare_image,
     prepare_label,
@@ -270,3 +271,17 @@ def test_ignored_voxels_stay_ignored_through_resampling():
     prepared = prepare_label(volume_of(array, AFFINES["ras"]), table(ignore_label=255), spacing_mm=(0.7, 0.7, 0.7))
     assert set(prepared.as_tensor().unique().tolist()) == {-1, 2}
     assert prepared.as_tensor().dtype == torch.int64
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_most_probable_is_the_argmax(classes: int) -> None:
+    values = torch.randn(classes, 7, 6, 5, generator=torch.Generator().manual_seed(classes))
+    assert torch.equal(most_probable(values), values.argmax(dim=0).to(torch.int16))
+    assert torch.equal(most_probable(values.half()), values.half().argmax(dim=0).to(torch.int16))
+
+
+def test_of_equal_classes_the_first_is_most_probable() -> None:
+    values = torch.tensor([[1.0, 0.0, 2.0], [1.0, 3.0, 2.0], [0.0, 3.0, 2.0]])[:, :, None, None]
+    before = values.clone()
+    assert most_probable(values).flatten().tolist() == [0, 1, 0]
+    assert torch.equal(values, before)

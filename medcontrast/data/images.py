@@ -283,7 +283,7 @@ def _dicom(path: Path) -> NDArray[Any]:
         raise ImageError(f"{path}: cannot be read as a DICOM image.") from None
     frames = sitk.GetArrayFromImage(image).astype(np.float64)
     if len(frames) != 1:
-        raise ImageError(f"{path}: holds {len(frames)} frames; write one a file, or take it as slices of a volume.")
+        raise ImageError(f"{path}: holds {len(frames)} frames; write one a file.")
     array = frames[0]
     if image.GetNumberOfComponentsPerPixel() > 1:
         return array

@@ -30,8 +30,8 @@ Point = dict[str, Any]
 
 CURVES: dict[str, dict[str, list[Point]]] = {
     "voxels": {
-        "training step": [{"side": side} for side in (16, 24, 32, 40)],
-        "inference": [{"side": side} for side in (64, 96, 128, 160)],
+        "training step": [{"side": side} for side in (16, 24, 32)],
+        "inference": [{"side": side} for side in (64, 96, 128)],
         "evaluation": [{"side": side} for side in (64, 96, 128, 192)],
     },
     "classes": {

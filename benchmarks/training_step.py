@@ -179,6 +179,10 @@ def compare(steps: int, folder: Path) -> tuple[dict[str, dict[str, float]], OurS
                 for part in PARTS:
                     taken[side][part].append(seconds[part])
                 taken[side]["step"].append(sum(value for part, value in seconds.items() if part != "data"))
+            print(
+                f"step {number}: {taken['ours']['step'][-1]:.2f} and {taken['literature']['step'][-1]:.2f} s",
+                flush=True,
+            )
     return {
         side: {part: statistics.median(values) for part, values in parts.items()} for side, parts in taken.items()
     }, ours

@@ -1,4 +1,4 @@
-"""The cases of a manifest as a folder that a peer reads: links to the files, lists as CSV, and what is asked as JSON."""
+"""The cases of a manifest as a folder that a peer reads: links to files, lists as CSV, and what is asked as JSON."""
 
 from __future__ import annotations
 

@@ -172,9 +172,7 @@ def train(configuration: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "checks": {"flips_along_depth_in_64": _flips_along_depth()},
     }
     if method in TEACHERS:
-        largest = [
-            max(float(each.abs().max()) for each in net.parameters()) for net in (agent.net, agent.net_ema)
-        ]
+        largest = [max(float(each.abs().max()) for each in net.parameters()) for net in (agent.net, agent.net_ema)]
         facts["checks"] |= {"largest_student_parameter": largest[0], "largest_teacher_parameter": largest[1]}
     return facts
 

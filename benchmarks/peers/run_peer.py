@@ -78,6 +78,8 @@ def run(arguments: argparse.Namespace) -> Path:
         "labeled_rows": arguments.rows,
         "unlabeled_rows": arguments.rows if peer.unlabeled else 0,
         "windows": arguments.windows,
+        "width": arguments.width,
+        "mirrored": not arguments.no_mirror,
     }
     write_cases(manifest, arguments.split, folder, job)
     _call([str(arguments.python), str(HERE / peer.script), str(folder)], folder / "log.txt")
@@ -160,7 +162,10 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--windows", action="store_true", help="PyMIC alone: predict by windows, not whole volumes.")
     parser.add_argument("--seconds", type=float, help="nnunet_like alone: train this long in place of --steps.")
     parser.add_argument("--like", type=Path, help="nnunet_like alone: as long as this benchmark record's run took.")
-    parser.add_argument("--threads", type=int, default=0, help="Of the peer; 0 leaves OMP_NUM_THREADS as it is.")
+    parser.add_argument("--width", type=int, default=32, help="nnunet_like alone: channels of its first level.")
+    parser.add_argument(
+        "--no-mirror", action="store_true", help="nnunet_like alone: predict without mirrored versions."
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/peers"), help="Jobs, masks and logs.")
     parser.add_argument("--results", type=Path, help="Folder of the record; default: that of the manifest's grid.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the job's folder.")

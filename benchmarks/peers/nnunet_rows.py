@@ -21,6 +21,7 @@ from monai.transforms import (
     RandScaleIntensityFixedMean,
     RandSimulateLowResolution,
 )
+from monai.utils import convert_to_tensor
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -78,7 +79,7 @@ class Rows:
         image, label = sample(image, label, self.patch, centre, draw_matrix(random))
         axes = [axis for axis in (1, 2, 3) if random.random() < 0.5]
         self.intensity.set_random_state(seed=int(random.integers(2**31)))
-        image = torch.from_numpy(np.array(self.intensity(image), np.float32))
+        image = convert_to_tensor(self.intensity(image), dtype=torch.float32)
         return image.flip(axes), label.flip(axes)
 
     def _centre(self, shape: NDArray[np.int_], case: int | None, random: np.random.Generator) -> NDArray[np.float64]:

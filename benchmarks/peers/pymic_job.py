@@ -141,6 +141,8 @@ def _agent_class(base: type) -> type:
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
     class Agent(base):
+        unlogged: str | None = None
+
         @property
         def device(self) -> torch.device:
             return device
@@ -148,6 +150,13 @@ def _agent_class(base: type) -> type:
         @device.setter
         def device(self, _: torch.device) -> None:
             """PyMIC sets cuda:0 without asking."""
+
+        def write_scalars(self, *values: Any) -> None:
+            """Its curves; where a figure that it asks for is not there, training goes on without them."""
+            try:
+                super().write_scalars(*values)
+            except KeyError as missing:
+                self.unlogged = str(missing)
 
     return Agent
 
@@ -169,7 +178,7 @@ def train(configuration: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "train_seconds": round(time.monotonic() - started),
         "train_cpu_seconds": round(time.process_time()),
         "trained_parameters": sum(each.numel() for each in agent.net.parameters()),
-        "checks": {"flips_along_depth_in_64": _flips_along_depth()},
+        "checks": {"flips_along_depth_in_64": _flips_along_depth(), "missing_in_log": agent.unlogged},
     }
     if method in TEACHERS:
         largest = [max(float(each.abs().max()) for each in net.parameters()) for net in (agent.net, agent.net_ema)]
@@ -185,6 +194,8 @@ def notes_of(checks: dict[str, Any]) -> list[str]:
             "run as released: every parameter of its teacher is 0 after training (the update drops its own result), "
             "so unlabeled rows are drawn to the uniform distribution"
         )
+    if checks.get("missing_in_log"):
+        notes.append(f"as released it stops when it logs {checks['missing_in_log']}; here it trains on without its log")
     if checks["flips_along_depth_in_64"] == 0:
         notes.append("its flip never acts along the first axis of a volume")
     return notes

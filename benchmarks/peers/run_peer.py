@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> Path:
     job = {
         "method": peer.method,
         "steps": arguments.steps,
-        "seconds": _seconds(arguments),
+        "seconds": seconds_of(arguments),
         "seed": arguments.run,
         "patch": arguments.patch,
         "labeled_rows": arguments.rows,
@@ -103,7 +103,8 @@ def results_folder(manifest: Path) -> Path:
     return ROOT / "benchmarks" / "results" / manifest.stem / PEERS
 
 
-def _seconds(arguments: argparse.Namespace) -> float | None:
+def seconds_of(arguments: argparse.Namespace) -> float | None:
+    """How long to train: as long as another record's run, else what was asked; None leaves it to the steps."""
     if arguments.like is None:
         return arguments.seconds
     return float(Record.load(arguments.like).facts["train_seconds"])

@@ -130,24 +130,27 @@ def predict(network: nn.Module, plan: Plan, image: Tensor, grid: Grid, *, mirror
     return resized(total[0], grid.shape, "trilinear").argmax(0).numpy().astype(np.uint8)
 
 
+def labeled_scans(rows: list[list[Path]], plan: Plan) -> tuple[list[Tensor], list[Tensor]]:
+    """Images (c, x, y, z) and labels (x, y, z) of the labeled cases at the plan's spacing."""
+    images = [read_scan(row[:-1], plan.spacing_mm)[0] for row in rows]
+    labels = []
+    for row, image in zip(rows, images, strict=True):
+        label = torch.as_tensor(read_volume(row[-1], "label").array)[None].float()
+        labels.append(resized(label, tuple(image.shape[1:]), "nearest-exact")[0].long())
+    return images, labels
+
+
 def main() -> None:
-    """Does the job of the folder given; leaves predictions/ and facts.json."""
+    """Does the job of the folder given; leaves predictions/, network.pt and facts.json."""
     folder = Path(sys.argv[1])
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     torch.manual_seed(job["seed"])
     labeled = read_list(folder / "labeled.csv")
     grids = [read_grid(row[0]) for row in labeled]
     plan = make_plan([grid.shape for grid in grids], [grid.spacing_mm for grid in grids], width=job["width"])
-    images = [read_scan(row[:-1], plan.spacing_mm)[0] for row in labeled]
-    labels = [
-        resized(
-            torch.as_tensor(read_volume(row[-1], "label").array)[None].float(), tuple(image.shape[1:]), "nearest-exact"
-        )
-        for row, image in zip(labeled, images, strict=True)
-    ]
-    rows = Rows(images, [label[0].long() for label in labels], plan.patch, job["seed"])
-    network = make_network(plan, job["channels"], job["classes"])
     print(f"plan: {plan.to_json()}", flush=True)
+    rows = Rows(*labeled_scans(labeled, plan), plan.patch, job["seed"])
+    network = make_network(plan, job["channels"], job["classes"])
     started = time.monotonic()
     step = train(network, rows, plan.batch, job)
     facts = {
@@ -160,13 +163,12 @@ def main() -> None:
         "notes": [NOTE, f"{plan.batch} labeled rows of {' x '.join(map(str, plan.patch))} a step"],
         "versions": {package: metadata.version(package) for package in ("torch", "monai", "numpy", "scipy")},
     }
+    torch.save(network.state_dict(), folder / "network.pt")
     (folder / "predictions").mkdir()
     for paths in read_list(folder / "test.csv"):
         image, grid = read_scan(paths, plan.spacing_mm)
-        write_label(
-            folder / "predictions" / paths[0].name, predict(network, plan, image, grid, mirrored=job["mirrored"]), grid
-        )
-    torch.save(network.state_dict(), folder / "network.pt")
+        mask = predict(network, plan, image, grid, mirrored=job["mirrored"])
+        write_label(folder / "predictions" / paths[0].name, mask, grid)
     (folder / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 

@@ -49,28 +49,7 @@ def make_configuration(job: dict[str, Any], folder: Path) -> dict[str, dict[str,
         job: The content of job.json.
         folder: Where the cases and lists lie and the run goes.
     """
-    network = {"net_type": "UNet", "dimension": 3, "in_chns": job["channels"], "class_num": job["classes"]}
-    network |= {"feature_chns": [16, 32, 64, 128, 256]}
-    training = {
-        "gpus": [0],  # read, but the device is set by `_agent_class`
-        "deterministic": True,
-        "random_seed": job["seed"],
-        "loss_type": ["DiceLoss", "CrossEntropyLoss"],
-        "loss_weight": [1.0, 1.0],
-        "optimizer": "Adam",
-        "learning_rate": 0.002,
-        "momentum": 0.9,
-        "weight_decay": 1e-5,
-        "lr_scheduler": "PolynomialLR",
-        "lr_power": 0.9,
-        "iter_max": job["steps"],
-        "iter_valid": interval(job["steps"]),
-        "iter_save": job["steps"],
-        "ckpt_dir": str(folder / "checkpoints"),
-        "ckpt_prefix": "peer",
-    }
-    if job["method"] == "CPS":
-        network["net_type"] = ["UNet", "UNet"]
+    training, network = _training(job, folder), _network(job)
     if job["method"] == "URPC":
         network["multiscale_pred"] = True
         training["deep_supervise"] = True
@@ -101,6 +80,34 @@ def for_prediction(configuration: dict[str, dict[str, Any]]) -> dict[str, dict[s
     if not found["testing"]["sliding_window_enable"]:
         found["dataset"] |= {"pad_output_size": [16, 16, 16], "pad_ceil_mode": True}
     return found
+
+
+def _network(job: dict[str, Any]) -> dict[str, Any]:
+    found = {"net_type": "UNet", "dimension": 3, "in_chns": job["channels"], "class_num": job["classes"]}
+    if job["method"] == "CPS":
+        found["net_type"] = ["UNet", "UNet"]
+    return found | {"feature_chns": [16, 32, 64, 128, 256]}
+
+
+def _training(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {
+        "gpus": [0],  # read, but the device is set by `_agent_class`
+        "deterministic": True,
+        "random_seed": job["seed"],
+        "loss_type": ["DiceLoss", "CrossEntropyLoss"],
+        "loss_weight": [1.0, 1.0],
+        "optimizer": "Adam",
+        "learning_rate": 0.002,
+        "momentum": 0.9,
+        "weight_decay": 1e-5,
+        "lr_scheduler": "PolynomialLR",
+        "lr_power": 0.9,
+        "iter_max": job["steps"],
+        "iter_valid": interval(job["steps"]),
+        "iter_save": job["steps"],
+        "ckpt_dir": str(folder / "checkpoints"),
+        "ckpt_prefix": "peer",
+    }
 
 
 def _dataset(job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -244,12 +251,12 @@ def main() -> None:
     stubbed = install_stubs()
     from pymic.util.parse_config import synchronize_config
 
-    asked = make_configuration(job, folder)
-    configuration = synchronize_config(copy.deepcopy(asked))
+    configuration = synchronize_config(make_configuration(job, folder))
     facts = train(configuration)
     predict(configuration)
     notes = notes_of(facts["checks"])
     packages = ("torch", "monai", "numpy", "scipy")
+    asked = make_configuration(job, Path())  # a record says nothing of where a job lay
     facts |= {
         "peer": {"name": "PyMIC", "version": metadata.version("pymic"), "stand_ins": stubbed},
         "settings": {key: asked[key] for key in ("network", "training", "semi_supervised_learning", "dataset")},

@@ -290,6 +290,7 @@ def test_pymic_trains_predicts_and_is_scored(peers, tiny, tmp_path, peer):
     record = Record.load(peers.run.run(peers.run.parse([str(word) for word in words])))
     assert record.facts["peer"]["name"] == "PyMIC"
     assert record.facts["step"] == 2
+    assert str(tmp_path) not in json.dumps(record.recipe)
     checks = record.facts["checks"]
     if peer in ("pymic_mean_teacher", "pymic_ua_mt"):
         assert checks["largest_student_parameter"] > 0

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from medcontrast.engine.records import Record
+from medcontrast.volume import Grid
 
 ROOT = Path(__file__).parents[2]
 
@@ -171,6 +172,37 @@ def test_training_ends_with_the_steps_or_the_seconds(peers, scans):
     assert peers.like.train(network, rows, 2, {"steps": 3, "seconds": None}) == 3
     assert any(not torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))
     assert peers.like.train(network, rows, 2, {"steps": 3, "seconds": 0.0001}) <= 1
+
+
+class Threshold(torch.nn.Module):
+    """Class 1 where the image is above 0.5."""
+
+    def forward(self, image):
+        return torch.cat([0.5 - image, image - 0.5], 1) * 20
+
+
+def test_a_prediction_lies_on_the_scan_mirrored_or_not(peers):
+    plan = peers.plan.make_plan([(16, 16, 16)], [(1.0, 1.0, 1.0)], width=2)
+    scan = torch.rand((1, 21, 18, 25), generator=torch.Generator().manual_seed(0))
+    for mirrored in (False, True):
+        found = peers.like.predict(Threshold(), plan, scan, Grid((21, 18, 25), np.eye(4)), mirrored=mirrored)
+        assert np.array_equal(found, (scan[0] > 0.5).numpy())
+
+
+def test_a_scan_goes_to_the_plans_spacing_and_its_prediction_back(peers, tiny, tmp_path):
+    affine = np.diag([2.0, 1.0, 1.0, 1.0])
+    array = np.zeros((12, 20, 16), np.float32)
+    array[4:8, 5:15, 4:12] = 100.0
+    path = tiny.write_nifti(tmp_path / "scan.nii", array, affine)
+    image, grid = peers.like.read_scan([path, path], (1.0, 1.0, 1.0))
+    assert image.shape == (2, 24, 20, 16)
+    raw, _ = peers.like.read_scan([path], None)
+    assert raw.mean().item() == pytest.approx(0, abs=1e-5) and raw.std(correction=0).item() == pytest.approx(
+        1, abs=1e-4
+    )
+    plan = peers.plan.make_plan([(16, 16, 16)], [(1.0, 1.0, 1.0)], width=2)
+    found = peers.like.predict(Threshold(), plan, image[:1], grid, mirrored=True)
+    assert np.array_equal(found, array > 0)
 
 
 def test_a_record_of_equal_time_and_masks_on_an_anisotropic_mirrored_grid(peers, tiny, tmp_path):

@@ -151,14 +151,14 @@ def main() -> None:
     print(f"plan: {plan.to_json()}", flush=True)
     rows = Rows(*labeled_scans(labeled, plan), plan.patch, job["seed"])
     network = make_network(plan, job["channels"], job["classes"])
-    started = time.monotonic()
+    started, started_cpu = time.monotonic(), time.process_time()
     step = train(network, rows, plan.batch, job)
     facts = {
         "peer": {"name": "nnU-Net-like DynUNet", "version": f"of MONAI {metadata.version('monai')}"},
         "settings": {"plan": plan.to_json()},
         "step": step,
         "train_seconds": round(time.monotonic() - started),
-        "train_cpu_seconds": round(time.process_time()),
+        "train_cpu_seconds": round(time.process_time() - started_cpu),
         "trained_parameters": sum(each.numel() for each in network.parameters()),
         "notes": [NOTE, f"{plan.batch} labeled rows of {' x '.join(map(str, plan.patch))} a step"],
         "versions": {package: metadata.version(package) for package in ("torch", "monai", "numpy", "scipy")},

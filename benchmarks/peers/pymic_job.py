@@ -179,11 +179,11 @@ def train(configuration: dict[str, dict[str, Any]]) -> dict[str, Any]:
     # PyMIC has this transform and leaves it out of its list
     agent.set_transform_dict({**TransformDict, "ContrastAdjust": ContrastAdjust})
     Path(configuration["training"]["ckpt_dir"]).mkdir(parents=True)
-    started = time.monotonic()
+    started, started_cpu = time.monotonic(), time.process_time()
     agent.run()
     facts: dict[str, Any] = {
         "train_seconds": round(time.monotonic() - started),
-        "train_cpu_seconds": round(time.process_time()),
+        "train_cpu_seconds": round(time.process_time() - started_cpu),
         "trained_parameters": sum(each.numel() for each in agent.net.parameters()),
         "checks": {"flips_along_depth_in_64": _flips_along_depth(), "missing_in_log": agent.unlogged},
     }

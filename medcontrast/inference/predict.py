@@ -246,11 +246,13 @@ def _network_slabs(
             logits: Tensor = network(windows).logits
         return logits
 
+    window = settings.window or patch
+    mirrored = [axis for axis in _MIRRORED if window[axis] > 1] if settings.flips else []
     with evaluating(network):
         yield from window_slabs(
             image[None],
-            settings.window or patch,
-            mirrored_softmax(logits_of, _MIRRORED if settings.flips else ()),
+            window,
+            mirrored_softmax(logits_of, mirrored),
             overlap=settings.overlap,
             weighting=settings.weighting,
             window_batch=settings.window_batch,

@@ -6,14 +6,17 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medcontrast.data.fit import recipe_manifest, require_fit
-from medcontrast.engine.build import make_method
-from medcontrast.settings import Recipe, load_recipe, recipe_from_tree, recipe_to_yaml
+from medcontrast.engine.build import make_method, make_pretraining_method
+from medcontrast.settings import PretrainRecipe, Recipe, load_recipe, recipe_from_tree, recipe_to_yaml
 from medcontrast.settings.shipped import shipped_folder, shipped_recipes
 
 RECIPES = shipped_recipes()
+PRETRAINING = [path for path in RECIPES if isinstance(load_recipe(path), PretrainRecipe)]
+SEGMENTATION = [path for path in RECIPES if path not in PRETRAINING]
 LEAST = 6
 
 
@@ -49,17 +52,21 @@ def test_its_manifest_fits_and_its_network_is_built(path):
         pytest.skip(f"{recipe.data.manifest} is made by a command first")
     manifest = recipe_manifest(recipe, path)
     require_fit(recipe, manifest, where=str(path))
-    assert make_method(recipe, manifest).student is not None
+    made = make_pretraining_method(recipe) if path in PRETRAINING else make_method(recipe, manifest)
+    assert made.student is not None
 
 
 def shrink(recipe: Recipe) -> Recipe:
     """The same recipe with a tiny network on tiny patches, two steps long."""
     tree = recipe.model_dump(mode="json")
     network = tree["network"]
+    if network["encoder"] is not None:
+        network["encoder"]["width"] = 4
     network["filters"] = [4, 4, 8, 8][: len(network["filters"])] if isinstance(network["filters"], list) else 4
     if isinstance(network["filters"], list) and network["strides"] is not None:
         network["strides"] = network["strides"][: len(network["filters"]) - 1]
     small = recipe_patch(network)
+    tree["inference"]["window"] = None
     tree["data"] |= {"manifest": "data/manifest.json", "root": None, "patch": small, "cache": "memory", "workers": 0}
     if "patch" in tree["method"]:
         tree["method"]["patch"] = small
@@ -72,6 +79,8 @@ def shrink(recipe: Recipe) -> Recipe:
 
 
 def recipe_patch(network):
+    if network["name"] == "unet2d":
+        return [1 if axis == network["axis"] else 16 for axis in range(3)]
     if network["name"] == "vnet":
         return [32, 32, 16]
     if network["name"] == "segresnet":
@@ -81,7 +90,7 @@ def recipe_patch(network):
     return [2 * max(4, math.prod(stride[axis] for stride in strides)) for axis in range(3)]
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+@pytest.mark.parametrize("path", SEGMENTATION, ids=name_of)
 def test_it_trains_two_steps_when_shrunken(tiny, tmp_path, path):
     recipe = load_recipe(path)
     labels, channels = {"0": "background", "1": "one", "2": "two"}, 1
@@ -93,6 +102,37 @@ def test_it_trains_two_steps_when_shrunken(tiny, tmp_path, path):
     small = shrink(recipe)
     written = tmp_path / "small.yaml"
     written.write_text(recipe_to_yaml(small), encoding="utf-8")
+    trainer = tiny.train(tiny.create_run(tmp_path / "run", load_recipe(written), written))
+    assert trainer.state.step == 2
+    records = tiny.read_log(trainer.run)
+    assert all(math.isfinite(value) for record in records for value in record.values())
+
+
+def shrink_pretraining(recipe: PretrainRecipe) -> PretrainRecipe:
+    """The same recipe with a tiny encoder on few tiny images, two steps long."""
+    tree = recipe.model_dump(mode="json")
+    tree["network"]["width"] = 8
+    tree["data"] |= {"manifest": "data/images.json", "root": None, "size": 16, "workers": 0}
+    for view in tree["augment"]["views"].values():
+        view["size"] = None if view["size"] is None else 8
+    if "queue" in tree["method"]:
+        tree["method"]["queue"] = 16
+    tree["train"] |= {"steps": 2, "rows": 8, "accumulate": 1, "precision": "32-true", "log_every": 1, "init_from": None}
+    return recipe_from_tree(tree, where="shrunken")
+
+
+@pytest.mark.parametrize("path", PRETRAINING, ids=name_of)
+def test_it_pretrains_two_steps_when_shrunken(tiny, tmp_path, path):
+    recipe = load_recipe(path)
+    shape = (24, 16, 16) if recipe.data.channels == 1 else (24, 16, 16, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "data" / "images.npz", images=images, target=np.arange(24) % 2)
+    source = {"npz": "images.npz", "target": "target"}
+    manifest = {"kind": "images", "root": ".", "classes": ["no", "yes"], "train": [source]}
+    (tmp_path / "data" / "images.json").write_text(json.dumps(manifest), encoding="utf-8")
+    written = tmp_path / "small.yaml"
+    written.write_text(recipe_to_yaml(shrink_pretraining(recipe)), encoding="utf-8")
     trainer = tiny.train(tiny.create_run(tmp_path / "run", load_recipe(written), written))
     assert trainer.state.step == 2
     records = tiny.read_log(trainer.run)

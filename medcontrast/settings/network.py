@@ -9,31 +9,56 @@ from pydantic import Field, model_validator
 
 from medcontrast.settings.base import Settings
 
+_VIT = ("patch", "depth", "heads", "image_size", "pooling")
 Width = Annotated[int, Field(ge=1, le=1024)]
 
 
 class EncoderSettings(Settings):
     """One encoder of the explicit list in networks/encoders2d.py: what pre-training trains."""
 
-    name: Literal["resnet20", "resnet18", "resnet34", "resnet50"]
-    """resnet20 is the small one of 32-pixel images (0.27 M parameters); the others are MONAI's."""
+    name: Literal["resnet20", "resnet18", "resnet34", "resnet50", "vit"]
+    """resnet20 is the small one of 32-pixel images (0.27 M parameters); resnet18 to 50 are MONAI's; vit is a
+    transformer."""
     width: Width | None = None
-    """Channels of the first stage; null is the encoder's own (16 of resnet20, 64 of the others)."""
+    """Channels of the first stage; null is the encoder's own (16 of resnet20, 64 of resnet18 to 50, 192 of vit)."""
     norm: Literal["batch", "group", "split_batch"] = "batch"
     """split_batch takes statistics of an eighth of the rows, as several devices would; see docs/methods.md."""
     small_stem: bool = False
     """resnet18, resnet34, resnet50 on images of 64 pixels and less: a 3x3 stem that keeps the grid; resnet20's always
     does."""
+    patch: Literal[4, 8, 16] | None = None
+    """vit alone, as all that follow: side of a patch in pixels; null is 4."""
+    depth: int | None = Field(default=None, ge=1, le=48)
+    """Blocks; null is 6."""
+    heads: int | None = Field(default=None, ge=1, le=64)
+    """Attention heads, a divisor of the width; null is 3."""
+    image_size: int | None = Field(default=None, ge=8, le=1024)
+    """Side of the images that position embeddings are learned for; others are interpolated. null is 32."""
+    pooling: Literal["cls", "mean"] | None = None
+    """What the features are: the [CLS] token or the mean of the others; null is cls."""
 
     @model_validator(mode="after")
     def _fits_the_name(self) -> EncoderSettings:
         if self.small_stem and self.name == "resnet20":
             raise ValueError("small_stem is a setting of resnet18, resnet34 and resnet50; resnet20 has one anyhow")
+        if self.name != "vit":
+            if any(getattr(self, key) is not None for key in _VIT):
+                raise ValueError(f"patch, depth, heads, image_size and pooling are settings of vit, not of {self.name}")
+            return self
+        if self.norm != "batch" or self.small_stem:
+            raise ValueError("vit has layer norm; leave norm out, and small_stem too")
+        patch, size, width, heads = self.patch or 4, self.image_size or 32, self.width or 192, self.heads or 3
+        if size % patch:
+            raise ValueError(f"patch {patch} does not divide image_size {size}")
+        if width % heads:
+            raise ValueError(f"width {width} is no multiple of heads {heads}")
         return self
 
     @property
     def stride(self) -> int:
         """Pixels of the image to one of the deepest stage."""
+        if self.name == "vit":
+            return self.patch or 4
         if self.name == "resnet20":
             return 4
         return 8 if self.small_stem else 32
@@ -41,8 +66,10 @@ class EncoderSettings(Settings):
     def plain(self) -> dict[str, Any]:
         """The values that build_encoder takes: those set for this encoder, without the ones it does not have."""
         values = self.model_dump(exclude_none=True)
-        if self.name == "resnet20":
+        if self.name in ("resnet20", "vit"):
             del values["small_stem"]
+        if self.name == "vit":
+            del values["norm"]
         return values
 
 

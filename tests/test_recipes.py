@@ -111,7 +111,7 @@ def test_it_trains_two_steps_when_shrunken(tiny, tmp_path, path):
 def shrink_pretraining(recipe: PretrainRecipe) -> PretrainRecipe:
     """The same recipe with a tiny encoder on few tiny images, two steps long."""
     tree = recipe.model_dump(mode="json")
-    tree["network"]["width"] = 8
+    tree["network"]["width"] = 12
     tree["data"] |= {"manifest": "data/images.json", "root": None, "size": 16, "workers": 0}
     for view in tree["augment"]["views"].values():
         view["size"] = None if view["size"] is None else 8

@@ -1,4 +1,4 @@
-"""What MoCo v3 and DINO share: an average of the student's past weights whose decay goes to 1."""
+"""What the pre-training methods with a momentum encoder share: an average of the student's past weights."""
 
 from __future__ import annotations
 
@@ -23,20 +23,29 @@ class AveragedMethod(Method):
         head: Its projection.
         momentum: Averages of both.
 
-    Paper: Grill 2020 (BYOL), section 3.2, for the decay, from its start to 1 along half a cosine.
+    Paper: He 2020 (MoCo), section 3.2, for a decay that stays; Grill 2020 (BYOL), section 3.2, for one that rises from
+        its start to 1 along half a cosine.
     """
 
     student: Encoder
 
-    def __init__(self, encoder: Encoder, head: nn.Module, *, ema_decay: float) -> None:
+    def __init__(self, encoder: Encoder, head: nn.Module, *, ema_decay: float, rising: bool) -> None:
+        """Copies encoder and head.
+
+        Args:
+            encoder: The student.
+            head: Its projection.
+            ema_decay: Of the average, at the first step.
+            rising: Whether it goes to 1 over the run.
+        """
         super().__init__()
         self.student, self.head = encoder, head
         self.momentum = make_teacher(nn.ModuleList([encoder, head]))
-        self.ema_decay = ema_decay
+        self.ema_decay, self.rising = ema_decay, rising
 
     def after_step(self, info: StepInfo) -> None:
         """Moves the average."""
-        decay = cosine_to_one(info.step, info.total, start=self.ema_decay)
+        decay = cosine_to_one(info.step, info.total, start=self.ema_decay) if self.rising else self.ema_decay
         update_teacher(self.momentum, nn.ModuleList([self.student, self.head]), decay, None, buffers="own")
 
     def load_student(self, tensors: dict[str, Tensor]) -> int:

@@ -38,7 +38,7 @@ class DINO(AveragedMethod):
         head = PrototypeHead(
             encoder.feature_channels, settings.hidden_channels, settings.bottleneck_channels, settings.prototypes
         )
-        super().__init__(encoder, head, ema_decay=settings.ema_decay)
+        super().__init__(encoder, head, ema_decay=settings.ema_decay, rising=True)
         self.settings = settings
         self.register_buffer("center", torch.zeros(settings.prototypes))
         self._fresh: list[Tensor] = []

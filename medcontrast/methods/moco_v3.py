@@ -36,9 +36,8 @@ class MoCoV3(AveragedMethod):
                 raise InputError(f"freeze_patches is for network vit, but the encoder is {type(encoder).__name__}.")
             encoder.freeze_patches()
         hidden, out = settings.hidden_channels, settings.embedding_channels
-        super().__init__(
-            encoder, DeepHead(encoder.feature_channels, hidden, out, layers=3), ema_decay=settings.ema_decay
-        )
+        head = DeepHead(encoder.feature_channels, hidden, out, layers=3)
+        super().__init__(encoder, head, ema_decay=settings.ema_decay, rising=True)
         self.predictor = DeepHead(out, hidden, out, layers=2)
         self.settings = settings
 

@@ -231,7 +231,7 @@ def test_a_segmentation_checkpoint_is_refused(tiny: SimpleNamespace, tmp_path: P
     refused(
         cli("probe", "--ckpt", run.folder),
         f"{run.folder}/last.safetensors: method supervised segments volumes; this needs a recipe of one of the "
-        "pre-training methods simclr, moco_v2, leoclr, multi_level.",
+        f"pre-training methods {', '.join(tiny.pretraining)}.",
     )
 
 

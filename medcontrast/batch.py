@@ -1,6 +1,6 @@
 """The contract between data and methods: what a training batch holds.
 
-Letters: b rows, c channels, x, y, z voxels.
+Letters: b rows, c channels, x, y, z voxels; images of two dimensions have no z.
 """
 
 from __future__ import annotations
@@ -15,21 +15,27 @@ class Batch(TypedDict):
     """Rows of a step; labeled rows come first.
 
     Attributes:
-        image: (b, c, x, y, z) float32, after the deterministic transforms and the crop.
-        label: (b, 1, x, y, z) int64 class indices; -1 where ignored, and everywhere in an unlabeled row.
-        labeled: (b,) bool.
+        image: (b, c, x, y, z) float32, after the deterministic transforms and the crop; (b, c, x, y) in 0..1 where
+            images train.
         case: Case names, one a row.
         index: (b,) int64, the row's place in the step, the same whatever the number of processes.
+        label: (b, 1, x, y, z) int64 class indices; -1 where ignored, and everywhere in an unlabeled row. Of volumes, as
+            the next two.
+        labeled: (b,) bool.
         spacing_mm: (b, 3) float32.
-        views: Versions of `image` made on the device; all share one geometry, and `label` is in it too.
+        target: (b,) int64 class of the whole image, -1 where it has none. Of images, as the next one.
+        quality: (b,) int64, 1 for images that are of low quality as they are, else 0.
+        views: Versions of `image` made on the device; those of volumes share one geometry, and `label` is in it too.
     """
 
     image: Tensor
-    label: Tensor
-    labeled: Tensor
     case: list[str]
     index: Tensor
+    label: NotRequired[Tensor]
+    labeled: NotRequired[Tensor]
     spacing_mm: NotRequired[Tensor]
+    target: NotRequired[Tensor]
+    quality: NotRequired[Tensor]
     views: NotRequired[dict[str, Tensor]]
 
 

@@ -106,7 +106,7 @@ def load_resume(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path}: holds more than tensors and plain values, so it was not written by medcontrast and may run "
-            "code when opened; it was not opened. Give a run folder, a .safetensors file or a last.pt."
+            f"code when opened; it was not opened. Give a run folder, a .safetensors file or a {RESUME}."
         ) from None
     except Exception:  # broken bytes fail in every way there is
         raise CheckpointError(f"{path}: damaged or cut off; copy it again, or take an earlier checkpoint.") from None

@@ -6,9 +6,15 @@ MedcontrastError            exit code 1: failed while running
     ├── RecipeError         the recipe, all its faults at once
     ├── ManifestError       the manifest or what it names
     ├── VolumeError         a scan or a label file
+    ├── ImageError          an image of a pre-training or a probe
     ├── CheckpointError     a checkpoint or a run folder
     └── OutputError         the place to write to
 """
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class MedcontrastError(Exception):
@@ -39,9 +45,27 @@ class VolumeError(InputError):
     """A scan or label file cannot be read or is not what it has to be."""
 
 
+class ImageError(InputError):
+    """An image cannot be read or is not what it has to be."""
+
+
 class CheckpointError(InputError):
     """A checkpoint is missing, damaged or not one of ours."""
 
 
 class OutputError(InputError):
     """The output cannot be written, or exists already."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error of a name that is not in a list; says the list, and the nearest name where one is near.
+
+    Args:
+        kind: What the name is of, such as "network".
+        name: As it was given.
+        known: The list.
+    """
+    known = list(known)
+    near = difflib.get_close_matches(str(name).lower(), known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return InputError(f"There is no {kind} {name!r}; the {kind}s are {', '.join(known)}.{hint}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,3 +45,23 @@ def write_text(path: Path, text: str) -> None:
         OutputError: The file cannot be written.
     """
     write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def require_free(folder: Path, names: Iterable[str], *, overwrite: bool) -> None:
+    """Makes a folder for results, and refuses to write over earlier ones unasked.
+
+    Args:
+        folder: Made where it is not there.
+        names: Files that will be written into it.
+        overwrite: Whether they may be there already.
+
+    Raises:
+        OutputError: One is there already, or the folder cannot be made.
+    """
+    taken = [name for name in names if (folder / name).exists()]
+    if taken and not overwrite:
+        raise OutputError(f"{folder / taken[0]}: exists already; add --overwrite, or choose another folder with -o.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another folder with -o.") from None

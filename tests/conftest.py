@@ -19,6 +19,7 @@ import torch
 import yaml
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from torch import nn
 
@@ -100,6 +101,76 @@ def write_data(
     return path
 
 
+def write_squares(folder: Path, *, count: int = 12, channels: int = 1, **extra: Any) -> Path:
+    """Bright squares and dark squares in noise, as an .npz file, and its manifest."""
+    generator = np.random.default_rng(3)
+    images = generator.integers(80, 120, (count, 16, 16, channels)).astype(np.uint8)
+    labels = np.arange(count) % 2
+    images[labels == 0, 4:12, 4:12] += 100
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(folder / "images.npz", images=images, labels=labels)
+    half = count // 2
+    manifest = {
+        "kind": "images",
+        "name": "squares",
+        "root": ".",
+        "classes": ["bright", "dark"],
+        "train": [{"npz": "images.npz", "images": "images", "target": "labels", "rows": [0, half]}],
+        "test": [{"npz": "images.npz", "images": "images", "target": "labels", "rows": [half, count]}],
+        **extra,
+    }
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    return path
+
+
+def write_images(
+    folder: Path,
+    *,
+    train: int = 24,
+    validation: int = 8,
+    test: int = 12,
+    side: int = 16,
+    classes: tuple[str, ...] = ("plain", "striped"),
+    **known: Any,
+) -> Path:
+    """A manifest of grey PNGs, `folder/manifest.json`; class k has stripes k pixels wide. Domains A and B take turns.
+
+    Args:
+        known: Of every image, over what is said above; None takes a key away.
+    """
+    tree: dict[str, Any] = {"kind": "images", "name": "stripes", "root": ".", "classes": list(classes)}
+    random = np.random.default_rng(0)
+    for split, count in (("train", train), ("validation", validation), ("test", test)):
+        tree[split] = []
+        for number in range(count):
+            target = number % len(classes)
+            stripes = (np.arange(side) // target % 2)[:, None] * 120.0 if target else 0.0
+            pixels = np.clip(60 + stripes + random.normal(0, 20, (side, side)), 0, 255)
+            file = f"{split}/{number:02d}.png"
+            (folder / split).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / file)
+            facts = {"image": file, "target": target, "domain": "AB"[number // len(classes) % 2], **known}
+            tree[split].append({key: value for key, value in facts.items() if value is not None})
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    return path
+
+
+def pretrain_tree(manifest: str = "data/manifest.json", **train: Any) -> dict[str, Any]:
+    """A recipe that pre-trains in a second on what `write_images` writes; `train` holds keys of that section."""
+    view = {"crop": {"kind": "random", "area": [0.5, 1.0]}}
+    return {
+        "about": {"command": "medcontrast train tiny.yaml", "needs": "nothing", "gives": "little", "cost": "seconds"},
+        "seed": 3,
+        "data": {"manifest": manifest, "size": 16, "channels": 1},
+        "augment": {"views": {"first": view, "second": view}},
+        "network": {"name": "resnet20", "width": 4},
+        "method": {"name": "simclr", "embedding_channels": 8},
+        "train": {"steps": 2, "rows": 8, "precision": "32-true", "log_every": 1, **train},
+    }
+
+
 def recipe_tree(method: str = "supervised", manifest: str = "data/manifest.json", **train: Any) -> dict[str, Any]:
     """A recipe that trains in a second; `train` holds keys of the section of that name."""
     network: dict[str, Any] = {"name": "dynunet", "filters": [4, 8, 8]}
@@ -151,7 +222,7 @@ def recipe_from(tree: dict[str, Any]) -> Recipe:
 
 
 def make_run(folder: Path, tree: dict[str, Any], *, name: str = "run", **data: Any) -> Run:
-    """A run folder that has not been trained; writes the data first where there is none."""
+    """A run folder that has not been trained; writes volumes first where there is no data."""
     if not (folder / "data" / "manifest.json").exists():
         write_data(folder / "data", **data)
     path = write_recipe(folder / f"{name}.yaml", tree)
@@ -233,6 +304,9 @@ def tiny() -> SimpleNamespace:
         write_nifti=write_nifti,
         make_scan=make_scan,
         write_data=write_data,
+        write_images=write_images,
+        write_squares=write_squares,
+        pretrain_tree=pretrain_tree,
         recipe_tree=recipe_tree,
         set_key=set_key,
         write_recipe=write_recipe,

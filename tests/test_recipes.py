@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from medcontrast.data.fit import recipe_manifest, require_fit
-from medcontrast.engine.build import make_method
-from medcontrast.settings import Recipe, load_recipe, recipe_from_tree, recipe_to_yaml
+from medcontrast.engine.job import job_of
+from medcontrast.engine.run import Run
+from medcontrast.settings import AnyRecipe, PretrainRecipe, load_recipe, recipe_from_tree, recipe_to_yaml
 from medcontrast.settings.shipped import shipped_folder, shipped_recipes
 
 RECIPES = shipped_recipes()
@@ -49,12 +50,30 @@ def test_its_manifest_fits_and_its_network_is_built(path):
         pytest.skip(f"{recipe.data.manifest} is made by a command first")
     manifest = recipe_manifest(recipe, path)
     require_fit(recipe, manifest, where=str(path))
-    assert make_method(recipe, manifest).student is not None
+    assert job_of(Run(path.parent, recipe, manifest)).method.student is not None
 
 
-def shrink(recipe: Recipe) -> Recipe:
-    """The same recipe with a tiny network on tiny patches, two steps long."""
+def shrink(recipe: AnyRecipe) -> AnyRecipe:
+    """The same recipe with a tiny network on tiny patches or images, two steps long."""
     tree = recipe.model_dump(mode="json")
+    tree["train"] |= {"steps": 2, "precision": "32-true", "log_every": 1, "init_from": None}
+    return recipe_from_tree(
+        shrink_images(tree) if isinstance(recipe, PretrainRecipe) else shrink_volumes(tree), where=""
+    )
+
+
+def shrink_images(tree):
+    tree["data"] |= {"manifest": "data/manifest.json", "root": None, "size": 16, "cache": "memory", "workers": 0}
+    tree["network"]["width"] = 4
+    tree["train"] |= {"rows": 4, "accumulate": 1}
+    if "queue" in tree["method"]:
+        tree["method"]["queue"] = 8
+    for view in tree["augment"]["views"].values():
+        view["size"] = view["size"] and 8
+    return tree
+
+
+def shrink_volumes(tree):
     network = tree["network"]
     network["filters"] = [4, 4, 8, 8][: len(network["filters"])] if isinstance(network["filters"], list) else 4
     if isinstance(network["filters"], list) and network["strides"] is not None:
@@ -65,10 +84,10 @@ def shrink(recipe: Recipe) -> Recipe:
         tree["method"]["patch"] = small
     if "contrast" in tree["method"] and "region" in tree["method"]["contrast"]:
         tree["method"]["contrast"]["region"] = min(tree["method"]["contrast"]["region"], 8)
-    tree["train"] |= {"steps": 2, "precision": "32-true", "log_every": 1, "validate_every": None, "init_from": None}
+    tree["train"]["validate_every"] = None
     for rows in ("labeled_rows", "unlabeled_rows"):
         tree["train"][rows] = min(tree["train"][rows], 2 * tree["train"]["accumulate"])
-    return recipe_from_tree(tree, where="shrunken")
+    return tree
 
 
 def recipe_patch(network):
@@ -81,15 +100,24 @@ def recipe_patch(network):
     return [2 * max(4, math.prod(stride[axis] for stride in strides)) for axis in range(3)]
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=name_of)
-def test_it_trains_two_steps_when_shrunken(tiny, tmp_path, path):
-    recipe = load_recipe(path)
+def write_volumes(tiny, folder, recipe, path):
     labels, channels = {"0": "background", "1": "one", "2": "two"}, 1
     manifest_file = path.parent / recipe.data.manifest
     if manifest_file.exists():
         raw = json.loads(manifest_file.read_text(encoding="utf-8"))
         labels, channels = raw["labels"], len(raw.get("channels", [0]))
-    tiny.write_data(tmp_path / "data", labels=labels, channels=channels, validation=1)
+    tiny.write_data(folder, labels=labels, channels=channels, validation=1)
+
+
+def write_images(tiny, folder, recipe, path):
+    tiny.write_squares(folder, channels=recipe.data.channels)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_it_trains_two_steps_when_shrunken(tiny, tmp_path, path):
+    recipe = load_recipe(path)
+    write = write_images if isinstance(recipe, PretrainRecipe) else write_volumes
+    write(tiny, tmp_path / "data", recipe, path)
     small = shrink(recipe)
     written = tmp_path / "small.yaml"
     written.write_text(recipe_to_yaml(small), encoding="utf-8")

@@ -40,11 +40,13 @@ class Peer:
         script: File in this folder, called with the job's folder by the peer's Python.
         method: What the script is asked for.
         unlabeled: Whether it learns from unlabeled rows.
+        mirror_axes: Axes mirrored in training where none are asked for: the recipes' one, or nnU-Net's three.
     """
 
     script: str
     method: str
     unlabeled: bool = True
+    mirror_axes: tuple[int, ...] = (0,)
 
 
 PEERS_KNOWN = {
@@ -52,7 +54,7 @@ PEERS_KNOWN = {
     "pymic_ua_mt": Peer("pymic_job.py", "UAMT"),
     "pymic_cps": Peer("pymic_job.py", "CPS"),
     "pymic_urpc": Peer("pymic_job.py", "URPC"),
-    "nnunet_like": Peer("nnunet_like.py", "supervised", unlabeled=False),
+    "nnunet_like": Peer("nnunet_like.py", "supervised", unlabeled=False, mirror_axes=(0, 1, 2)),
 }
 
 
@@ -77,9 +79,8 @@ def run(arguments: argparse.Namespace) -> Path:
         "patch": arguments.patch,
         "labeled_rows": arguments.rows,
         "unlabeled_rows": arguments.rows if peer.unlabeled else 0,
-        "windows": arguments.windows,
         "width": arguments.width,
-        "mirrored": not arguments.no_mirror,
+        "mirror_axes": list(peer.mirror_axes) if arguments.mirror_axes is None else arguments.mirror_axes,
     }
     write_cases(manifest, arguments.split, folder, job)
     _call([str(arguments.python), str(HERE / peer.script), str(folder)], folder / "log.txt")
@@ -160,13 +161,10 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--rows", type=int, default=4, help="Labeled rows a step, and as many unlabeled ones.")
     parser.add_argument("--patch", type=int, nargs=3, default=[32, 48, 32])
-    parser.add_argument("--windows", action="store_true", help="PyMIC alone: predict by windows, not whole volumes.")
+    parser.add_argument("--mirror-axes", type=int, nargs="*", choices=(0, 1, 2), help="Default: the peer's own.")
     parser.add_argument("--seconds", type=float, help="nnunet_like alone: train this long in place of --steps.")
     parser.add_argument("--like", type=Path, help="nnunet_like alone: as long as this benchmark record's run took.")
     parser.add_argument("--width", type=int, default=32, help="nnunet_like alone: channels of its first level.")
-    parser.add_argument(
-        "--no-mirror", action="store_true", help="nnunet_like alone: predict without mirrored versions."
-    )
     parser.add_argument("--work", type=Path, default=Path("runs/peers"), help="Jobs, masks and logs.")
     parser.add_argument("--results", type=Path, help="Folder of the record; default: that of the manifest's grid.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the job's folder.")

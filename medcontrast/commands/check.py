@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from medcontrast.data.image_manifest import ImageManifest
+    from medcontrast.data.manifest import Manifest
 
 
 def check(
@@ -21,10 +25,19 @@ def check(
     loaded = load_recipe(path, settings or ())
     manifest = recipe_manifest(loaded, path)
     require_fit(loaded, manifest, where=str(path))
-    sizes = ", ".join(f"{len(cases)} {name}" for name, cases in manifest.splits())
     typer.echo(
         f"{path}: no faults. Method {loaded.method.name}, network {loaded.network.name}, {loaded.train.steps} steps."
     )
-    typer.echo(f"{manifest.path}: {sizes}; {manifest.labels.classes} classes. Data folder: {manifest.root}")
+    typer.echo(f"{manifest.path}: {_contents(manifest)} Data folder: {manifest.root}")
     if not manifest.root.is_dir():
         typer.echo(f"Note: {manifest.root} is not there; set MEDCONTRAST_DATA or data.root before training.")
+
+
+def _contents(manifest: Manifest | ImageManifest) -> str:
+    from medcontrast.data.image_manifest import ImageManifest
+
+    if isinstance(manifest, ImageManifest):  # counting its images would open files
+        sizes = ", ".join(f"{len(manifest.sources[name])} source(s) of {name} images" for name in manifest.splits())
+        return f"{sizes}; {len(manifest.classes)} classes."
+    sizes = ", ".join(f"{len(cases)} {name}" for name, cases in manifest.splits())
+    return f"{sizes}; {manifest.labels.classes} classes."

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medcontrast.errors import InputError
+
+if TYPE_CHECKING:  # the command line starts without what this imports
+    from medcontrast.data.image_manifest import ImageManifest
 
 app = typer.Typer(help="Check and split data sets, make a phantom, import public ones.", no_args_is_help=True)
 
@@ -23,18 +26,45 @@ def check(
     cases: Annotated[bool, typer.Option("--cases", help="One line a case too.")] = False,
 ) -> None:
     """Open every file a manifest names and say what is wrong; labels of unlabeled cases stay unopened."""
+    from medcontrast.data.image_manifest import is_image_manifest
+
+    wanted = _triple(patch, "--patch")
+    if not is_image_manifest(manifest):
+        ok = _check_volumes(manifest, root, splits, wanted, cases)
+    elif wanted is None:
+        ok = _check_images(manifest, root, splits, cases)
+    else:
+        raise InputError(f"--patch {patch}: is for volumes, but {manifest} lists images; leave it out.")
+    if not ok:
+        raise typer.Exit(2)
+
+
+def _check_volumes(
+    path: Path, root: Path | None, splits: list[str] | None, patch: tuple[int, int, int] | None, cases: bool
+) -> bool:
     from medcontrast.commands.progress import counting
     from medcontrast.data.check import check_manifest
     from medcontrast.data.check_page import print_report
     from medcontrast.data.manifest import load_manifest
 
-    wanted = _triple(patch, "--patch")
-    loaded = load_manifest(manifest, root)
+    loaded = load_manifest(path, root)
     with counting("reading") as tell:
-        report = check_manifest(loaded, splits=splits, patch=wanted, tell=tell)
+        report = check_manifest(loaded, splits=splits, patch=patch, tell=tell)
     print_report(report, cases=cases)
-    if not report.ok:
-        raise typer.Exit(2)
+    return report.ok
+
+
+def _check_images(path: Path, root: Path | None, splits: list[str] | None, cases: bool) -> bool:
+    from medcontrast.commands.progress import counting
+    from medcontrast.data.check_images import check_image_manifest
+    from medcontrast.data.check_images_page import print_image_report
+    from medcontrast.data.image_manifest import load_image_manifest
+
+    loaded = load_image_manifest(path, root)
+    with counting("reading") as tell:
+        report = check_image_manifest(loaded, splits=splits, tell=tell)
+    print_image_report(report, cases=cases)
+    return report.ok
 
 
 @app.command("split")
@@ -123,6 +153,65 @@ def phantom(
     typer.echo(f"{path}: {', '.join(f'{count} {name}' for name, count in counts.items() if count)}.")
 
 
+@app.command("composites")
+def composites(
+    manifest: Annotated[Path, typer.Argument(help="A manifest of images, each of one object with a target.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")],
+    canvas: Annotated[int, typer.Option("--canvas", min=8, help="Side of a composite in pixels.")] = 32,
+    side: Annotated[int, typer.Option("--side", min=4, help="Side of an object in it.")] = 16,
+    channels: Annotated[int, typer.Option("--channels", help="1 or 3.")] = 3,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of pairs and places.")] = 0,
+    root: Annotated[Path | None, typer.Option("--root", help="Folder the manifest's paths start from.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Put two objects of different classes on one canvas, as many composites as there are images."""
+    from medcontrast.commands.progress import counting
+    from medcontrast.data.composites import write_composites
+    from medcontrast.data.image_manifest import load_image_manifest
+
+    _require_channels(channels)
+    loaded = load_image_manifest(manifest, root)
+    with counting("composing") as tell:
+        path = write_composites(
+            loaded, output, canvas=canvas, side=side, channels=channels, seed=seed, overwrite=overwrite, tell=tell
+        )
+    typer.echo(f"{path}: {_image_sizes(loaded)}.")
+
+
+@app.command("degrade")
+def degrade(
+    manifest: Annotated[Path, typer.Argument(help="A manifest of images with targets and a test split.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")],
+    kind: Annotated[str, typer.Option("--kind", help="fundus or xray.")],
+    size: Annotated[int, typer.Option("--size", min=8, help="Side of the images in pixels.")],
+    severity: Annotated[float, typer.Option("--severity", min=0.0, max=1.0, help="Scales every amount.")] = 1.0,
+    channels: Annotated[int, typer.Option("--channels", help="1 or 3.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")] = 0,
+    root: Annotated[Path | None, typer.Option("--root", help="Folder the manifest's paths start from.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a data set whose test images stand twice, as they are and degraded."""
+    from medcontrast.commands.progress import counting
+    from medcontrast.data.degraded import write_degraded
+    from medcontrast.data.image_manifest import load_image_manifest
+    from medcontrast.settings.degrade import FundusDegradeSettings, XrayDegradeSettings
+
+    if kind not in ("fundus", "xray"):
+        raise InputError(f"--kind {kind}: expected fundus or xray.")
+    _require_channels(channels)
+    settings = (
+        FundusDegradeSettings(kind="fundus", severity=severity)
+        if kind == "fundus"
+        else XrayDegradeSettings(kind="xray", severity=severity)
+    )
+    loaded = load_image_manifest(manifest, root)
+    with counting("writing") as tell:
+        path = write_degraded(
+            loaded, output, settings, size=size, channels=channels, seed=seed, overwrite=overwrite, tell=tell
+        )
+    typer.echo(f"{path}: {_image_sizes(loaded)}; the test images a second time, degraded.")
+
+
 @app.command("import")
 def import_(
     form: Annotated[str, typer.Argument(help="la-h5 or la-nrrd, the left atrium's two public forms.")],
@@ -155,6 +244,15 @@ def import_(
     if tree is not None:
         write_manifest(path, {**tree, "root": "."}, overwrite=overwrite)
         typer.echo(f"{path}: {_sizes(tree)}.")
+
+
+def _image_sizes(manifest: ImageManifest) -> str:
+    return f"{', '.join(f'{len(manifest.cases(name))} {name}' for name in manifest.splits())} images"
+
+
+def _require_channels(channels: int) -> None:
+    if channels not in (1, 3):
+        raise InputError(f"--channels {channels}: 1 for grey or 3 for colour.")
 
 
 def _sizes(tree: dict[str, object]) -> str:

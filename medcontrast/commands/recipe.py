@@ -31,11 +31,11 @@ def new(
     from medcontrast.data.propose import propose_recipe
     from medcontrast.data.recipe_page import relative_path, write_recipe
     from medcontrast.data.survey import survey
-    from medcontrast.settings import load_recipe
+    from medcontrast.settings import load_segmentation_recipe
     from medcontrast.settings.shipped import find_recipe
 
     refuse_existing(output, overwrite=overwrite)
-    template = load_recipe(find_recipe(like)) if like is not None else None
+    template = load_segmentation_recipe(find_recipe(like)) if like is not None else None
     loaded = load_manifest(manifest)
     with counting("reading") as tell:
         scans = survey(loaded, tell=tell)

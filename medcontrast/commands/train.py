@@ -11,7 +11,7 @@ import typer
 from medcontrast.errors import InputError
 
 if TYPE_CHECKING:  # the command line starts without what this imports
-    from medcontrast.settings import Recipe
+    from medcontrast.settings import AnyRecipe
 
 
 def train(
@@ -50,7 +50,7 @@ def train(
 
 def _prepare(
     recipe: Path | None, output: Path | None, resume: Path | None, settings: list[str], overwrite: bool
-) -> tuple[Path, Recipe]:
+) -> tuple[Path, AnyRecipe]:
     """The run folder, which the first process makes or changes, and its recipe, which every process reads itself."""
     from medcontrast.engine.run import Run
     from medcontrast.settings import load_recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
+from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -33,13 +34,34 @@ def print_report(report: CheckReport, *, cases: bool = False, console: Console |
         out.print(_case_table(report))
     if "unlabeled" in report.splits and manifest.unlabeled:
         out.print("Labels of unlabeled cases were not opened.")
+    print_findings(out, report, every=cases)
+
+
+class Findings(Protocol):
+    """What every check report has."""
+
+    @property
+    def faults(self) -> list[Finding]:
+        """Training or scoring would fail or mislead."""
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """Worth a look."""
+
+    @property
+    def notes(self) -> list[Finding]:
+        """Good to know."""
+
+
+def print_findings(out: Console, report: Findings, *, every: bool) -> None:
+    """Prints faults, warnings and notes; of each kind the first 20, or every one."""
     for kind, findings in (("fault", report.faults), ("warning", report.warnings), ("note", report.notes)):
-        _print_findings(out, kind, findings, len(findings) if cases else _MOST)
-    if report.ok:
+        _print_kind(out, kind, findings, len(findings) if every else _MOST)
+    if not report.faults:
         out.print("No faults.")
 
 
-def _print_findings(out: Console, kind: str, findings: Sequence[Finding], most: int) -> None:
+def _print_kind(out: Console, kind: str, findings: Sequence[Finding], most: int) -> None:
     if not findings:
         return
     out.print(f"{len(findings)} {kind}{'s' if len(findings) > 1 else ''}:")

@@ -97,7 +97,7 @@ def load_manifest(path: Path, root: Path | None = None) -> Manifest:
     Raises:
         ManifestError: With every fault found, one a line.
     """
-    raw = _read_json(path)
+    raw = read_json(path)
     if "training" in raw and not any(split in raw for split in SPLITS):
         raise ManifestError(
             f"{path}: this is a Decathlon dataset.json, which does not say what is labeled. "
@@ -108,7 +108,7 @@ def load_manifest(path: Path, root: Path | None = None) -> Manifest:
         raise ManifestError(f"{path}: unknown key {unknown[0]!r}; known: {', '.join(sorted(_KEYS))}.")
     labels = LabelTable.from_json(raw, where=str(path))
     channels = _channels(raw, path)
-    folder = _root(raw, path, root)
+    folder = root_folder(raw, path, root)
     faults: list[str] = []
     splits = {name: _cases(raw.get(name, []), name, folder, len(channels), faults) for name in SPLITS}
     if not any(splits.values()):
@@ -133,7 +133,12 @@ def load_manifest(path: Path, root: Path | None = None) -> Manifest:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a manifest's file holds.
+
+    Raises:
+        ManifestError: Not readable, no JSON object, or a key twice.
+    """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
     except FileNotFoundError:
@@ -160,7 +165,8 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def _root(raw: dict[str, Any], path: Path, root: Path | None) -> Path:
+def root_folder(raw: dict[str, Any], path: Path, root: Path | None) -> Path:
+    """Folder that a manifest's relative paths start from; see `load_manifest`."""
     if root is not None:
         return root
     if raw.get("root"):

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from medcontrast.data.manifest import Manifest
 from medcontrast.data.survey import Scan
 from medcontrast.errors import InputError
-from medcontrast.settings import Recipe, recipe_from_tree
+from medcontrast.settings import Recipe, recipe_from_tree, require_segmentation
 from medcontrast.settings.methods import SupervisedSettings
 from medcontrast.settings.network import NetworkSettings
 
 PATCH_VOXELS = 112 * 112 * 80
 """Largest patch proposed: that of the left-atrium benchmark, which fits a graphics card of 12 GiB in pairs."""
+_HERE = "the proposed recipe"
 _SAME = 0.05
 _ANISOTROPIC = 3.0
 Vector = NDArray[np.float64]
@@ -89,7 +90,7 @@ def propose_recipe(
         reasons["train.validate_every"] = (
             "the manifest has no validation split, so nothing is watched and `last` is kept"
         )
-    return Proposal(recipe_from_tree(tree, where="the proposed recipe"), reasons)
+    return Proposal(require_segmentation(recipe_from_tree(tree, where=_HERE), where=_HERE), reasons)
 
 
 def _spacing(scans: Sequence[Scan], reasons: dict[str, str]) -> tuple[list[float] | None, Vector]:

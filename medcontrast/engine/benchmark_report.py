@@ -73,7 +73,7 @@ def write_report(grid: GridSettings, records: dict[str, Record], folder: Path, i
     write_text(folder / "table.csv", _csv(lines))
     points_png(folder / "picture.png", _points(grid, lines), title=grid.title, axis=f"Dice, {grid.target}")
     if into is not None:
-        _replace_part(into, grid.name, text)
+        replace_part(into, grid.name, text)
     return text
 
 
@@ -202,10 +202,11 @@ def _compared(grid: GridSettings, lines: Sequence[Line], reference: str) -> list
         scores = (line.scores(grid.target, "dice"), base.scores(grid.target, "dice")) if both else None
         found.append(difference(*scores) if scores else None)
     corrected = iter(holm([each.p for each in found if each is not None]))
-    return ["-" if each is None else _difference(each, next(corrected)) for each in found]
+    return ["-" if each is None else difference_cell(each, next(corrected)) for each in found]
 
 
-def _difference(each: Difference, p: float) -> str:
+def difference_cell(each: Difference, p: float) -> str:
+    """Mean, interval and corrected p of a difference."""
     interval = each.interval
     spread = "" if interval.low is None else f" ({interval.low:+.4f} to {interval.high:+.4f})"
     return f"{interval.mean:+.4f}{spread}, {'p < 0.001' if p < 0.001 else f'p {p:.3f}'}"
@@ -250,7 +251,12 @@ def _require_alike(grid: GridSettings, records: dict[str, Record]) -> None:
             raise InputError(f"Records {name} and {first} hold other cases or targets, so they cannot be compared.")
 
 
-def _replace_part(path: Path, name: str, text: str) -> None:
+def replace_part(path: Path, name: str, text: str) -> None:
+    """Puts a table between the two marks of its grid in a Markdown file.
+
+    Raises:
+        InputError: The file cannot be read, or has no such marks.
+    """
     begin, end = f"<!-- benchmark {name} -->", "<!-- end -->"
     try:
         before, _, rest = path.read_text(encoding="utf-8").partition(begin)

@@ -16,7 +16,8 @@ from medcontrast.data.manifest import Manifest
 from medcontrast.errors import InputError
 from medcontrast.methods import Method, build_method
 from medcontrast.networks.build import build_network
-from medcontrast.settings import Recipe
+from medcontrast.networks.encoders2d import Encoder, build_encoder
+from medcontrast.settings import AnyRecipe, PretrainRecipe, Recipe
 from medcontrast.settings.train import OptimizerSettings, ScheduleSettings
 
 
@@ -58,7 +59,7 @@ def _require_started(devices: int, num_nodes: int) -> None:
         )
 
 
-def resolve_precision(recipe: Recipe, accelerator: str, wanted: str | None = None) -> str:
+def resolve_precision(recipe: AnyRecipe, accelerator: str, wanted: str | None = None) -> str:
     """`auto` becomes bf16-mixed where the device computes in bfloat16 natively, else 32-true.
 
     On CPUs it stays 32-true where the deepest level of the network is 2 voxels wide or less: the bfloat16 3x3x3
@@ -73,11 +74,12 @@ def resolve_precision(recipe: Recipe, accelerator: str, wanted: str | None = Non
         InputError: bf16-mixed on a CPU, where it would train on wrong gradients.
     """
     wanted = wanted or recipe.train.precision
-    deepest = [side // step for side, step in zip(recipe.data.patch, recipe.network.patch_divisor, strict=True)]
-    if wanted == "bf16-mixed" and _on_cpu(accelerator) and min(deepest) <= 2:
+    narrow = isinstance(recipe, Recipe) and min(_deepest(recipe)) <= 2
+    if wanted == "bf16-mixed" and _on_cpu(accelerator) and isinstance(recipe, Recipe) and narrow:
         raise InputError(
-            f"precision bf16-mixed: data.patch {list(recipe.data.patch)} leaves {deepest} voxels at the deepest level, "
-            "where PyTorch's bfloat16 convolution on CPUs gives wrong gradients. Take 32-true, or a larger patch."
+            f"precision bf16-mixed: data.patch {list(recipe.data.patch)} leaves {_deepest(recipe)} voxels at the "
+            "deepest level, where PyTorch's bfloat16 convolution on CPUs gives wrong gradients. Take 32-true, or a "
+            "larger patch."
         )
     if wanted != "auto":
         return wanted
@@ -85,8 +87,13 @@ def resolve_precision(recipe: Recipe, accelerator: str, wanted: str | None = Non
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     if accelerator == "auto" and torch.backends.mps.is_available():
         return "32-true"
-    native = min(deepest) > 2 and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    native = not narrow and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return "bf16-mixed" if native and torch.backends.mkldnn.is_available() else "32-true"
+
+
+def _deepest(recipe: Recipe) -> list[int]:
+    """Voxels of a patch at the deepest level of the network."""
+    return [side // step for side, step in zip(recipe.data.patch, recipe.network.patch_divisor, strict=True)]
 
 
 def _on_cpu(accelerator: str) -> bool:
@@ -114,6 +121,24 @@ def make_method(recipe: Recipe, manifest: Manifest) -> Method:
     """The recipe's method with weights that are a function of its seed."""
     torch.manual_seed(recipe.seed)
     return build_method(recipe.method, make_network_builder(recipe, manifest))
+
+
+def make_encoder_builder(recipe: PretrainRecipe) -> Callable[[], Encoder]:
+    """A function that builds the recipe's encoder with fresh weights."""
+    plain = recipe.network.plain()
+    return partial(build_encoder, in_channels=recipe.data.channels, **plain)
+
+
+def make_encoder(recipe: PretrainRecipe, seed: int) -> Encoder:
+    """The recipe's encoder as a run of this seed starts from it."""
+    torch.manual_seed(seed)
+    return make_encoder_builder(recipe)()
+
+
+def make_pretraining_method(recipe: PretrainRecipe) -> Method:
+    """The same as `make_method` for a recipe that pre-trains an encoder."""
+    torch.manual_seed(recipe.seed)
+    return build_method(recipe.method, make_encoder_builder(recipe))
 
 
 def make_optimizer(settings: OptimizerSettings, method: nn.Module) -> Optimizer:

@@ -16,17 +16,16 @@ from torch import Tensor
 
 from medcontrast import checkpoint
 from medcontrast.batch import Batch, StepInfo
-from medcontrast.data.volumes import make_loader
 from medcontrast.distributed import mean_over_processes
-from medcontrast.engine.build import learning_rate, make_method, make_optimizer
+from medcontrast.engine.build import learning_rate, make_optimizer
 from medcontrast.engine.curves import Curves
+from medcontrast.engine.job import job_of
 from medcontrast.engine.progress import TrainingProgress
 from medcontrast.engine.run import Run
 from medcontrast.engine.stopping import StopRequest
 from medcontrast.engine.validate import Validator
 from medcontrast.errors import CheckpointError, InputError, NonFiniteLossError
 from medcontrast.methods import Method
-from medcontrast.transforms.views import Views
 
 
 @dataclass
@@ -55,11 +54,10 @@ class Trainer:
     state: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
-        recipe, manifest = self.run.recipe, self.run.manifest
-        self.method: Method = make_method(recipe, manifest)
-        self.optimizer = make_optimizer(recipe.train.optimizer, self.method)
+        self.job = job_of(self.run)
+        self.method: Method = self.job.method
+        self.optimizer = make_optimizer(self.run.recipe.train.optimizer, self.method)
         self.parameters = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
-        self.views = Views(recipe.augment)
 
     def initialise(self) -> None:
         """Takes tensors over from `train.init_from`, where the recipe names one."""
@@ -105,14 +103,10 @@ class Trainer:
         # what a resume loaded lies on the CPU; loading it once more takes it to where the parameters are now
         self.optimizer.load_state_dict(self.optimizer.state_dict())
         wrapped.mark_forward_method("losses")
-        loader, sampler = make_loader(
-            self.run.recipe,
-            self.run.manifest,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
-            start_step=self.state.step,
+        loader, sampler = self.job.loader(
+            rank=fabric.global_rank, world_size=fabric.world_size, start_step=self.state.step
         )
-        validator = Validator(self.run, fabric.device, fabric.autocast) if train.validate_every else None
+        validator, every = self.job.validator(fabric.device, fabric.autocast), self.job.validate_every
         curves = Curves(self.run.folder, self.state.step) if fabric.is_global_zero else None
         if self.state.step == 0:
             self.save()  # from the first moment on there is something to resume from
@@ -127,7 +121,7 @@ class Trainer:
                 self.state.step, self.state.seconds = step + 1, before + time.monotonic() - began
                 shown.advance(step + 1, terms["loss"])
                 self._record(step + 1, terms, curves)
-                if validator is not None and train.validate_every and (step + 1) % train.validate_every == 0:
+                if validator is not None and every and (step + 1) % every == 0:
                     self._validate(validator, shown, curves)
                 if self._should_stop(stop):
                     break
@@ -168,16 +162,8 @@ class Trainer:
 
     def _on_device(self, batch: Batch, info: StepInfo) -> Batch:
         moved = self.fabric.to_device(batch)
-        views, label = self.views(
-            moved["image"],
-            moved["label"],
-            seed=info.seed,
-            step=info.step,
-            rows=batch["index"],
-            spacing_mm=moved.get("spacing_mm"),
-        )
-        out: Batch = {**moved, "views": views, "label": label}  # type: ignore[typeddict-item]
-        return out
+        moved["index"] = batch["index"]  # numbers of rows are needed where draws are made: on the CPU
+        return self.job.with_views(moved, info)
 
     def _record(self, step: int, terms: dict[str, float], curves: Curves | None) -> None:
         if curves is None or (step % self.run.recipe.train.log_every and step != 1):
@@ -223,29 +209,18 @@ class Trainer:
         self.fabric.barrier()
 
     def _save_weights(self, path: Any) -> None:
-        checkpoint.save_weights(path, self._inference_network().state_dict(), self._header())
-
-    def _inference_network(self) -> torch.nn.Module:
-        student = self.run.recipe.inference.network == "student"
-        return self.method.student if student else self.method.inference_network()
+        checkpoint.save_weights(path, self.job.network().state_dict(), self._header())
 
     def _inference_prefix(self) -> str:
-        network = self._inference_network()
+        network = self.job.network()
         return next(f"{name}." for name, module in self.method.named_modules() if module is network)
 
     def _header(self) -> dict[str, Any]:
         return {
             "recipe": self.run.recipe.model_dump(mode="json"),
-            "labels": self.run.manifest.labels.to_json(),
-            "channels": list(self.run.manifest.channels),
-            "network": "student" if self._inference_network() is self.method.student else "teacher",
+            "network": "student" if self.job.network() is self.method.student else "teacher",
             "step": self.state.step,
-            "trained_on": {
-                "labeled": [case.name for case in self.run.manifest.labeled],
-                "unlabeled": [
-                    case.name for case in self.run.manifest.unlabeled if self.run.recipe.train.unlabeled_rows
-                ],
-            },
+            **self.job.header(),
         }
 
     def _say(self, sentence: str) -> None:

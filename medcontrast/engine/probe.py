@@ -1,12 +1,9 @@
-"""A probe of one encoder: neighbours, linear probe and fine-tuning at several shares of the labels, over seeds."""
+"""A probe of an encoder: neighbours, linear probe and fine-tuning at several shares of the labels, over seeds."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,132 +14,155 @@ from medcontrast.engine.probe_finetune import FineTuning, classify, fine_tune
 from medcontrast.engine.probe_labels import stratified_subset
 from medcontrast.engine.probe_linear import choose_linear
 from medcontrast.errors import InputError
-from medcontrast.files import write_text
 from medcontrast.metrics.bootstrap import Interval
 from medcontrast.metrics.neighbours import knn_probabilities
-from medcontrast.metrics.probe import FIGURES, PROBE_RULES, over_seeds, score_probe
+from medcontrast.metrics.probe import accuracy_over_images, over_seeds, score_probe
 from medcontrast.networks.encoders2d import Encoder
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.25, 1.0)
 _NEIGHBOURS = 20
 
+Scores = NDArray[np.float64]
+"""(n, k) probabilities of test images."""
+
 
 @dataclass(frozen=True)
 class ProbeRow:
-    """One classifier at one share of the labels.
+    """One classifier on one encoder at one share of the labels.
 
     Attributes:
+        encoder: Name of the weights, such as "pre-trained".
         kind: "knn", "linear" or "finetune".
         fraction: Share of the training labels.
         labels: How many that are.
         seeds: Runs; 1 where nothing is drawn, and no interval is given.
         values: Every value of `ProbeScore.flat` over the seeds, on test images.
+        over_images: The accuracy with its interval over test images instead of seeds.
     """
 
+    encoder: str
     kind: str
     fraction: float
     labels: int
     seeds: int
     values: dict[str, Interval]
+    over_images: Interval
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeSets:
+    """The images of a probe.
+
+    Attributes:
+        train: Subsets of labels are drawn from it.
+        validation: Chooses the strength of the linear probe, and nothing else.
+        test: Scored alone.
+        classes: How many.
+    """
+
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    classes: int
 
 
 def probe_encoder(
-    encoder: Encoder,
-    train: ImageSet,
-    validation: ImageSet,
-    test: ImageSet,
+    encoders: Sequence[Encoder],
+    images: ProbeSets,
     *,
-    classes: int,
+    name: str = "pre-trained",
     seeds: Sequence[int] = (0, 1, 2),
     fractions: Sequence[float] = FRACTIONS,
     fine_tuning: FineTuning | None = None,
     device: torch.device | None = None,
+    tell: Callable[[Sequence[ProbeRow]], None] = lambda rows: None,
 ) -> list[ProbeRow]:
-    """Scores an encoder on test images; it comes out as it went in.
+    """Scores encoders on test images; they come out as they went in.
 
     Args:
-        encoder: Frozen for neighbours and the linear probe, copied for fine-tuning.
-        train: Images that subsets of labels are drawn from.
-        validation: Chooses the strength of the linear probe, and nothing else.
-        test: Scored alone.
-        classes: How many.
+        encoders: One for all seeds, or one for each; frozen, and copied for fine-tuning.
+        images: What to fit, to choose and to score on.
+        name: Of the weights, in the rows.
         seeds: Of the subsets and of fine-tuning.
         fractions: Shares of the labels.
         fine_tuning: How; None leaves it out.
         device: Default: the CPU.
+        tell: Called with the rows of every share, once it is scored.
 
     Raises:
         InputError: No seed or share, or a class that does not occur among the test images.
     """
     if not seeds or not fractions:
         raise InputError("A probe needs a seed and a share of the labels at least.")
+    if len(encoders) not in (1, len(seeds)):
+        raise InputError(f"A probe takes one encoder, or one for each of {len(seeds)} seeds, but got {len(encoders)}.")
     place = device or torch.device("cpu")
-    features = {name: embed(encoder, split, device=place) for name, split in (("t", train), ("v", validation))}
-    asked = embed(encoder, test, device=place)
-    rows = []
+    frozen = [Frozen.of(encoder, images, place) for encoder in encoders]
+    rows: list[ProbeRow] = []
     for fraction in fractions:
-        subsets = {seed: stratified_subset(train.targets, fraction, seed) for seed in seeds}
-        found: dict[str, list[NDArray[np.float64]]] = {"knn": [], "linear": [], "finetune": []}
-        for number, (seed, chosen) in enumerate(subsets.items()):
-            if fraction < 1.0 or number == 0:  # all labels are one subset, and neither classifier draws anything
-                known, targets = features["t"][chosen], train.targets[chosen]
-                near = min(_NEIGHBOURS, len(chosen))
-                found["knn"].append(knn_probabilities(known, targets, asked, classes=classes, neighbours=near))
-                linear = choose_linear(known, targets, features["v"], validation.targets, classes=classes)
-                found["linear"].append(linear.probabilities(asked))
+        subsets = [stratified_subset(images.train.targets, fraction, seed) for seed in seeds]
+        found: dict[str, list[Scores]] = {"knn": [], "linear": [], "finetune": []}
+        for number, (seed, chosen) in enumerate(zip(seeds, subsets, strict=True)):
+            own = number % len(encoders)
+            if fraction < 1.0 or number < len(encoders):  # all labels are one subset, and neither of the two draws
+                for kind, scores in frozen[own].scores(images, chosen).items():
+                    found[kind].append(scores)
             if fine_tuning is not None:
-                tuned = fine_tune(
-                    encoder,
-                    train,
-                    chosen,
-                    feature_channels=encoder.feature_channels,
-                    classes=classes,
-                    settings=fine_tuning,
-                    seed=seed,
-                    device=place,
-                )
-                found["finetune"].append(classify(tuned, test, place))
-        for kind, scores in found.items():
-            if scores:
-                values = over_seeds([score_probe(score, test.targets, test.groups) for score in scores])
-                rows.append(ProbeRow(kind, fraction, len(subsets[seeds[0]]), len(scores), values))
+                found["finetune"].append(_fine_tuned(encoders[own], images, chosen, fine_tuning, seed, place))
+        new = [_row(name, kind, fraction, len(subsets[0]), found[kind], images.test) for kind in found if found[kind]]
+        tell(new)
+        rows += new
     return rows
 
 
-def write_probe(folder: Path, rows: Sequence[ProbeRow], facts: dict[str, Any]) -> str:
-    """Writes probe.json and probe.md; returns the Markdown table.
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """Features of every split by one encoder, which stays as it is; made by `of`."""
 
-    Raises:
-        OutputError: A file cannot be written.
-    """
-    content = {"facts": facts, "rules": PROBE_RULES, "rows": [asdict(row) for row in rows]}
-    write_text(folder / "probe.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    table = markdown_table(rows)
-    write_text(folder / "probe.md", table)
-    return table
+    train: NDArray[np.float64]
+    validation: NDArray[np.float64]
+    test: NDArray[np.float64]
 
-
-def markdown_table(rows: Sequence[ProbeRow]) -> str:
-    """A row a classifier and share; mean [t interval over seeds]. Worst groups and gaps where there are groups."""
-    extra = sorted({name for row in rows for name in row.values if " worst " in name or " gap " in name})
-    columns = [*FIGURES, *extra]
-    titles = [FIGURES.get(name, name.replace("_", " ")) for name in columns]
-    lines = [
-        "| probe | labels | seeds | " + " | ".join(titles) + " |",
-        "|---|---|---|" + "---|" * len(columns),
-    ]
-    for row in rows:
-        cells = [_cell(row.values.get(name)) for name in columns]
-        lines.append(
-            f"| {row.kind} | {row.labels} ({100 * row.fraction:g} %) | {row.seeds} | " + " | ".join(cells) + " |"
+    @classmethod
+    def of(cls, encoder: Encoder, images: ProbeSets, device: torch.device) -> Frozen:
+        """Embeds the images."""
+        train, validation, test = (
+            embed(encoder, split, device=device) for split in (images.train, images.validation, images.test)
         )
-    rules = [*PROBE_RULES, "Intervals: 95 % Student's t over seeds; none where a single run was made."]
-    return "\n".join([*lines, "", *(f"- {rule}" for rule in rules)]) + "\n"
+        return cls(train, validation, test)
+
+    def scores(self, images: ProbeSets, chosen: NDArray[np.int64]) -> dict[str, Scores]:
+        """Probabilities (n, k) of the test images by "knn" and "linear", from the chosen training images' labels."""
+        known, targets, classes = self.train[chosen], images.train.targets[chosen], images.classes
+        near = min(_NEIGHBOURS, len(chosen))
+        linear = choose_linear(known, targets, self.validation, images.validation.targets, classes=classes)
+        return {
+            "knn": knn_probabilities(known, targets, self.test, classes=classes, neighbours=near),
+            "linear": linear.probabilities(self.test),
+        }
 
 
-def _cell(interval: Interval | None) -> str:
-    if interval is None:
-        return ""
-    if interval.low is None or interval.high is None:
-        return f"{interval.mean:.3f}"
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+def _fine_tuned(
+    encoder: Encoder,
+    images: ProbeSets,
+    chosen: NDArray[np.int64],
+    settings: FineTuning,
+    seed: int,
+    device: torch.device,
+) -> Scores:
+    tuned = fine_tune(
+        encoder,
+        images.train,
+        chosen,
+        feature_channels=encoder.feature_channels,
+        classes=images.classes,
+        settings=settings,
+        seed=seed,
+        device=device,
+    )
+    return classify(tuned, images.test, device)
+
+
+def _row(name: str, kind: str, fraction: float, labels: int, scores: list[Scores], test: ImageSet) -> ProbeRow:
+    values = over_seeds([score_probe(score, test.targets, test.groups) for score in scores])
+    return ProbeRow(name, kind, fraction, labels, len(scores), values, accuracy_over_images(scores, test.targets))

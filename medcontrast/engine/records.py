@@ -86,19 +86,13 @@ class Record:
         Raises:
             InputError: Naming the first setting that differs.
         """
-        old, new = _deciding(self.recipe), _deciding(recipe.model_dump(mode="json"))
-        for key in sorted(old.keys() & new.keys()):
-            if old[key] != new[key]:
-                raise InputError(
-                    f"{path}: this record was made with {key} {old[key]}, but the grid now asks for {new[key]}. "
-                    "Delete it to run its cell again, or put the setting back."
-                )
+        require_same(self.recipe, recipe.model_dump(mode="json"), path)
 
 
 def make_record(cell: Cell, recipe: Recipe, report: Report, facts: dict[str, Any]) -> Record:
     """The record of a scored run; figures are kept to five digits."""
     tree = recipe.model_dump(mode="json")
-    return Record(cell.row, cell.labeled, cell.run, tree, _digest(_deciding(tree)), *_scores(report), facts)
+    return Record(cell.row, cell.labeled, cell.run, tree, recipe_digest(deciding(tree)), *_scores(report), facts)
 
 
 def make_peer_record(
@@ -114,7 +108,7 @@ def make_peer_record(
         report: Scores of its masks.
         facts: As of a grid's record, and `peer` ({"name", "version"}) and `notes`, sentences for below the table.
     """
-    return Record(row, labeled, run, settings, _digest(settings), *_scores(report), facts)
+    return Record(row, labeled, run, settings, recipe_digest(settings), *_scores(report), facts)
 
 
 def load_records(folder: Path, names: Sequence[str]) -> dict[str, Record]:
@@ -145,11 +139,27 @@ def _scores(report: Report) -> tuple[list[str], dict[str, dict[str, list[float]]
     }
 
 
-def _digest(tree: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode("utf-8")).hexdigest()[:16]
+def require_same(old_tree: dict[str, Any], new_tree: dict[str, Any], path: Path) -> None:
+    """Refuses a record whose recipe differs from the grid's in a setting that both have.
+
+    Raises:
+        InputError: Naming the first such setting.
+    """
+    old, new = deciding(old_tree), deciding(new_tree)
+    for key in sorted(old.keys() & new.keys()):
+        if old[key] != new[key]:
+            raise InputError(
+                f"{path}: this record was made with {key} {old[key]}, but the grid now asks for {new[key]}. "
+                "Delete it to run its cell again, or put the setting back."
+            )
 
 
-def _deciding(tree: dict[str, Any]) -> dict[str, Any]:
+def recipe_digest(settings: dict[str, Any]) -> str:
+    """Short name of the settings that decide a result: the first 16 hex digits of a SHA-256."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode("utf-8")).hexdigest()[:16]
+
+
+def deciding(tree: dict[str, Any]) -> dict[str, Any]:
     """What decides the result; not what a resume may change, save the steps."""
     free = set(CHANGEABLE_ON_RESUME) - {"train.steps"}
     return {key: value for key, value in leaves(tree).items() if key not in free and not key.startswith("about.")}

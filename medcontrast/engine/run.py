@@ -25,10 +25,11 @@ from typing import Any
 
 import medcontrast
 from medcontrast.data.fit import recipe_manifest, require_files, require_fit
+from medcontrast.data.image_manifest import ImageManifest
 from medcontrast.data.manifest import Manifest
 from medcontrast.errors import CheckpointError, OutputError, RecipeError
 from medcontrast.files import write_text
-from medcontrast.settings import Recipe, load_recipe, recipe_to_yaml
+from medcontrast.settings import AnyRecipe, load_recipe, recipe_to_yaml
 
 CHANGEABLE_ON_RESUME = (
     "train.steps",
@@ -46,16 +47,18 @@ class Run:
     """A folder with one training run in it."""
 
     folder: Path
-    recipe: Recipe
-    manifest: Manifest
+    recipe: AnyRecipe
+    manifest: Manifest | ImageManifest
 
     @property
     def resume_file(self) -> Path:
         """Everything a resume needs."""
-        return self.folder / "last.pt"
+        from medcontrast.checkpoint import RESUME  # with torch, which making a run folder does without
+
+        return self.folder / RESUME
 
     @classmethod
-    def create(cls, folder: Path, recipe: Recipe, recipe_path: Path, *, overwrite: bool = False) -> Run:
+    def create(cls, folder: Path, recipe: AnyRecipe, recipe_path: Path, *, overwrite: bool = False) -> Run:
         """Makes the folder and writes what is known before training.
 
         Raises:
@@ -160,7 +163,7 @@ class Run:
         write_text(path, "".join(kept))
 
 
-def resolve_paths(recipe: Recipe, recipe_path: Path) -> Recipe:
+def resolve_paths(recipe: AnyRecipe, recipe_path: Path) -> AnyRecipe:
     """Paths relative to the recipe file would mean something else in the run folder."""
 
     def absolute(path: str | None) -> str | None:
@@ -186,20 +189,14 @@ def _never_trained(folder: Path) -> bool:
 
 
 def _remove_old_run(folder: Path) -> None:
+    from medcontrast.checkpoint import BEST, LAST, RESUME
+
     # only what a run writes: --overwrite on the wrong folder must not empty somebody's data
     if not (folder / "resolved.yaml").is_file():
         raise OutputError(
             f"{folder}: --overwrite replaces run folders alone, and this is not one; choose another with -o."
         )
-    for name in (
-        "resolved.yaml",
-        "manifest.json",
-        "run.json",
-        "log.jsonl",
-        "last.pt",
-        "last.safetensors",
-        "best.safetensors",
-    ):
+    for name in ("resolved.yaml", "manifest.json", "run.json", "log.jsonl", RESUME, LAST, BEST):
         (folder / name).unlink(missing_ok=True)
     for name in ("tensorboard", "overlays"):
         shutil.rmtree(folder / name, ignore_errors=True)

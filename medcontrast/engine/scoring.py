@@ -23,8 +23,8 @@ from medcontrast.engine.evaluate import (
     table_beside,
     table_of_values,
 )
-from medcontrast.errors import InputError, OutputError
-from medcontrast.files import write_text
+from medcontrast.errors import InputError
+from medcontrast.files import require_free, write_text
 from medcontrast.labels import LabelTable
 from medcontrast.metrics.report import Report
 from medcontrast.render import OverlayRow
@@ -53,7 +53,8 @@ def score_folders(
         InputError: A prediction is missing, or a folder is empty.
     """
     console = console or Console()
-    _require_free(output, overwrite)
+    if output is not None:
+        require_free(output, FILES, overwrite=overwrite)
     files = folder_pairs(predictions, labels)
     if manifest is not None:
         table = load_manifest(manifest).labels
@@ -98,7 +99,7 @@ def score_checkpoints(
     manifest = load_manifest(manifest_path) if manifest_path is not None else _own_manifest(checkpoints[0])
     cases = manifest_case(manifest, split)
     folder = output or _default_output(checkpoints, split)
-    _require_free(folder, overwrite)
+    require_free(folder, FILES, overwrite=overwrite)
     predictor = Predictor.load(checkpoints, device=device, overrides={} if flips is None else {"flips": flips})
     _require_same_values(predictor.labels, manifest)
     _warn_of_training_cases(console, checkpoints, manifest, list(cases))
@@ -164,18 +165,6 @@ def _default_output(checkpoints: list[Path], split: str) -> Path:
     first = checkpoints[0]
     stem = resolve_checkpoint(first).stem
     return (first if first.is_dir() else first.parent) / f"evaluation_{split}_{stem}"
-
-
-def _require_free(output: Path | None, overwrite: bool) -> None:
-    if output is None:
-        return
-    taken = [name for name in FILES if (output / name).exists()]
-    if taken and not overwrite:
-        raise OutputError(f"{output / taken[0]}: exists already; add --overwrite, or choose another folder with -o.")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be written ({error.strerror}); choose another folder with -o.") from None
 
 
 def _require_same_values(labels: LabelTable, manifest: Manifest) -> None:

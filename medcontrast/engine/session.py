@@ -14,15 +14,15 @@ from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run
 from medcontrast.engine.stopping import StopRequest
 from medcontrast.errors import CheckpointError, InputError
-from medcontrast.settings import Recipe
-from medcontrast.settings.train import TrainSettings
+from medcontrast.settings import AnyRecipe
+from medcontrast.settings.train import LoopSettings
 
 
 def train_run(
     folder: Path,
     *,
     resume: bool,
-    recipe: Recipe | None = None,
+    recipe: AnyRecipe | None = None,
     max_time_s: float | None = None,
     accelerator: str = "auto",
     devices: int = 1,
@@ -51,7 +51,7 @@ def train_run(
     chosen = resolve_precision(recipe, accelerator, precision)
     _require_even_rows(recipe.train, devices * nodes)
     if resume and not (folder / RESUME).is_file():
-        raise CheckpointError(f"{folder}: nothing to resume from yet (no last.pt); train it again with --overwrite.")
+        raise CheckpointError(f"{folder}: nothing to resume from yet (no {RESUME}); train it again with --overwrite.")
     fabric = make_fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=chosen)
     fabric.launch()
     run = Run.open(folder)
@@ -68,8 +68,8 @@ def train_run(
             _say_goodbye(console, run, trainer, stop)
 
 
-def _require_even_rows(train: TrainSettings, processes: int) -> None:
-    for name, rows in (("labeled_rows", train.labeled_rows), ("unlabeled_rows", train.unlabeled_rows)):
+def _require_even_rows(train: LoopSettings, processes: int) -> None:
+    for name, rows in train.streams.items():
         if rows % (processes * train.accumulate):
             raise InputError(
                 f"train.{name} {rows} cannot be shared evenly by {processes} process(es) with train.accumulate "
@@ -84,7 +84,7 @@ def _facts(trainer: Trainer, fabric: Fabric, precision: str) -> dict[str, Any]:
         "precision": precision,
         "student_parameters": sum(parameter.numel() for parameter in trainer.method.student.parameters()),
         "trained_parameters": sum(parameter.numel() for parameter in trainer.parameters),
-        "cases": {name: len(cases) for name, cases in trainer.run.manifest.splits()},
+        "cases": trainer.job.sizes(),
     }
 
 
@@ -97,5 +97,4 @@ def _say_goodbye(console: Console, run: Run, trainer: Trainer, stop: StopRequest
     console.print(f"Finished {total} steps in {state.seconds:.0f} s; {run.folder} holds the run.", highlight=False)
     if state.best_dice is not None:
         console.print(f"Best validation Dice {state.best_dice:.4f} at step {state.best_step}.", highlight=False)
-    split = "validation" if run.manifest.validation else "test"
-    console.print(f"Next: medcontrast evaluate --ckpt {run.folder} --split {split}", highlight=False)
+    console.print(f"Next: {trainer.job.next_command(run.folder)}", highlight=False)

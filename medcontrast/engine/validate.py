@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from medcontrast.data.manifest import Manifest
 from medcontrast.data.volumes import PreparedCases
-from medcontrast.engine.run import Run
 from medcontrast.inference.predict import predict_case
 from medcontrast.metrics.overlap import dice
 from medcontrast.render import OverlayRow, overlay_grid_png
+from medcontrast.settings import Recipe
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,15 @@ class Validator:
     comes from `medcontrast evaluate`, on the scan's own grid.
     """
 
-    def __init__(self, run: Run, device: torch.device, autocast: Callable[[], AbstractContextManager[None]]) -> None:
-        self.run, self.device, self.autocast = run, device, autocast
-        recipe, manifest = run.recipe, run.manifest
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Recipe,
+        manifest: Manifest,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.folder, self.recipe, self.device, self.autocast = folder, recipe, device, autocast
         self.cases = PreparedCases(manifest.validation, recipe.data, manifest.labels, read_labels=True)
         self.labels = manifest.labels
 
@@ -60,9 +67,10 @@ class Validator:
                 prediction = predict_case(
                     network,
                     torch.from_numpy(case.image),
-                    patch=self.run.recipe.data.patch,
-                    settings=self.run.recipe.inference,
+                    patch=self.recipe.data.patch,
+                    settings=self.recipe.inference,
                     device=self.device,
+                    flip_axes=self.recipe.augment.spatial.flip_axes,
                 ).numpy()
             reference = case.label[0]
             prediction = np.where(reference < 0, 0, prediction)
@@ -91,7 +99,7 @@ class Validator:
         return np.isin(prediction, indices), np.isin(reference, indices)
 
     def _picture(self, row: OverlayRow, step: int) -> Path:
-        folder = self.run.folder / "overlays"
+        folder = self.folder / "overlays"
         folder.mkdir(exist_ok=True)
         path = folder / f"step_{step:06d}.png"
         colors = {index + 1: label.color for index, label in enumerate(self.labels.labels)}

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from medcontrast.checkpoint import checkpoint_hash, load_weights, resolve_checkpoint
 from medcontrast.errors import CheckpointError, InputError
+from medcontrast.inference.fused import fused
 from medcontrast.labels import LabelTable
 from medcontrast.networks.build import build_network
-from medcontrast.settings import Recipe, recipe_from_tree
+from medcontrast.settings import Recipe, recipe_from_tree, require_segmentation
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Member:
     """One trained network with all that is known about it.
 
     Attributes:
-        network: In evaluation mode, on its device.
+        network: In evaluation mode, on its device, rewritten for inference (`fused`).
         recipe: What it was trained by.
         labels: Its label table.
         channels: Names of its image channels.
@@ -83,13 +84,21 @@ def load_member(path: Path, device: torch.device) -> Member:
     tensors, header = load_weights(file)
     try:
         recipe = recipe_from_tree(header["recipe"], where=str(file))
+    except InputError as error:
+        raise _unusable(file, error) from None
+    recipe = require_segmentation(recipe, where=str(file))
+    try:
         labels = LabelTable.from_json(header["labels"], where=str(file))
         channels = tuple(str(channel) for channel in header["channels"])
         network = _network(recipe, len(channels), labels.classes)
     except (InputError, TypeError) as error:
-        raise CheckpointError(f"{file}: this version of medcontrast cannot use its header: {error}") from None
+        raise _unusable(file, error) from None
     _load(network, tensors, file)
-    return Member(network.to(device).eval(), recipe, labels, channels, file, checkpoint_hash(file), header)
+    return Member(fused(network).to(device), recipe, labels, channels, file, checkpoint_hash(file), header)
+
+
+def _unusable(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{file}: this version of medcontrast cannot use its header: {error}")
 
 
 def _network(recipe: Recipe, in_channels: int, classes: int) -> nn.Module:

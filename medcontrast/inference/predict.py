@@ -23,14 +23,21 @@ from medcontrast.errors import InputError, VolumeError
 from medcontrast.inference.members import Member, load_members
 from medcontrast.inference.postprocess import finish
 from medcontrast.inference.record import geometry, measured_volumes, prediction_record
-from medcontrast.inference.windows import even_slabs, joined, mirrored_softmax, window_slabs
+from medcontrast.inference.windows import even_slabs, joined, mirrored, window_slabs
 from medcontrast.labels import LabelTable
 from medcontrast.settings.train import InferenceSettings
-from medcontrast.transforms.volume3d import prepare_image, reordered, same_voxels, to_scan_grid, to_scan_labels
+from medcontrast.transforms.volume3d import (
+    most_probable,
+    prepare_image,
+    reordered,
+    same_voxels,
+    to_scan_grid,
+    to_scan_labels,
+)
 from medcontrast.volume import Grid, Volume, read_volume, require_usable_image
 
 Autocast = Callable[[], AbstractContextManager[Any]]
-_MIRRORED = (0, 1, 2)
+_ALL_AXES = (0, 1, 2)
 _SLAB_PLANES = 16
 """Several networks may have windows of several sizes; their slabs are brought to this many planes each."""
 FLOAT32_BYTES = 2**30
@@ -109,17 +116,7 @@ class Predictor:
     def predict_slabs(self, image: Tensor) -> Iterator[Tensor]:
         """Mean probabilities of all members, (k, some x, y, z) float32 one after another, for an image (c, x, y, z)."""
         streams = [
-            even_slabs(
-                _network_slabs(
-                    member.network,
-                    image,
-                    patch=member.recipe.data.patch,
-                    settings=self.settings,
-                    device=self.device,
-                    autocast=self.autocast,
-                ),
-                _SLAB_PLANES,
-            )
+            even_slabs((slab.softmax(dim=0) for slab in self._logit_slabs(member, image)), _SLAB_PLANES)
             for member in self.members
         ]
         for slabs in zip(*streams, strict=True):
@@ -135,8 +132,20 @@ class Predictor:
 
     def predict_classes(self, image: Tensor) -> Tensor:
         """The most probable class of every voxel, (x, y, z) int16 on the CPU, for a prepared image (c, x, y, z)."""
-        classes = (slab.argmax(dim=0, keepdim=True).to(torch.int16).cpu() for slab in self.predict_slabs(image))
-        return joined(classes, image.shape[1:], torch.int16)[0]
+        alone = len(self.members) == 1  # the order of logits is that of probabilities
+        slabs = self._logit_slabs(self.members[0], image) if alone else self.predict_slabs(image)
+        return joined((most_probable(slab)[None].cpu() for slab in slabs), image.shape[1:], torch.int16)[0]
+
+    def _logit_slabs(self, member: Member, image: Tensor) -> Iterator[Tensor]:
+        return _logit_slabs(
+            member.network,
+            image,
+            patch=member.recipe.data.patch,
+            settings=self.settings,
+            device=self.device,
+            autocast=self.autocast,
+            flip_axes=member.recipe.augment.spatial.flip_axes,
+        )
 
     def predict_scan(
         self,
@@ -214,6 +223,7 @@ def predict_probabilities(
     settings: InferenceSettings,
     device: torch.device | str,
     autocast: Autocast = nullcontext,
+    flip_axes: Sequence[int] = _ALL_AXES,
 ) -> Tensor:
     """Probabilities of one network, by sliding window.
 
@@ -224,15 +234,18 @@ def predict_probabilities(
         settings: Window, overlap, weighting, windows a batch, flips.
         device: Where the network computes.
         autocast: Context of the forward passes.
+        flip_axes: Where the settings ask for flips: those that the network was trained with.
 
     Returns:
         (k, x, y, z) float32.
     """
-    slabs = _network_slabs(network, image, patch=patch, settings=settings, device=device, autocast=autocast)
-    return joined(slabs, image.shape[1:])
+    slabs = _logit_slabs(
+        network, image, patch=patch, settings=settings, device=device, autocast=autocast, flip_axes=flip_axes
+    )
+    return joined((slab.softmax(dim=0) for slab in slabs), image.shape[1:])
 
 
-def _network_slabs(
+def _logit_slabs(
     network: nn.Module,
     image: Tensor,
     *,
@@ -240,6 +253,7 @@ def _network_slabs(
     settings: InferenceSettings,
     device: torch.device | str,
     autocast: Autocast,
+    flip_axes: Sequence[int],
 ) -> Iterator[Tensor]:
     def logits_of(windows: Tensor) -> Tensor:
         with autocast():
@@ -250,7 +264,7 @@ def _network_slabs(
         yield from window_slabs(
             image[None],
             settings.window or patch,
-            mirrored_softmax(logits_of, _MIRRORED if settings.flips else ()),
+            mirrored(logits_of, flip_axes if settings.flips else ()),
             overlap=settings.overlap,
             weighting=settings.weighting,
             window_batch=settings.window_batch,
@@ -266,16 +280,17 @@ def predict_case(
     settings: InferenceSettings,
     device: torch.device | str,
     autocast: Autocast = nullcontext,
+    flip_axes: Sequence[int] = _ALL_AXES,
 ) -> Tensor:
     """The most probable class in every voxel of a prepared image; see `predict_probabilities`.
 
     Returns:
         (x, y, z) int16 class indices on the prepared grid, on the CPU.
     """
-    probabilities = predict_probabilities(
-        network, image, patch=patch, settings=settings, device=device, autocast=autocast
+    slabs = _logit_slabs(
+        network, image, patch=patch, settings=settings, device=device, autocast=autocast, flip_axes=flip_axes
     )
-    return probabilities.argmax(dim=0).to(torch.int16).cpu()
+    return joined((most_probable(slab)[None].cpu() for slab in slabs), image.shape[1:], torch.int16)[0]
 
 
 def entropy_map(probabilities: Tensor, affine: NDArray[np.float64], grid: Grid) -> NDArray[np.float32]:

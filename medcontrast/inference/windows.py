@@ -1,4 +1,7 @@
-"""The sliding window: overlapping windows, weighted, averaged to one probability map."""
+"""The sliding window: logits of overlapping windows, weighted, averaged to one map of a whole image.
+
+Logits and not probabilities, as MONAI and nnU-Net 2 do: a window that is unsure counts for less (docs/findings.md).
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ from torch.nn import functional
 from medcontrast.transforms.crop import PAD_VALUE
 
 DEVICE_BYTES = 4 * 2**30
-"""Above this size the probabilities of a whole image are kept in main memory instead of on the device."""
+"""Above this size the values of a whole image are kept in main memory instead of on the device."""
 
 WindowFunction = Callable[[Tensor], Tensor]
-"""Windows (n, c, *patch) in, probabilities (n, k, *patch) out."""
+"""Windows (n, c, *patch) in, logits (n, k, *patch) out, in any float type."""
 
 Triple = tuple[int, int, int]
 
@@ -24,15 +27,15 @@ Triple = tuple[int, int, int]
 def sliding_window(
     image: Tensor,
     patch: Sequence[int],
-    probabilities_of: WindowFunction,
+    logits_of: WindowFunction,
     *,
-    overlap: float = 0.5,
+    overlap: float | Sequence[float] = 0.5,
     weighting: str = "gaussian",
     window_batch: int = 4,
     device: torch.device | str = "cpu",
     pad_value: float = PAD_VALUE,
 ) -> Tensor:
-    """Averages the probabilities of overlapping windows over a whole image; see `window_slabs` for the arguments.
+    """Averages the logits of overlapping windows over a whole image; see `window_slabs` for the arguments.
 
     Returns:
         (k, x, y, z) float32; on `device` up to DEVICE_BYTES, else on the CPU.
@@ -40,7 +43,7 @@ def sliding_window(
     slabs = window_slabs(
         image,
         patch,
-        probabilities_of,
+        logits_of,
         overlap=overlap,
         weighting=weighting,
         window_batch=window_batch,
@@ -77,15 +80,15 @@ def joined(slabs: Iterator[Tensor], sides: Sequence[int], dtype: torch.dtype = t
 def window_slabs(
     image: Tensor,
     patch: Sequence[int],
-    probabilities_of: WindowFunction,
+    logits_of: WindowFunction,
     *,
-    overlap: float = 0.5,
+    overlap: float | Sequence[float] = 0.5,
     weighting: str = "gaussian",
     window_batch: int = 4,
     device: torch.device | str = "cpu",
     pad_value: float = PAD_VALUE,
 ) -> Iterator[Tensor]:
-    """The averaged probabilities of overlapping windows, slab by slab along x.
+    """The averaged logits of overlapping windows, slab by slab along x.
 
     A slab is given as soon as no further window reaches it, so that no more than a window's length of the image is held
     for all classes at once.
@@ -93,11 +96,11 @@ def window_slabs(
     Args:
         image: (1, c, x, y, z); smaller than the patch it is padded on both sides, and the result cropped again.
         patch: Window in voxels.
-        probabilities_of: What is averaged; `mirrored_softmax` makes one from a network.
-        overlap: Share by which neighbouring windows overlap, 0 to below 1.
+        logits_of: What is averaged; `mirrored` makes one that looks at every mirrored version too.
+        overlap: Share by which neighbouring windows overlap, 0 to below 1; one for all axes, or one each.
         weighting: "gaussian" (standard deviation an eighth of the patch) or "uniform".
         window_batch: Windows in one call.
-        device: Where `probabilities_of` computes.
+        device: Where `logits_of` computes.
         pad_value: What the padding holds, in the prepared image's units.
 
     Yields:
@@ -107,12 +110,16 @@ def window_slabs(
         raise ValueError(f"expected an image of shape (1, c, x, y, z), but got {tuple(image.shape)}")
     size, window = _triple(image.shape[2:]), _triple(patch)
     padded, before = _pad(image, window, pad_value)
-    weights = window_weights(window, weighting).to(device)
     inner = (slice(None), *(slice(first, first + side) for first, side in zip(before, size, strict=True)))
+    starts = window_starts(_triple(padded.shape[2:]), window, overlap)
+    if len(starts) == 1:  # nothing to average, so that no sums are kept beside the answer
+        yield logits_of(padded.to(device))[0].float()[inner]
+        return
+    weights = window_weights(window, weighting).to(device)
     buffer: _Slab | None = None
-    for group in _groups(window_starts(_triple(padded.shape[2:]), window, overlap), window_batch):
+    for group in _groups(starts, window_batch):
         windows = torch.cat([padded[(slice(None), slice(None), *_slices(start, window))] for start in group]).to(device)
-        for start, part in zip(group, probabilities_of(windows).float() * weights, strict=True):
+        for start, part in zip(group, logits_of(windows).float(), strict=True):
             if buffer is None:
                 buffer = _Slab(len(part), (window[0], *_triple(padded.shape[2:])[1:]), device)
             if start[0] > buffer.start:
@@ -133,9 +140,9 @@ class _Slab:
         self.weight = torch.zeros(sides, device=device)
 
     def add(self, start: Triple, part: Tensor, weights: Tensor) -> None:
-        """Adds a window's weighted probabilities (k, *window)."""
+        """Adds a window's logits (k, *window) under their weights (*window)."""
         place = _slices((start[0] - self.start, *start[1:]), _triple(part.shape[1:]))
-        self.total[(slice(None), *place)] += part
+        self.total[(slice(None), *place)].addcmul_(part, weights)
         self.weight[place] += weights
 
     def advance(self, start: int) -> Tensor:
@@ -164,27 +171,28 @@ def even_slabs(slabs: Iterator[Tensor], planes: int) -> Iterator[Tensor]:
         yield torch.cat(held, dim=1)
 
 
-def mirrored_softmax(logits_of: Callable[[Tensor], Tensor], axes: Sequence[int] = ()) -> WindowFunction:
-    """A window function: soft-max in float32, averaged over every mirrored version along the given axes.
+def mirrored(logits_of: WindowFunction, axes: Sequence[int] = ()) -> WindowFunction:
+    """A window function that averages probabilities over every mirrored version, and gives their logarithms in float32.
+
+    Versions of one window are as trustworthy as each other, unlike overlapping windows: the mean of probabilities was
+    better here, and worse there (docs/findings.md).
 
     Args:
-        logits_of: Windows (n, c, *patch) in, logits (n, k, *patch) out, in any float type.
-        axes: Spatial axes 0 to 2; all three make eight versions, none makes one.
+        logits_of: What is asked for every version.
+        axes: Spatial axes 0 to 2; all three make eight versions; none makes one, and leaves its logits as they are.
     """
     versions = [chosen for count in range(len(axes) + 1) for chosen in itertools.combinations(axes, count)]
 
-    def probabilities_of(windows: Tensor) -> Tensor:
+    def averaged(windows: Tensor) -> Tensor:
         total: Tensor | None = None
         for version in versions:
             dims = [axis + 2 for axis in version]
-            logits = logits_of(windows.flip(dims) if dims else windows)
-            probabilities = logits.float().softmax(dim=1)
-            probabilities = probabilities.flip(dims) if dims else probabilities
-            total = probabilities if total is None else total.add_(probabilities)
+            turned = logits_of(windows.flip(dims)).float().log_softmax(dim=1).flip(dims)
+            total = turned if total is None else torch.logaddexp(total, turned)
         assert total is not None
-        return total.div_(len(versions))
+        return total - math.log(len(versions))
 
-    return probabilities_of
+    return averaged if axes else logits_of
 
 
 def window_weights(patch: Sequence[int], weighting: str) -> Tensor:
@@ -204,17 +212,18 @@ def window_weights(patch: Sequence[int], weighting: str) -> Tensor:
     return exponent.exp().clamp(min=1e-3)
 
 
-def window_starts(size: Triple, patch: Triple, overlap: float) -> list[Triple]:
+def window_starts(size: Triple, patch: Triple, overlap: float | Sequence[float]) -> list[Triple]:
     """First voxel of every window; the last window of an axis ends with the image.
 
     Args:
         size: Sides of the image, none smaller than the patch's.
         patch: Sides of the window.
-        overlap: Share by which neighbouring windows overlap.
+        overlap: Share by which neighbouring windows overlap; one for all axes, or one each.
     """
     axes = []
-    for side, length in zip(size, patch, strict=True):
-        step = max(1, int(length * (1 - overlap)))
+    shares = (overlap,) * 3 if isinstance(overlap, float | int) else overlap
+    for side, length, share in zip(size, patch, shares, strict=True):
+        step = max(1, int(length * (1 - share)))
         count = math.ceil((side - length) / step) + 1
         axes.append([min(index * step, side - length) for index in range(count)])
     return [(x, y, z) for x, y, z in itertools.product(*axes)]

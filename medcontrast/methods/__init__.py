@@ -11,6 +11,10 @@ from medcontrast.methods.fba_legacy import FBALegacy
 from medcontrast.methods.fba_net import FBANet
 from medcontrast.methods.mc_net import MCNet
 from medcontrast.methods.mean_teacher import MeanTeacher
+from medcontrast.methods.moco import LeOCLR, MoCo
+from medcontrast.methods.momentum import MakeEncoder
+from medcontrast.methods.multi_level import MultiLevel
+from medcontrast.methods.simclr import SimCLR
 from medcontrast.methods.supervised import Supervised
 from medcontrast.methods.ua_mt import UAMT
 from medcontrast.settings.methods import (
@@ -24,6 +28,8 @@ from medcontrast.settings.methods import (
     SupervisedSettings,
     UAMTSettings,
 )
+from medcontrast.settings.multi_level import MultiLevelSettings
+from medcontrast.settings.pretraining import LeOCLRSettings, MoCoSettings, PretrainMethodSettings, SimCLRSettings
 
 METHODS: dict[type, Any] = {
     SupervisedSettings: Supervised,
@@ -34,14 +40,18 @@ METHODS: dict[type, Any] = {
     BCPSettings: BCP,
     FBANetSettings: FBANet,
     FBALegacySettings: FBALegacy,
+    SimCLRSettings: SimCLR,
+    MoCoSettings: MoCo,
+    LeOCLRSettings: LeOCLR,
+    MultiLevelSettings: MultiLevel,
 }
 
 
-def build_method(settings: MethodSettings, make_network: MakeNetwork) -> Method:
+def build_method(settings: MethodSettings | PretrainMethodSettings, make_network: MakeNetwork | MakeEncoder) -> Method:
     """The method that these settings belong to.
 
     Args:
-        settings: One of the classes in settings/methods.py.
+        settings: One of the classes in settings/methods.py or settings/pretraining.py.
         make_network: Called once for each network the method trains.
     """
     method: Method = METHODS[type(settings)](settings, make_network)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from medcontrast.errors import InputError
+from medcontrast.errors import InputError, unknown_name
 from medcontrast.networks.instance_norm import use_channels_last
 from medcontrast.networks.output import Network
 
@@ -38,9 +37,7 @@ def build_network(
         InputError: An unknown name, or values that the network does not take.
     """
     if name not in BUILDERS:
-        near = difflib.get_close_matches(str(name).lower(), BUILDERS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"There is no network {name!r}; the networks are {', '.join(BUILDERS)}.{hint}")
+        raise unknown_name("network", name, BUILDERS)
     if decoders != 1 and name not in _SEVERAL:
         raise InputError(f"decoders is a setting of vnet and dynunet, but {name} got {decoders}. Leave it at 1.")
     if strides is not None and name not in _LEVELED:

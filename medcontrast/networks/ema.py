@@ -31,9 +31,9 @@ def update_teacher(
     teacher: nn.Module,
     student: nn.Module,
     decay: float,
-    step: int,
+    step: int | None,
     *,
-    buffers: Literal["copy", "average"] = "copy",
+    buffers: Literal["copy", "average", "own"] = "copy",
 ) -> None:
     """Moves the teacher towards the student, in place: teacher <- d teacher + (1 - d) student.
 
@@ -44,9 +44,10 @@ def update_teacher(
         teacher: From `make_teacher`.
         student: The network that is trained.
         decay: 0 makes the teacher the student, 1 leaves it (buffers too).
-        step: Optimiser steps done before this one, from 0.
+        step: Optimiser steps done before this one, from 0. None: the decay itself at every step, as in MoCo.
         buffers: What becomes of floating-point buffers, such as batch normalisation's running statistics: "copy" takes
-            the student's, "average" treats them like parameters. Whole-number buffers are always copied.
+            the student's, "average" treats them like parameters; whole-number buffers are then copied. "own" leaves
+            all of them, for a teacher that runs in training mode and makes its own.
 
     Raises:
         InputError: A decay outside 0..1.
@@ -56,12 +57,13 @@ def update_teacher(
     """
     if not 0.0 <= decay <= 1.0:
         raise InputError(f"ema_decay lies in 0..1, but got {decay}.")
-    weight = 1.0 - teacher_decay(decay, step)
+    weight = 1.0 - (decay if step is None else teacher_decay(decay, step))
     if weight == 0.0:
         return
     averaged = _pairs(dict(teacher.named_parameters()), dict(student.named_parameters()))
     copied: list[tuple[Tensor, Tensor]] = []
-    for old, new in _pairs(dict(teacher.named_buffers()), dict(student.named_buffers())):
+    buffer_pairs = _pairs(dict(teacher.named_buffers()), dict(student.named_buffers()))
+    for old, new in [] if buffers == "own" else buffer_pairs:
         (averaged if buffers == "average" and old.is_floating_point() else copied).append((old, new))
     if weight == 1.0:
         averaged, copied = [], averaged + copied

@@ -5,7 +5,6 @@ Letters: b rows, c channels, x, y pixels.
 
 from __future__ import annotations
 
-import difflib
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medcontrast.errors import InputError
+from medcontrast.errors import InputError, unknown_name
 
 
 class Encoder(nn.Module):
@@ -190,9 +189,7 @@ def build_encoder(name: str, *, in_channels: int, width: int | None = None, **pl
         InputError: An unknown name, or values that the encoder does not take.
     """
     if name not in ENCODERS:
-        near = difflib.get_close_matches(str(name).lower(), ENCODERS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"There is no encoder {name!r}; the encoders are {', '.join(ENCODERS)}.{hint}")
+        raise unknown_name("encoder", name, ENCODERS)
     if width is not None:
         plain["width"] = width
     return ENCODERS[name](in_channels=in_channels, **plain)

@@ -7,14 +7,16 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from medcontrast.errors import RecipeError
-from medcontrast.settings.methods import MethodSettings
+from medcontrast.settings.pretrain_recipe import PretrainRecipe
 from medcontrast.settings.recipe import Recipe
+
+AnyRecipe = Recipe | PretrainRecipe
 
 _SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
@@ -40,8 +42,8 @@ class _YamlFault(Exception):
     pass
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads and validates a recipe.
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> AnyRecipe:
+    """Reads and validates a recipe; method.name says whether it segments or pre-trains.
 
     Args:
         path: The YAML file.
@@ -56,7 +58,44 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe_from_tree(tree, where=str(path))
 
 
-def recipe_from_tree(tree: Any, *, where: str) -> Recipe:
+def load_segmentation_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """`load_recipe` for a command that only segmentation has.
+
+    Raises:
+        RecipeError: With every fault; or it pre-trains an encoder.
+    """
+    return require_segmentation(load_recipe(path, overrides), where=str(path))
+
+
+def require_segmentation(recipe: AnyRecipe, *, where: str) -> Recipe:
+    """The recipe itself, where it segments.
+
+    Raises:
+        RecipeError: It pre-trains an encoder.
+    """
+    if isinstance(recipe, PretrainRecipe):
+        raise RecipeError(
+            f"{where}: method {recipe.method.name} pre-trains an encoder of images and makes no masks; score it with "
+            "`medcontrast probe`, or start a segmentation from it by train.init_from."
+        )
+    return recipe
+
+
+def require_pretraining(recipe: AnyRecipe, *, where: str) -> PretrainRecipe:
+    """The recipe itself, where it pre-trains.
+
+    Raises:
+        RecipeError: It segments volumes.
+    """
+    if isinstance(recipe, Recipe):
+        raise RecipeError(
+            f"{where}: method {recipe.method.name} segments volumes; this needs a recipe of one of the pre-training "
+            f"methods {', '.join(_method_classes(PretrainRecipe))}."
+        )
+    return recipe
+
+
+def recipe_from_tree(tree: Any, *, where: str) -> AnyRecipe:
     """Validates a plain tree of dicts, lists and scalars, as strictly as a file.
 
     Raises:
@@ -68,13 +107,24 @@ def recipe_from_tree(tree: Any, *, where: str) -> Recipe:
         raise RecipeError(f"{where}: NaN and infinity are not settings; give a finite number.") from None
     except TypeError as error:
         raise RecipeError(f"{where}: a recipe holds numbers, words, lists and yes/no alone ({error}).") from None
+    kind = _kind(tree)
     try:
-        return Recipe.model_validate_json(text)
+        return kind.model_validate_json(text)
     except ValidationError as error:
-        raise RecipeError(sentences(error, where)) from None
+        raise RecipeError(sentences(error, where, kind)) from None
 
 
-def recipe_to_yaml(recipe: Recipe) -> str:
+def _kind(tree: Any) -> type[AnyRecipe]:
+    method = tree.get("method") if isinstance(tree, dict) else None
+    name = method.get("name") if isinstance(method, dict) else None
+    if name in _method_classes(Recipe):
+        return Recipe
+    views = isinstance(tree, dict) and isinstance(tree.get("augment"), dict) and "views" in tree["augment"]
+    # a misspelled method still gets its other faults against the right settings
+    return PretrainRecipe if name in _method_classes(PretrainRecipe) or views else Recipe
+
+
+def recipe_to_yaml(recipe: AnyRecipe) -> str:
     """The resolved recipe: every default written out, and loadable again."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=110, allow_unicode=True)
 
@@ -142,14 +192,20 @@ def _sentence(fault: Any, settings: type[BaseModel]) -> str:
     if kind == "value_error":
         return f"{place}: {fault['ctx']['error']}" if place else str(fault["ctx"]["error"])
     if kind.startswith("union_tag"):
-        got = f"but got {value['name']!r}" if isinstance(value, dict) and "name" in value else "but there is none"
-        return f"{place}.name: expected one of {_method_names()}, {got}"
+        key, names = ("kind", _tags(fault)) if "kind" in fault["ctx"]["discriminator"] else ("name", _method_names())
+        got = f"but got {value[key]!r}" if isinstance(value, dict) and key in value else "but there is none"
+        return f"{place}.{key}: expected one of {names}, {got}"
     if place == "method" and kind == "dict_type":
         return f"method: expected a mapping with a name out of {_method_names()}, but got {value!r}"
     if isinstance(value, str) and _SCIENTIFIC.fullmatch(value):
         return f"{place}: {value!r} is read as a word, not a number; write {float(value):.12g}"
     shown = "{...}" if isinstance(value, dict) else repr(value)
     return f"{place}: {fault['msg'][0].lower()}{fault['msg'][1:]}, but got {shown}"
+
+
+def _tags(fault: Any) -> str:
+    """Names of a union's members, where pydantic gives them."""
+    return str(fault["ctx"].get("expected_tags", "those of the documentation"))
 
 
 def _place(location: Iterable[int | str]) -> str:
@@ -161,30 +217,57 @@ def _without_tags(location: Iterable[int | str]) -> list[int | str]:
     parts = list(location)
     if len(parts) > 1 and parts[0] == "method":
         del parts[1]
+    for place, part in enumerate(parts[:-1]):
+        if part == "degrade":
+            del parts[place + 1]
+            break
     return [part for part in parts if not (isinstance(part, str) and part.startswith(("tuple[", "constrained-")))]
 
 
 def _nearest(location: Sequence[int | str], settings: type[BaseModel]) -> str:
-    *parents, last = _without_tags(location)
-    model: Any = settings
-    for index, parent in enumerate(parents):
-        if parents[0] == "method" and index == 0:
-            model = _method_classes().get(str(location[1]))
-            continue
-        is_section = isinstance(model, type) and issubclass(model, BaseModel)
-        field = model.model_fields.get(str(parent)) if is_section else None
-        model = field.annotation if field is not None else None
-    if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        return ""
+    """The nearest key to an unknown one, found by walking the settings classes along its place."""
+    parts, model = list(location[:-1]), settings
+    while parts:
+        found = _below(model, str(parts.pop(0)), parts)
+        if found is None:
+            return ""
+        model = found
     known = list(model.model_fields)
-    near = difflib.get_close_matches(str(last), known, n=1)
+    near = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known)}"
 
 
-def _method_classes() -> dict[str, Any]:
-    union = get_args(MethodSettings)[0]
-    return {get_args(each.model_fields["name"].annotation)[0]: each for each in get_args(union)}
+def _below(model: type[BaseModel], key: str, rest: list[int | str]) -> type[BaseModel] | None:
+    """The settings class that `key` of `model` holds; takes from `rest` what says which member of a union it is."""
+    field = model.model_fields.get(key)
+    candidates = _settings_classes(field.annotation) if field is not None else []
+    if field is not None and get_origin(field.annotation) is dict and rest:
+        rest.pop(0)
+    if len(candidates) > 1 and rest:
+        tag = str(rest.pop(0))
+        candidates = [each for each in candidates if tag in _literals(each)]
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def _settings_classes(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _settings_classes(part)]
+
+
+def _literals(model: type[BaseModel]) -> set[Any]:
+    return {
+        value
+        for name in ("name", "kind")
+        if name in model.model_fields
+        for value in get_args(model.model_fields[name].annotation)
+    }
+
+
+def _method_classes(recipe: type[AnyRecipe]) -> dict[str, type[BaseModel]]:
+    classes = _settings_classes(recipe.model_fields["method"].annotation)
+    return {str(name): each for each in classes for name in _literals(each)}
 
 
 def _method_names() -> str:
-    return ", ".join(repr(name) for name in _method_classes())
+    return ", ".join(repr(name) for kind in (Recipe, PretrainRecipe) for name in _method_classes(kind))

@@ -54,6 +54,11 @@ class MultiLevelSettings(Settings):
     mine_queries: QueryMiningSettings | None = None
     """null: all count alike."""
 
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the views that it learns from."""
+        return ("query_high", "key_high", "query_low", "key_low")
+
     @model_validator(mode="after")
     def _some_level(self) -> MultiLevelSettings:
         if not (self.high_weight or self.low_weight or self.cross_weight):

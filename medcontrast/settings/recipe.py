@@ -82,7 +82,7 @@ def _row_faults(recipe: Recipe) -> list[str]:
     train = recipe.train
     faults = [
         f"train.accumulate {train.accumulate} does not divide train.{name} {rows}"
-        for name, rows in (("labeled_rows", train.labeled_rows), ("unlabeled_rows", train.unlabeled_rows))
+        for name, rows in train.streams.items()
         if rows % train.accumulate
     ]
     if isinstance(recipe.method, SupervisedSettings):

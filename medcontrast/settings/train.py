@@ -42,12 +42,10 @@ class ScheduleSettings(Settings):
     warm_up_steps: int = Field(default=0, ge=0)
 
 
-class TrainSettings(Settings):
+class LoopSettings(Settings):
     """What the loop does. Rows are those of one optimiser step over all devices and micro-batches together."""
 
     steps: int = Field(ge=1)
-    labeled_rows: int = Field(default=4, ge=1)
-    unlabeled_rows: int = Field(default=0, ge=0)
     accumulate: int = Field(default=1, ge=1)
     """Micro-batches a step is split into; must divide the rows."""
     optimizer: OptimizerSettings = OptimizerSettings()
@@ -56,8 +54,6 @@ class TrainSettings(Settings):
     """Largest norm of the gradient; null turns clipping off."""
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     """auto: bf16-mixed where the device computes in bfloat16, else 32-true."""
-    validate_every: int | None = Field(default=None, ge=1)
-    """Steps between two validations, which choose `best`; null keeps `last` alone."""
     save_every: int = Field(default=200, ge=1)
     """Steps between two writes of the resume checkpoint."""
     log_every: int = Field(default=20, ge=1)
@@ -65,19 +61,49 @@ class TrainSettings(Settings):
     """Another run folder or checkpoint, relative to the recipe file, whose tensors of the same name and shape are taken
     over."""
 
+    @property
+    def streams(self) -> dict[str, int]:
+        """Rows of a step by the setting that says how many."""
+        raise NotImplementedError
+
+
+class TrainSettings(LoopSettings):
+    """The loop of a segmentation method."""
+
+    labeled_rows: int = Field(default=4, ge=1)
+    unlabeled_rows: int = Field(default=0, ge=0)
+    validate_every: int | None = Field(default=None, ge=1)
+    """Steps between two validations, which choose `best`; null keeps `last` alone."""
+
+    @property
+    def streams(self) -> dict[str, int]:
+        return {"labeled_rows": self.labeled_rows, "unlabeled_rows": self.unlabeled_rows}
+
+
+class PretrainSettings(LoopSettings):
+    """The loop of a pre-training method."""
+
+    rows: int = Field(default=256, ge=1)
+    """Images of one step."""
+
+    @property
+    def streams(self) -> dict[str, int]:
+        return {"rows": self.rows}
+
 
 class InferenceSettings(Settings):
     """How a mask is made from a scan."""
 
     window: tuple[PatchSide, PatchSide, PatchSide] | None = None
-    """Sliding window in voxels; null means the training patch. A larger one sees more context and needs fewer."""
+    """Sliding window in voxels; null means the training patch. A larger one is faster, and cost Dice wherever it was
+    measured, with batch norm too (docs/findings.md)."""
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Share by which neighbouring windows overlap."""
     weighting: Literal["gaussian", "uniform"] = "gaussian"
     window_batch: int = Field(default=4, ge=1)
     """Windows in one forward pass."""
     flips: bool = False
-    """Average over all mirrored versions of each window."""
+    """Average over the mirrored versions of each window, along augment.spatial.flip_axes: others were never learned."""
     network: Literal["teacher", "student"] = "teacher"
     """student where the method has no teacher."""
     largest_component: Literal["none", "each", "joint"] = "none"

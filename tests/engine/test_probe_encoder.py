@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from medcontrast.engine.probe import probe_encoder, write_probe
+from medcontrast.engine.probe import ProbeSets, probe_encoder
 from medcontrast.engine.probe_embed import ImageSet
 from medcontrast.engine.probe_finetune import FineTuning
+from medcontrast.engine.probe_report import write_probe
 from medcontrast.errors import InputError
 from medcontrast.networks.encoders2d import build_encoder
 
@@ -29,11 +30,8 @@ def test_a_probe_from_encoder_to_table(tmp_path):
     encoder = build_encoder("resnet20", in_channels=1, width=4).train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     rows = probe_encoder(
-        encoder,
-        images(60, 0),
-        images(20, 1),
-        images(40, 2),
-        classes=2,
+        [encoder],
+        ProbeSets(images(60, 0), images(20, 1), images(40, 2), classes=2),
         seeds=(0, 1),
         fractions=(0.1, 1.0),
         fine_tuning=FineTuning(steps=3, rows=4),
@@ -60,4 +58,6 @@ def test_a_probe_from_encoder_to_table(tmp_path):
 def test_no_seed_is_refused():
     encoder = build_encoder("resnet20", in_channels=1, width=4)
     with pytest.raises(InputError, match="a seed and a share of the labels at least"):
-        probe_encoder(encoder, images(8, 0), images(8, 0), images(8, 0), classes=2, seeds=())
+        probe_encoder([encoder], ProbeSets(*[images(8, 0)] * 3, classes=2), seeds=())
+    with pytest.raises(InputError, match="one encoder, or one for each of 3 seeds, but got 2"):
+        probe_encoder([encoder] * 2, ProbeSets(*[images(8, 0)] * 3, classes=2))

@@ -158,11 +158,23 @@ def test_every_pass_takes_every_row_once():
 
 
 def test_mirroring_is_a_draw_a_row():
-    image = torch.arange(2 * 64).reshape(64, 1, 2, 1).float()
+    image = torch.arange(4 * 64).reshape(64, 1, 2, 2).float()
     out = mirrored(image, 3, 0)
     turned = (out != image).flatten(1).any(1)
     assert 15 < int(turned.sum()) < 49
-    assert torch.equal(out[turned], image.flip(2)[turned]) and torch.equal(out, mirrored(image, 3, 0))
+    assert torch.equal(out[turned], image.flip(3)[turned]) and torch.equal(out, mirrored(image, 3, 0))
+
+
+def test_more_groups_than_colours_are_told_apart_by_their_marks(tmp_path, monkeypatch):
+    from medcontrast.render import embeddings as module
+
+    figures = []
+    monkeypatch.setattr(module, "save_png", lambda figure, path: figures.append(figure))
+    points = np.random.default_rng(0).normal(size=(40, 3))
+    embeddings_png(tmp_path / "e.png", points, {"class": [f"{place % 20:02d}" for place in range(40)]})
+    drawn = figures[0].axes[0].collections
+    looks = {(part.get_facecolor().tobytes(), part.get_paths()[0].vertices.tobytes()) for part in drawn}
+    assert len(drawn) == len(looks) == 20
 
 
 def tuned(**changes):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -23,11 +27,14 @@ from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run
 from medcontrast.engine.stopping import StopRequest
 from medcontrast.errors import NonFiniteLossError
+from medcontrast.settings.shipped import shipped_folder
 
 PROCESSES = 2
 METHODS = ("supervised", "ua_mt", "bcp", "fba_net")
 SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.001}
 BEGUN = "begun in {} processes"
+BIN = Path(sys.executable).parent
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
 def free_port():
@@ -42,8 +49,8 @@ def make_trainer(folder, devices):
     fabric.launch()
     trainer = Trainer(Run.open(folder), fabric, Console(file=io.StringIO(), width=200))
     trainer.method.double()
-    views = trainer.views
-    trainer.views = lambda *args, **names: in_float64(*views(*args, **names))
+    views = trainer.job.views
+    trainer.job.views = lambda *args, **names: in_float64(*views(*args, **names))
     if trainer.run.resume_file.is_file():
         trainer.resume()
     fabric.barrier()
@@ -124,13 +131,10 @@ def test_the_command_trains_on_two_devices_and_resumes_on_one(tiny, tmp_path, me
     tiny.write_data(tmp_path / "data", validation=1)
     tree = tiny.recipe_tree(method, steps=4, validate_every=2)
     recipe = tiny.write_recipe(tmp_path / "tiny.yaml", tree)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    command = Path(sys.executable).parent / "medcontrast"
 
     def run(*words):
-        return subprocess.run(
-            [command, *words, "--accelerator", "cpu"], capture_output=True, text=True, env=environment, timeout=280
-        )
+        command = [BIN / "medcontrast", *words, "--accelerator", "cpu"]
+        return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=280)
 
     done = run("train", recipe, "-o", tmp_path / "run", "--devices", "2")
     assert done.returncode == 0, done.stderr
@@ -141,3 +145,72 @@ def test_the_command_trains_on_two_devices_and_resumes_on_one(tiny, tmp_path, me
     more = run("train", "--resume", tmp_path / "run", "--set", "train.steps=5")
     assert more.returncode == 0, more.stderr
     assert "Resuming at step 4 of 5." in more.stdout
+
+
+def processes_of(folder):
+    """Ids of the processes whose command names the folder."""
+    lines = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    return [int(line.split()[0]) for line in lines.splitlines() if str(folder) in line]
+
+
+def run_groups(folder, *words, limit_s):
+    """Runs a command under two torchruns of one process each that meet on this machine; gives what each printed."""
+    places = [folder / f"group {number}.txt" for number in range(2)]
+    launch = [BIN / "torchrun", "--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1"]
+    launch += ["--master-port", str(free_port())]
+    groups = []
+    try:
+        for number, place in enumerate(places):
+            with place.open("w") as output:
+                command = [*launch, "--node-rank", str(number), BIN / "medcontrast", *words]
+                groups.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=ENVIRONMENT))
+        deadline = time.monotonic() + limit_s
+        # the other group of one that failed would wait for it
+        while {group.poll() for group in groups} in ({None}, {None, 0}) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        ended, left = [group.poll() for group in groups], processes_of(folder)
+    finally:
+        for group in groups:
+            group.terminate()
+        for group in groups:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                group.wait(20)
+        for number in processes_of(folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        for group in groups:
+            group.wait()
+    printed = [place.read_text() for place in places]
+    shown = "".join(f"\n--- group {number}\n{text}" for number, text in enumerate(printed))
+    assert ended == [0, 0], f"exit codes {ended} (None: over {limit_s} s){shown}"
+    assert left == [], f"processes {left} are left{shown}"
+    return printed
+
+
+@pytest.mark.slow
+def test_two_groups_of_torchrun_train_as_one_process(cli, tmp_path):
+    """SGD, because AdamW takes full steps where a gradient is rounding alone."""
+    cases = ("--labeled", 2, "--unlabeled", 2, "--validation", 1, "--test", 0)
+    assert cli("data", "phantom", tmp_path / "data", *cases).code == 0
+    settings = {
+        "data.manifest": tmp_path / "data" / "manifest.json",
+        "data.patch": "[32, 32, 24]",
+        "train.steps": 6,
+        "train.log_every": 1,
+        "train.optimizer.name": "sgd",
+        "train.optimizer.lr": 0.05,
+    }
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    words += ["--precision", "32-true", "--accelerator", "cpu", "--devices", "1"]
+    recipe = shipped_folder("recipes") / "quickstart.yaml"
+    alone = cli("train", recipe, "-o", tmp_path / "one", *words)
+    assert alone.code == 0, alone.err
+    first, second = run_groups(tmp_path, "train", recipe, "-o", tmp_path / "two", *words, "--nodes", "2", limit_s=200)
+    assert first.count("Finished 6 steps in ") == 1
+    assert "Finished" not in second
+    assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
+    one, two = (load_resume(tmp_path / name / "last.pt")["method"] for name in ("one", "two"))
+    networks = [key for key in one if key.startswith(("student.", "teacher."))]
+    assert len(networks) == 2 * len([key for key in networks if key.startswith("student.")])
+    for key in networks:
+        torch.testing.assert_close(one[key], two[key], rtol=0, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")

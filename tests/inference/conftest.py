@@ -25,7 +25,7 @@ from medcontrast.settings.train import InferenceSettings
 LABELS = {"labels": {"0": "background", "3": "wall", "7": "left atrium"}, "regions": {"heart": [3, 7]}}
 
 
-def recipe_tree(**data: Any) -> dict[str, Any]:
+def recipe_tree(flip_axes: tuple[int, ...] = (0, 1, 2), **data: Any) -> dict[str, Any]:
     return {
         "about": {"command": "medcontrast train x.yaml", "needs": "-", "gives": "-", "cost": "-"},
         "data": {
@@ -34,6 +34,7 @@ def recipe_tree(**data: Any) -> dict[str, Any]:
             "patch": [16, 16, 16],
             **data,
         },
+        "augment": {"spatial": {"flip_axes": list(flip_axes)}},
         "network": {"name": "vnet", "filters": 2, "norm": "group"},
         "method": {"name": "supervised"},
         "train": {"steps": 5},

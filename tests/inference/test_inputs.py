@@ -135,6 +135,15 @@ def test_a_split_is_called_by_case_names(tmp_path: Path) -> None:
     assert [scan.shown for scan in scans] == [("i/1.nii.gz",), ("i/2.nii.gz",)]
 
 
+def test_the_record_names_no_folder_outside_the_root(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere" / "1.nii.gz")
+    (tmp_path / "data").mkdir()
+    cases = [{"image": str(tmp_path / "elsewhere" / "1.nii.gz")}]
+    (scan,) = scans_of_split(load_manifest(manifest(tmp_path, cases)), "test")
+    assert scan.images == (tmp_path / "elsewhere" / "1.nii.gz",)
+    assert scan.shown == ("1.nii.gz",)
+
+
 def test_missing_images_of_a_split(tmp_path: Path) -> None:
     cases = [{"image": f"i/{n}.nii.gz"} for n in range(7)]
     with pytest.raises(ManifestError, match=r"7 image file\(s\) of the split test are not there; set MEDCONTRAST_DATA"):

@@ -36,6 +36,19 @@ def test_a_resume_file_predicts_with_its_inference_network(tmp_path: Path, tools
     assert all(torch.equal(found[name], value) for name, value in tensors.items())
 
 
+def test_the_record_of_a_member_names_no_folder_of_the_training_machine(tmp_path: Path, tools: SimpleNamespace) -> None:
+    tensors, header = load_weights(tools.write_checkpoint(tmp_path / "a.safetensors"))
+    header["recipe"]["data"] |= {"root": "/home/someone/data", "manifest": "/home/someone/m.json"}
+    header["recipe"]["train"]["init_from"] = "/home/someone/old/last.safetensors"
+    save_weights(tmp_path / "run" / "last.safetensors", tensors, header)
+    member = load_member(tmp_path / "run", CPU)
+    assert member.to_json()["checkpoint"] == "run/last.safetensors"
+    assert member.to_json()["recipe"]["train"]["init_from"] == "last.safetensors"
+    assert member.to_json()["recipe"]["data"]["manifest"] == "m.json"
+    assert "someone" not in str(member.to_json())
+    assert member.recipe.train.init_from == "/home/someone/old/last.safetensors"
+
+
 @pytest.mark.parametrize(
     ("other", "sentence"),
     [

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medcontrast.errors import OutputError
 from medcontrast.inference.inputs import Scan
-from medcontrast.inference.outputs import plan_outputs, require_outputs
+from medcontrast.inference.outputs import plan_outputs, require_outputs, write_prediction
+from medcontrast.inference.predict import Prediction
+from medcontrast.volume import Grid
 
 
 def scan(path: Path, name: str = "a") -> Scan:
@@ -66,3 +70,28 @@ def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
     with pytest.raises(OutputError, match="is not writable; choose another folder with -o"):
         require_outputs(plan_outputs(scans, tmp_path), scans, tmp_path, overwrite=False)
+
+
+def prediction(value: int) -> Prediction:
+    label_map = np.full((3, 4, 5), value, np.uint16)
+    return Prediction(label_map, Grid((3, 4, 5), np.eye(4)), None, None, {"value": value})
+
+
+def test_an_old_record_never_stands_beside_a_new_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where writing is cut off between mask and record, no record is left."""
+    (planned,) = plan_outputs([scan(Path("a.nii"))], tmp_path)
+    write_prediction(prediction(1), planned, overwrite=False)
+    assert json.loads(planned.record.read_text()) == {"mask": "a_seg.nii.gz", "value": 1}
+    with pytest.raises(OutputError, match=r"a_seg\.nii\.gz: exists already"):
+        write_prediction(prediction(2), planned, overwrite=False)
+    assert json.loads(planned.record.read_text())["value"] == 1
+
+    def cut_off(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt, match=r"^$"):
+        patched.setattr("medcontrast.inference.outputs.write_record", cut_off)
+        write_prediction(prediction(2), planned, overwrite=True)
+    assert planned.mask.exists() and not planned.record.exists()
+    write_prediction(prediction(2), planned, overwrite=True)
+    assert json.loads(planned.record.read_text())["value"] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from contextlib import nullcontext
@@ -162,15 +163,19 @@ def test_an_ensemble_averages_probabilities(tmp_path: Path, tools: SimpleNamespa
     assert [entry["checkpoint"] for entry in both.record["checkpoints"]] == ["0/last.safetensors", "1/last.safetensors"]
 
 
-def test_flips_average_eight_mirrored_scans(tmp_path: Path, tools: SimpleNamespace) -> None:
-    path = tools.write_checkpoint(tmp_path / "last.safetensors")
+@pytest.mark.parametrize("axes_trained", [(0, 1, 2), (1,), ()])
+def test_flips_average_the_scans_mirrored_as_in_training(
+    tmp_path: Path, tools: SimpleNamespace, axes_trained: tuple[int, ...]
+) -> None:
+    path = tools.write_checkpoint(tmp_path / "last.safetensors", flip_axes=axes_trained)
     plain, flipped = Predictor.load([path]), Predictor.load([path], overrides={"flips": True})
     assert flipped.settings.flips and not plain.settings.flips
     image = torch.sin(torch.arange(16**3) * 0.1).reshape(1, 16, 16, 16)
     total = torch.zeros(3, 16, 16, 16)
-    for number in range(8):
-        axes = [axis + 1 for axis in range(3) if number >> axis & 1]
-        total += plain.predict_probabilities(image.flip(axes)).flip(axes) / 8
+    versions = [axes for count in range(4) for axes in itertools.combinations(axes_trained, count)]
+    for version in versions:
+        axes = [axis + 1 for axis in version]
+        total += plain.predict_probabilities(image.flip(axes)).flip(axes) / len(versions)
     assert torch.allclose(flipped.predict_probabilities(image), total, atol=1e-5)
 
 
@@ -315,6 +320,18 @@ def test_a_large_scan_is_kept_in_16_bits_and_comes_out_the_same(
     small = predictor.predict_scan([path]).label_map
     assert kept == ([] if spacing is None else [torch.float32, torch.float16])
     assert (plain != small).mean() < 1e-3
+
+
+def test_the_class_of_an_ensemble_is_that_of_its_mean_probabilities(tmp_path: Path, tools: SimpleNamespace) -> None:
+    paths = [tools.write_checkpoint(tmp_path / f"{name}.safetensors", phase=name) for name in (0.0, 1.0)]
+    image = torch.sin(torch.arange(24 * 18 * 20) * 0.1).reshape(1, 24, 18, 20)
+    alone = [Predictor.load([path], "cpu") for path in paths]
+    both = Predictor.load(paths, "cpu")
+    expected = sum(predictor.predict_probabilities(image) for predictor in alone) / 2
+    assert torch.allclose(both.predict_probabilities(image), expected, atol=1e-6)
+    classes = both.predict_classes(image)
+    assert torch.equal(classes, expected.argmax(dim=0).to(torch.int16))
+    assert not all(torch.equal(classes, predictor.predict_classes(image)) for predictor in alone)
 
 
 def test_classes_by_slabs_are_those_of_the_whole(tmp_path: Path, tools: SimpleNamespace) -> None:

@@ -11,7 +11,7 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor
 
 from medcontrast.inference import windows
-from medcontrast.inference.windows import mirrored_softmax, sliding_window, window_starts, window_weights
+from medcontrast.inference.windows import mirrored, sliding_window, window_starts, window_weights
 
 
 def sine_image(channels: int, *size: int) -> Tensor:
@@ -46,31 +46,29 @@ def test_equals_monai(
     ours = sliding_window(
         image,
         patch,
-        mirrored_softmax(position_logits),
+        position_logits,
         overlap=overlap,
         weighting=weighting,
         window_batch=3,
         pad_value=0.7,
     )
-    theirs = sliding_window_inference(
-        image, patch, 3, lambda w: position_logits(w).softmax(dim=1), overlap=overlap, mode=mode, cval=0.7
-    )[0]
+    theirs = sliding_window_inference(image, patch, 3, position_logits, overlap=overlap, mode=mode, cval=0.7)[0]
     assert ours.shape == (3, *size) and ours.dtype == torch.float32
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize("weighting", ["gaussian", "uniform"])
 @pytest.mark.parametrize("size", [(33, 21, 17), (5, 40, 16), (16, 16, 16)])
-def test_every_voxel_is_covered_and_probabilities_sum_to_one(size: tuple[int, ...], weighting: str) -> None:
-    out = sliding_window(sine_image(1, *size), (16, 16, 16), mirrored_softmax(position_logits), weighting=weighting)
-    assert torch.isfinite(out).all()
-    assert torch.allclose(out.sum(dim=0), torch.ones(size), atol=1e-5)
+def test_every_voxel_gets_what_all_windows_agree_on(size: tuple[int, ...], weighting: str) -> None:
+    image = sine_image(1, *size)
+    out = sliding_window(image, (16, 16, 16), lambda each: torch.cat([each, 1 - each], dim=1), weighting=weighting)
+    assert torch.allclose(out, torch.cat([image, 1 - image], dim=1)[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("window_batch", [1, 2, 100])
+@pytest.mark.parametrize("window_batch", [2, 3, 100])
 def test_the_batch_of_windows_changes_nothing(window_batch: int) -> None:
     image = sine_image(1, 20, 19, 18)
-    run = mirrored_softmax(position_logits)
+    run = position_logits
     one = sliding_window(image, (8, 8, 8), run, window_batch=1)
     assert torch.allclose(sliding_window(image, (8, 8, 8), run, window_batch=window_batch), one, atol=1e-6)
 
@@ -101,27 +99,36 @@ def test_gaussian_weights_by_hand() -> None:
 
 def test_mirroring_averages_eight_versions_turned_back() -> None:
     image = sine_image(1, 8, 8, 8)
-    averaged = mirrored_softmax(position_logits, (0, 1, 2))(image)
+    averaged = mirrored(position_logits, (0, 1, 2))(image)
     total = torch.zeros_like(averaged)
     for flips in itertools.product([False, True], repeat=3):
         dims = [axis + 2 for axis, flip in enumerate(flips) if flip]
         total += position_logits(image.flip(dims)).softmax(dim=1).flip(dims)
-    assert torch.allclose(averaged, total / 8, atol=1e-6)
-    some = mirrored_softmax(position_logits, (1,))(image)
+    assert torch.allclose(averaged.exp(), total / 8, atol=1e-6)
+    some = mirrored(position_logits, (1,))(image)
     by_hand = (position_logits(image).softmax(1) + position_logits(image.flip(3)).softmax(1).flip(3)) / 2
-    assert torch.allclose(some, by_hand, atol=1e-6)
+    assert torch.allclose(some.exp(), by_hand, atol=1e-6)
+    assert torch.equal(mirrored(position_logits)(image), position_logits(image))
+
+
+def test_mirrored_versions_that_rule_a_class_out_stay_finite() -> None:
+    out = mirrored(lambda image: torch.cat([image, image + 500], dim=1), (0,))(torch.zeros(1, 1, 4, 4, 4))
+    assert torch.allclose(out[:, 0], torch.tensor(-500.0)) and torch.allclose(out[:, 1], torch.tensor(0.0))
 
 
 def test_half_precision_logits_are_averaged_in_float32() -> None:
-    out = mirrored_softmax(lambda image: position_logits(image).to(torch.bfloat16))(sine_image(1, 8, 8, 8))
+    image = sine_image(1, 8, 8, 8)
+    out = mirrored(lambda each: position_logits(each).to(torch.bfloat16), (1,))(image)
     assert out.dtype == torch.float32
-    assert torch.allclose(out.sum(dim=1), torch.ones(1, 8, 8, 8), atol=1e-6)
+    assert torch.allclose(out.exp().sum(dim=1), torch.ones(1, 8, 8, 8), atol=1e-6)
+    assert sliding_window(image, (8, 8, 8), lambda each: position_logits(each).half()).dtype == torch.float32
 
 
 def test_a_large_result_is_kept_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     slab = torch.zeros(3, 20, 9, 9, device="meta")  # any device that is not the CPU
     assert windows.joined(iter([slab]), (20, 9, 9)).device.type == "meta"
-    monkeypatch.setattr(windows, "DEVICE_BYTES", 1000)
+    monkeypatch.setattr(windows, "DEVICE_BYTES", 10_000)  # 4860 numbers: of 2 bytes they stay, of 4 they do not
+    assert windows.joined(iter([slab]), (20, 9, 9), torch.float16).device.type == "meta"
     with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):  # it is on its way to the CPU
         windows.joined(iter([slab]), (20, 9, 9))
 
@@ -129,7 +136,7 @@ def test_a_large_result_is_kept_in_main_memory(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(("size", "overlap"), [((33, 12, 9), 0.5), ((40, 7, 9), 0.0), ((5, 12, 9), 0.5)])
 def test_slabs_make_up_the_image_and_none_is_longer_than_a_window(size: tuple[int, ...], overlap: float) -> None:
     image = sine_image(1, *size)
-    run = mirrored_softmax(position_logits)
+    run = position_logits
     slabs = list(windows.window_slabs(image, (8, 8, 8), run, overlap=overlap, window_batch=3))
     assert max(slab.shape[1] for slab in slabs) <= 8
     assert len(slabs) > 1 or size[0] <= 8
@@ -141,4 +148,4 @@ def test_slabs_make_up_the_image_and_none_is_longer_than_a_window(size: tuple[in
 
 def test_a_batch_of_images_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected an image of shape \(1, c, x, y, z\)"):
-        sliding_window(torch.zeros(2, 1, 8, 8, 8), (8, 8, 8), mirrored_softmax(position_logits))
+        sliding_window(torch.zeros(2, 1, 8, 8, 8), (8, 8, 8), position_logits)

@@ -140,6 +140,16 @@ def test_weights_of_anchors():
     torch.testing.assert_close(weighed, (alone[0] + 3 * alone[2]) / 4)
     none = info_nce(anchor, candidates, targets, temperature=0.5, anchor_weight=torch.zeros(3))
     assert float(none) == 0.0
+    targets[2] = 0  # without a target an anchor counts as little as without weight
+    some = info_nce(anchor, candidates, targets, temperature=0.5, anchor_weight=torch.tensor([1.0, 0.0, 3.0]))
+    torch.testing.assert_close(some, alone[0])
+
+
+def test_queue_nce_weighs_queries():
+    query, key, queue = random(3, 5), random(3, 5, seed=1), random(6, 5, seed=2)
+    alone = [queue_nce(query[i : i + 1], key[i : i + 1], queue, temperature=0.2) for i in range(3)]
+    weighed = queue_nce(query, key, queue, temperature=0.2, anchor_weight=torch.tensor([1.0, 0.0, 3.0]))
+    torch.testing.assert_close(weighed, (alone[0] + 3 * alone[2]) / 4)
 
 
 def test_scale_of_embeddings_and_order_of_candidates_change_nothing():

@@ -27,8 +27,8 @@ def make(tiny):
     return build
 
 
-def boxes_of(info):
-    return paste_boxes((16, 16, 16), 0.667, seed=info.seed, step=info.step, rows=[0, 1])
+def boxes_of(info, rows=2):
+    return paste_boxes((16, 16, 16), 0.667, seed=info.seed, step=info.step, rows=list(range(rows)))
 
 
 def test_both_mixtures_are_learned_with_the_label_of_each_voxel(tiny, make):
@@ -54,6 +54,12 @@ def test_pre_training_mixes_labeled_rows_alone(tiny, make):
     for view in other["views"].values():
         view[2:] = 0.0
     assert torch.equal(method.losses(other, INFO)["loss"], terms["loss"])
+    ours, label, own = batch["views"]["strong"][:2], batch["label"][:2], boxes_of(INFO)
+    boxes = torch.cat([own, ~own])
+    ours, label = (torch.cat([each, each]) for each in (ours, label))
+    mixed = torch.where(boxes, ours, ours[[1, 0, 3, 2]])  # each of the two rows with the other one
+    expected = dice_cross_entropy(method.student(mixed).logits, label, weight=boxes)
+    torch.testing.assert_close(terms["supervised"], expected)
     assert set(method.losses(batch, INFO._replace(step=6))) == {"loss", "supervised", "consistency"}
 
 
@@ -61,20 +67,31 @@ def test_stray_pieces_of_the_teacher_are_no_target(make):
     logits = torch.zeros(1, 3, 16, 16, 16)
     logits[:, 0] = 1.0
     logits[0, 1, 2:6, 2:6, 2:6] = 5.0
-    logits[0, 1, 12:14, 12:14, 12:14] = 5.0
-    logits[0, 2, 6:9, 2:6, 2:6] = 5.0
-    logits[0, 2, 12, 2, 2] = 5.0
+    logits[0, 1, 12:14, 2:4, 12:14] = 5.0
+    logits[0, 2, 6:9, 2:6, 2:6] = 5.0  # touches the larger piece of class 1
+    logits[0, 2, 12:15, 12:16, 10:15] = 5.0  # touches nothing, and is the larger piece of class 2
     counts = {
         kept: [int((make(largest_component=kept)._target(logits) == value).sum()) for value in (1, 2)]
         for kept in ("none", "each", "joint")
     }
-    assert counts == {"none": [72, 49], "each": [64, 48], "joint": [64, 48]}
+    assert counts == {"none": [72, 108], "each": [64, 60], "joint": [64, 48]}
 
 
 @pytest.mark.parametrize(("labeled", "unlabeled"), [(3, 2), (2, 3)])
 def test_unequal_halves_take_turns(tiny, make, labeled, unlabeled):
-    terms = make().losses(tiny.make_batch(labeled, unlabeled), INFO)
-    assert all(bool(torch.isfinite(value)) for value in terms.values())
+    """Every labeled row is mixed once each way; the third one with the first unlabeled row again."""
+    method, batch = make(largest_component="none"), tiny.make_batch(labeled, unlabeled)
+    partner = torch.tensor([0, 1, 0])[:labeled]
+    views, boxes = batch["views"], boxes_of(INFO, labeled)
+    ours, theirs = views["strong"][:labeled], views["strong"][labeled:][partner]
+    with torch.no_grad():
+        target = method.teacher(views["weak"][labeled:]).logits.argmax(1, keepdim=True)[partner]
+        terms = method.losses(batch, INFO)
+        logits = method.student(torch.cat([torch.where(boxes, ours, theirs), torch.where(boxes, theirs, ours)])).logits
+    own, label = torch.cat([boxes, ~boxes]), batch["label"][:labeled].repeat(2, 1, 1, 1, 1)
+    torch.testing.assert_close(terms["supervised"], dice_cross_entropy(logits, label, weight=own))
+    expected = dice_cross_entropy(logits, target.repeat(2, 1, 1, 1, 1), weight=~own)
+    torch.testing.assert_close(terms["consistency"], expected)
 
 
 def test_the_teacher_answers_for_its_own_voxels_alone(tiny, make):

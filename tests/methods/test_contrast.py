@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from medcontrast.losses.foreground_background import pull, push
 from medcontrast.methods.contrast import ForegroundBackgroundContrast
 from medcontrast.networks.regions import split_cells
 from medcontrast.settings.methods import ContrastSettings
@@ -42,6 +43,28 @@ def test_every_term_reaches_the_features():
     for name, term in terms.items():
         (gradient,) = torch.autograd.grad(term, features, retain_graph=True)
         assert gradient.norm() > 1e-4, name
+
+
+def test_terms_are_means_over_classes_and_push_goes_both_ways():
+    features, maps, known = inputs()
+    contrast = make(region=0, memory=0, push_rank_decay=1.5, pull_rank_decay=0.5)
+    terms = contrast(features, maps, known, labeled_rows=2)
+    found = contrast.head(features, maps, None)
+    kinds = [(found.foreground[:, k], found.background[:, k]) for k in range(2)]
+    pushes = [push(one, other, rank_decay=1.5) + push(other, one, rank_decay=1.5) for one, other in kinds]
+    expected = {
+        "pull_foreground": sum(pull(foreground, rank_decay=0.5) for foreground, _ in kinds) / 2,
+        "pull_background": sum(pull(background, rank_decay=0.5) for _, background in kinds) / 2,
+        "push": sum(pushes) / 4,
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value)
+
+
+def test_cells_are_chosen_evenly_from_those_that_count():
+    contrast = make(regions=3)
+    assert contrast._choose(torch.tensor([0, 1, 1, 1, 1, 1, 0], dtype=torch.bool)).tolist() == [1, 3, 5]
+    assert contrast._choose(torch.tensor([0, 1, 0, 1], dtype=torch.bool)).tolist() == [1, 3, 0]
 
 
 def test_gradient_is_still_there_after_the_head_was_fitted():

@@ -154,8 +154,8 @@ def test_flat_similarities_give_the_logarithm_of_the_queue():
     method = make()
     with torch.no_grad():
         for head in (method.head, method.momentum[1]):
-            head[2].weight.zero_()
-            head[2].bias.fill_(1.0)
+            head.last.weight.zero_()
+            head.last.bias.fill_(1.0)
     for quality in (HIGH, LOW):
         method.queue.enqueue_class(quality, torch.ones(8, 6))
     for name, value in method.losses(make_batch(), info()).items():

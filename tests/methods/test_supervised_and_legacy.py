@@ -31,7 +31,8 @@ def make(tiny):
 
 def test_every_settings_class_has_a_method():
     names = [each.model_fields["name"].annotation.__args__[0] for each in METHODS]
-    assert names == ["supervised", "mean_teacher", "ua_mt", "cps", "mc_net", "bcp", "fba_net", "fba_legacy"]
+    segmentation = ["supervised", "mean_teacher", "ua_mt", "cps", "mc_net", "bcp", "fba_net", "fba_legacy"]
+    assert names == [*segmentation, "simclr", "moco_v2", "leoclr", "multi_level"]
 
 
 def test_supervised_is_the_segmentation_loss_of_the_strong_view_of_labeled_rows(tiny, make):

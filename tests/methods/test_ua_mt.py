@@ -43,11 +43,39 @@ def test_only_certain_voxels_count(tiny):
 
 
 def test_the_threshold_ramps_up_to_the_largest_entropy(tiny):
-    """Entropy at 0.9 ln C: left out at the start, counted at the end."""
-    method, batch = make(tiny, ramp_up_steps=100), tiny.make_batch()
-    method._uncertainty = lambda image, *_: torch.full_like(image, 0.9 * math.log(3))
-    counted = [bool(method.losses(batch, INFO._replace(step=step))["consistency"] > 0) for step in (0, 100)]
-    assert counted == [False, True]
+    """Half way the ramp stands at exp(-5 / 4), and the threshold at 0.822 ln C."""
+    method, batch = make(tiny, threshold_start=0.75, ramp_up_steps=100), tiny.make_batch()
+    counted = {}
+    for share in (0.8, 0.84, 0.9):
+        method._uncertainty = lambda image, *_, share=share: torch.full_like(image, share * math.log(3))
+        terms = [method.losses(batch, INFO._replace(step=step))["consistency"] for step in (0, 50, 100)]
+        counted[share] = [bool(term > 0) for term in terms]
+    assert counted == {0.8: [False, True, True], 0.84: [False, False, True], 0.9: [False, False, True]}
+
+
+def test_the_teacher_alone_is_asked_and_about_the_weak_view_of_unlabeled_rows(tiny):
+    method, batch = make(tiny), tiny.make_batch()
+    weak, seen = batch["views"]["weak"][2:], []
+    method.teacher.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    method.losses(batch, INFO)
+    assert torch.equal(seen[0], weak)  # the target
+    assert len(seen) == 3
+    for noisy in seen[1:]:
+        assert 0 < float((noisy - weak).abs().max()) <= 0.2 + 1e-5
+
+
+def test_uncertainty_is_the_entropy_of_the_mean_of_the_passes(tiny):
+    """Three passes that are sure, one of each class, are together as undecided as can be."""
+    method, image = make(tiny, passes=3), tiny.make_batch()["image"]
+    answers = iter(20.0 * torch.eye(3))
+
+    def one_class_a_pass(noisy):
+        logits = next(answers).view(1, 3, 1, 1, 1).expand(len(noisy), 3, *noisy.shape[2:])
+        return Output(logits, logits)
+
+    method.teacher.forward = one_class_a_pass
+    found = method._uncertainty(image, torch.arange(len(image)), INFO)
+    torch.testing.assert_close(found, torch.full_like(image, math.log(3)))
 
 
 def test_noisy_passes_differ_and_are_drawn_anew(tiny):

@@ -1,5 +1,7 @@
 """Tests of the encoders: reference (MONAI, plain loops), by hand (counts, sentences), property, gradient."""
 
+import re
+
 import pytest
 import torch
 from monai.networks.nets.resnet import resnet18, resnet50
@@ -116,9 +118,11 @@ def test_settings_and_builder_agree(name, norm):
 
 
 def test_errors():
-    sentence = "There is no encoder 'resnet5'; the encoders are resnet20, resnet18, resnet34, resnet50"
-    with pytest.raises(InputError, match=sentence):
-        build_encoder("resnet5", in_channels=1)
+    sentence = "There is no encoder 'ViT'; the encoders are resnet20, resnet18, resnet34, resnet50."
+    with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
+        build_encoder("ViT", in_channels=1)
+    with pytest.raises(InputError, match=r"resnet50\. Did you mean 'resnet50'\?$"):
+        build_encoder("RESNET-50", in_channels=1)
     with pytest.raises(InputError, match="norm of an encoder is"):
         make_norm("layer", 4)
     with pytest.raises(InputError, match=r"ResNet20 takes images of shape \(rows, 3, x, y\), but got \(1, 1, 8, 8\)"):

@@ -11,7 +11,8 @@ from medcontrast.settings import load_recipe, recipe_from_tree, recipe_to_yaml
 from medcontrast.settings.shipped import find_recipe, shipped_recipes
 
 METHODS = ("supervised", "mean_teacher", "ua_mt", "cps", "mc_net", "bcp", "fba_net", "fba_legacy")
-METHOD_NAMES = ", ".join(f"'{name}'" for name in METHODS)
+PRETRAINING = ("simclr", "moco_v2", "leoclr", "multi_level")
+METHOD_NAMES = ", ".join(f"'{name}'" for name in (*METHODS, *PRETRAINING))
 
 
 def faults(tree):
@@ -68,8 +69,8 @@ def test_every_fault_at_once(changed):
         "about.cost: missing",
         "network.norm: input should be 'instance', 'batch', 'group' or 'none', but got 'layer'",
         "method.contrast.wieght: unknown key; did you mean 'weight'?",
-        "train.labeled_rows: input should be a valid integer, but got 2.5",
         "train.clip_norm: '1e-3' is read as a word, not a number; write 0.001",
+        "train.labeled_rows: input should be a valid integer, but got 2.5",
         "train.setps: unknown key; did you mean 'steps'?",
         "zzz: unknown key; known here: about, seed, data, augment, network, method, train, inference, evaluation",
     ]

@@ -1,0 +1,125 @@
+"""Files that hold many images, or what is known of many: .npz, the IDX form of MNIST, and CSV."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medcontrast.errors import ManifestError
+
+if TYPE_CHECKING:  # `medcontrast check` reads manifests of images, and answers without numpy
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def npz_array(path: Path, key: str, where: str) -> NDArray[Any]:
+    """One array of an .npz file.
+
+    Raises:
+        ManifestError: No such file or array.
+    """
+    import numpy as np
+
+    try:
+        # opened here, as numpy leaves a file open that it cannot read
+        with path.open("rb") as stream:
+            arrays = np.load(stream, allow_pickle=False)
+            if isinstance(arrays, np.ndarray):
+                raise ValueError("it is a single array, .npy")
+            if key not in arrays:
+                raise ManifestError(f"{where}: {path} has no array {key!r}; it has {', '.join(arrays.files)}.")
+            found: NDArray[Any] = arrays[key]
+            return found
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ManifestError(f"{where}: {path} cannot be read as .npz ({error}).") from None
+
+
+def npz_length(path: Path, key: str, where: str) -> int:
+    """First side of an array of an .npz file, from its header alone.
+
+    Raises:
+        ManifestError: No such file or array, or an array without sides.
+    """
+    import numpy as np
+
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as stream:
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape = read(stream)[0]
+    except KeyError:
+        shape = npz_array(path, key, where).shape  # says which arrays there are
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ManifestError(f"{where}: {path} cannot be read as .npz ({error}).") from None
+    if not shape:
+        raise ManifestError(f"{where}: array {key} of {path} is a single number; expected images x height x width.")
+    return int(shape[0])
+
+
+def npz_column(path: Path, key: str, count: int, where: str) -> list[Any]:
+    """One value for each of `count` images.
+
+    Raises:
+        ManifestError: No such array, or it holds something else.
+    """
+    array = npz_array(path, key, where)
+    if array.shape not in ((count,), (count, 1)):
+        raise ManifestError(
+            f"{where}: array {key} of {path} has shape {array.shape}; expected one value for each of {count} images."
+        )
+    values: list[Any] = array.reshape(count).tolist()
+    return values
+
+
+def idx_array(path: Path) -> NDArray[np.uint8]:
+    """An array of bytes in the IDX form of MNIST, gzipped or not.
+
+    Raises:
+        ManifestError: Not such a file.
+    """
+    import numpy as np
+
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        zero, kind, axes = struct.unpack(">HBB", data[:4])
+        shape = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes])
+        if zero != 0 or kind != 8 or not axes:
+            raise ValueError("not bytes in the IDX form")
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
+        raise ManifestError(f"{path}: cannot be read as an IDX file ({error}).") from None
+
+
+def csv_rows(path: Path, columns: Sequence[str], where: str) -> list[dict[str, str]]:
+    """The rows of a CSV file with a line of names at its top.
+
+    Args:
+        path: The file, in UTF-8.
+        columns: Names that must be among them.
+        where: Place in the manifest, for messages.
+
+    Raises:
+        ManifestError: Not readable, no rows, a column that is missing, or a row of another length.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            rows = list(reader)
+    except (OSError, ValueError, csv.Error) as error:
+        raise ManifestError(f"{where}: {path} cannot be read as CSV ({error}).") from None
+    if not rows:
+        raise ManifestError(f"{where}: {path} has no rows.")
+    known = list(reader.fieldnames or ())
+    missing = [name for name in columns if name not in known]
+    if missing:
+        raise ManifestError(f"{where}: {path} has no column {missing[0]!r}; it has {', '.join(known)}.")
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise ManifestError(f"{where}: row {number} of {path} has not {len(known)} values, as its first line has.")
+    return rows

@@ -1,0 +1,163 @@
+"""What a run trains: segmentation of volumes, or pre-training on images. The loop knows one interface of both."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from medcontrast.batch import Batch, StepInfo
+from medcontrast.data.image_manifest import ImageManifest
+from medcontrast.data.images import make_image_loader
+from medcontrast.data.manifest import Manifest
+from medcontrast.data.sampler import TwoStreamSampler
+from medcontrast.data.volumes import make_loader
+from medcontrast.engine.build import make_method, make_pretraining_method
+from medcontrast.engine.run import Run
+from medcontrast.engine.validate import Validator
+from medcontrast.methods import Method
+from medcontrast.settings import PretrainRecipe, Recipe
+from medcontrast.transforms.image_views import ImageViews
+from medcontrast.transforms.views import Views
+
+Autocast = Callable[[], AbstractContextManager[None]]
+
+
+class Job(ABC):
+    """Data, views and method of a run, and what becomes of its network.
+
+    Attributes:
+        method: Networks and losses.
+        validate_every: Steps between two validations; None where there are none.
+    """
+
+    method: Method
+    validate_every: int | None = None
+
+    @abstractmethod
+    def loader(self, *, rank: int, world_size: int, start_step: int) -> tuple[DataLoader[Any], TwoStreamSampler]:
+        """The batches of one process, from a step on."""
+
+    @abstractmethod
+    def with_views(self, batch: Batch, info: StepInfo) -> Batch:
+        """The batch with its views, made on the device it lies on; `index` stays where it is."""
+
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """The network that a run leaves behind, a part of the method."""
+
+    @abstractmethod
+    def header(self) -> dict[str, Any]:
+        """What its file says of it, beside the recipe and the step."""
+
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Cases of every split that training uses."""
+
+    @abstractmethod
+    def next_command(self, folder: Path) -> str:
+        """What a user does with the finished run."""
+
+    def validator(self, device: torch.device, autocast: Autocast) -> Validator | None:
+        """Scores the network while it trains, where the recipe asks for it."""
+        return None
+
+
+class Segmentation(Job):
+    """A segmentation network, learned from volumes."""
+
+    def __init__(self, folder: Path, recipe: Recipe, manifest: Manifest) -> None:
+        self.folder, self.recipe, self.manifest = folder, recipe, manifest
+        self.method = make_method(recipe, manifest)
+        self.views = Views(recipe.augment)
+        self.validate_every = recipe.train.validate_every
+
+    def loader(self, *, rank: int, world_size: int, start_step: int) -> tuple[DataLoader[Any], TwoStreamSampler]:
+        return make_loader(self.recipe, self.manifest, rank=rank, world_size=world_size, start_step=start_step)
+
+    def with_views(self, batch: Batch, info: StepInfo) -> Batch:
+        views, label = self.views(
+            batch["image"],
+            batch["label"],
+            seed=info.seed,
+            step=info.step,
+            rows=batch["index"],
+            spacing_mm=batch.get("spacing_mm"),
+        )
+        out: Batch = {**batch, "views": views, "label": label}  # type: ignore[typeddict-item]
+        return out
+
+    def network(self) -> nn.Module:
+        student = self.recipe.inference.network == "student"
+        return self.method.student if student else self.method.inference_network()
+
+    def header(self) -> dict[str, Any]:
+        unlabeled = self.manifest.unlabeled if self.recipe.train.unlabeled_rows else ()
+        return {
+            "labels": self.manifest.labels.to_json(),
+            "channels": list(self.manifest.channels),
+            "trained_on": {
+                "labeled": [case.name for case in self.manifest.labeled],
+                "unlabeled": [case.name for case in unlabeled],
+            },
+        }
+
+    def sizes(self) -> dict[str, int]:
+        return {name: len(cases) for name, cases in self.manifest.splits()}
+
+    def next_command(self, folder: Path) -> str:
+        split = "validation" if self.manifest.validation else "test"
+        return f"medcontrast evaluate --ckpt {folder} --split {split}"
+
+    def validator(self, device: torch.device, autocast: Autocast) -> Validator | None:
+        return Validator(self.folder, self.recipe, self.manifest, device, autocast) if self.validate_every else None
+
+
+class Pretraining(Job):
+    """An encoder, learned from images without their labels."""
+
+    def __init__(self, recipe: PretrainRecipe, manifest: ImageManifest) -> None:
+        self.recipe, self.manifest = recipe, manifest
+        self.method = make_pretraining_method(recipe)
+        self.views = ImageViews(recipe.augment, mean=recipe.data.mean, std=recipe.data.std)
+
+    def loader(self, *, rank: int, world_size: int, start_step: int) -> tuple[DataLoader[Any], TwoStreamSampler]:
+        return make_image_loader(self.recipe, self.manifest, rank=rank, world_size=world_size, start_step=start_step)
+
+    def with_views(self, batch: Batch, info: StepInfo) -> Batch:
+        views = self.views(
+            batch["image"], seed=info.seed, step=info.step, rows=batch["index"], quality=batch.get("quality")
+        )
+        return {**batch, "views": views}
+
+    def network(self) -> nn.Module:
+        return self.method.inference_network()
+
+    def header(self) -> dict[str, Any]:
+        return {
+            "labels": {"classes": list(self.manifest.classes)},
+            "channels": [f"channel {number}" for number in range(self.recipe.data.channels)],
+            "trained_on": {"manifest": self.manifest.name, "images": self.sizes()["train"]},
+        }
+
+    def sizes(self) -> dict[str, int]:
+        return {"train": len(self.manifest.cases("train"))}
+
+    def next_command(self, folder: Path) -> str:
+        return f"medcontrast probe --ckpt {folder}"
+
+
+def job_of(run: Run) -> Job:
+    """The job that a run's recipe asks for."""
+    recipe, manifest = run.recipe, run.manifest
+    if isinstance(recipe, PretrainRecipe):
+        assert isinstance(manifest, ImageManifest)
+        return Pretraining(recipe, manifest)
+    assert isinstance(manifest, Manifest)
+    return Segmentation(run.folder, recipe, manifest)

@@ -1,0 +1,97 @@
+"""The rows of a probe as JSON, as Markdown tables and as a table on a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from medcontrast.engine.probe import ProbeRow
+from medcontrast.files import write_text
+from medcontrast.metrics.bootstrap import Interval
+from medcontrast.metrics.probe import FIGURES, PROBE_RULES
+
+FILES = ("probe.json", "probe.md", "embeddings.png")
+_RULES = (
+    *PROBE_RULES,
+    "Intervals: 95 % Student's t over seeds; none where a single run was made.",
+    "over images: the accuracy, averaged over seeds, with its 95 % percentile bootstrap interval over test images.",
+)
+_KEY = ("encoder", "probe", "labels", "seeds")
+
+
+def write_probe(folder: Path, rows: Sequence[ProbeRow], facts: dict[str, Any]) -> str:
+    """Writes probe.json and probe.md; returns the Markdown.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    content = {"facts": facts, "rules": _RULES, "rows": [asdict(row) for row in rows]}
+    write_text(folder / "probe.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    page = markdown(rows)
+    write_text(folder / "probe.md", page)
+    return page
+
+
+def markdown(rows: Sequence[ProbeRow]) -> str:
+    """A row a classifier and share, then a table for each kind of group, and the rules."""
+    columns = [*FIGURES, *spreads(rows)]
+    heads = [*_KEY, *map(_title, columns), "accuracy over images"]
+    cells = [[*_key(row), *(_cell(row.values.get(name)) for name in columns), _cell(row.over_images)] for row in rows]
+    lines = _lines(heads, cells)
+    for kind, groups in _groups(rows).items():
+        heads = [*_KEY[:3], *(f"{group}, {title}" for group, title in groups.values())]
+        cells = [[*_key(row)[:3], *(_cell(row.values.get(name)) for name in groups)] for row in rows]
+        lines += ["", f"By {kind}:", "", *_lines(heads, cells)]
+    return "\n".join([*lines, "", *(f"- {rule}" for rule in _RULES)]) + "\n"
+
+
+def terminal_table(rows: Sequence[ProbeRow]) -> Table:
+    """The first table of the page."""
+    columns = [*FIGURES, *spreads(rows)]
+    table = Table(*_KEY, *map(_title, columns))
+    for row in rows:
+        table.add_row(*_key(row), *(_cell(row.values.get(name)) for name in columns))
+    return table
+
+
+def spreads(rows: Sequence[ProbeRow]) -> list[str]:
+    """Names of the worst groups' values and of the gaps."""
+    return sorted({name for row in rows for name in row.values if " worst " in name or " gap " in name})
+
+
+def _groups(rows: Sequence[ProbeRow]) -> dict[str, dict[str, tuple[str, str]]]:
+    """Kind of group -> name of a value -> group and title of the figure."""
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    for row in rows:
+        for name in row.values:
+            kind, equals, rest = name.partition("=")
+            if equals:
+                group, _, figure = rest.rpartition(" ")
+                found.setdefault(kind, {})[name] = group, FIGURES[figure]
+    return found
+
+
+def _title(name: str) -> str:
+    return FIGURES.get(name, name.replace("_", " "))
+
+
+def _lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    table = [heads, ["---"] * len(heads), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
+
+
+def _key(row: ProbeRow) -> list[str]:
+    return [row.encoder, row.kind, f"{row.labels} ({100 * row.fraction:g} %)", str(row.seeds)]
+
+
+def _cell(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    if interval.low is None or interval.high is None:
+        return f"{interval.mean:.3f}"
+    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

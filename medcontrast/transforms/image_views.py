@@ -1,0 +1,167 @@
+"""The views of a batch of images: a crop and photometric changes a row and view, made on the device.
+
+Letters: b rows, c channels, x, y pixels (x counts rows of pixels), s, t sides of a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medcontrast.settings.images import CropSettings, ImageAugmentSettings, ViewSettings
+from medcontrast.transforms.degrade import degrade
+from medcontrast.transforms.draws import row_generator
+from medcontrast.transforms.photometric import change_photometry
+
+_ATTEMPTS = 10
+
+
+class ImageViews:
+    """Makes every view that a recipe names; each is a function of (seed, step, row, name of the view).
+
+    In order: degradation of the whole image, crop with mirroring and turn, photometric changes, (view - mean) / std.
+    """
+
+    def __init__(self, settings: ImageAugmentSettings, *, mean: float, std: float) -> None:
+        self.settings, self.mean, self.std = settings, mean, std
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Tensor,
+        *,
+        seed: int,
+        step: int,
+        rows: Tensor | Sequence[int],
+        quality: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Draws and applies.
+
+        Args:
+            image: (b, c, x, y) float32 in 0..1.
+            seed: Seed of the run.
+            step: Optimiser step.
+            rows: (b,) global row numbers.
+            quality: (b,) int64; rows of 1 are of low quality as they are and are not degraded.
+
+        Returns:
+            (b, c, s, s) by the name of the view.
+        """
+        numbers = [int(row) for row in rows]
+        draws = {"seed": seed, "step": step}
+        views = {}
+        with torch.autocast(image.device.type, enabled=False):
+            for name, view in self.settings.views.items():
+                source = self._degraded(image, view, quality, numbers, name, draws)
+                drawn_by = view.same_crop_as or name
+                boxes = _boxes(self.settings.views[drawn_by], image.shape[2:], numbers, drawn_by, **draws)
+                size = view.size or image.shape[-1]
+                out = crop_views(source, boxes, size)
+                out = change_photometry(out, view.photometric, rows=numbers, stream=name, **draws)
+                views[name] = (out - self.mean) / self.std
+        return views
+
+    def _degraded(
+        self,
+        image: Tensor,
+        view: ViewSettings,
+        quality: Tensor | None,
+        rows: list[int],
+        name: str,
+        draws: dict[str, int],
+    ) -> Tensor:
+        if view.degrade is None:
+            return image
+        worse = degrade(image, view.degrade, rows=rows, stream=f"degrade {name}", **draws)
+        return worse if quality is None else torch.where(quality.view(-1, 1, 1, 1) == 1, image, worse)
+
+
+def crop_views(image: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Parts of images on a square grid, bilinear; 0 beyond the image. A box that is the image gives it bit for bit.
+
+    A part with more pixels than the grid is averaged over blocks first, so that nothing is skipped.
+
+    Args:
+        image: (b, c, x, y).
+        boxes: (b, 2, 3) float64, from view to image, each in -1..1 from edge to edge: x first, then the offset last.
+        size: Side of the view.
+    """
+    if image.shape[2:] == (size, size) and bool((boxes == _whole(len(image)).to(boxes)).all()):
+        return image
+    shrink = boxes[:, :, :2].norm(dim=1).amax(1) * max(image.shape[2:]) / size
+    out = image.new_empty(len(image), image.shape[1], size, size)
+    blocks = shrink.log2().floor().clamp(min=0).long()
+    for level in blocks.unique().tolist():
+        picked = (blocks == level).nonzero()[:, 0]
+        places = picked.to(image.device)
+        part = image.index_select(0, places)
+        for _ in range(level):
+            part = F.interpolate(part, [-(-side // 2) for side in part.shape[2:]], mode="area")  # edge to edge
+        grid = _grid(boxes[picked], size).to(image.device, torch.float32)
+        out.index_copy_(0, places, F.grid_sample(part, grid, "bilinear", "zeros", align_corners=False))
+    return out
+
+
+def _grid(boxes: Tensor, size: int) -> Tensor:
+    """Where grid_sample looks (b, s, t, 2), second axis first."""
+    line = (torch.arange(size, dtype=torch.float64) * 2 + 1) / size - 1
+    x, y = torch.meshgrid(line, line, indexing="ij")
+    places = torch.stack([x, y, torch.ones_like(x)], dim=-1)
+    return torch.einsum("brk,stk->bstr", boxes, places).flip(-1)
+
+
+def _whole(count: int) -> Tensor:
+    return torch.eye(2, 3, dtype=torch.float64).expand(count, 2, 3)
+
+
+def _boxes(
+    view: ViewSettings, sides: Sequence[int], rows: Sequence[int], stream: str, *, seed: int, step: int
+) -> Tensor:
+    """(b, 2, 3) from view to image; every number is drawn whatever the settings."""
+    boxes = np.empty((len(rows), 2, 3))
+    for place, row in enumerate(rows):
+        generator = row_generator(seed, step, row, f"box {stream}")
+        mirrored = generator.random() < view.flip
+        angle = np.deg2rad(view.rotation_degrees) * (2.0 * generator.random() - 1.0)
+        height, width, middle_x, middle_y = _part(view.crop, sides, generator)
+        cos, sin = np.cos(angle), np.sin(angle)
+        # a turn is rigid in pixels of the image: in half-sides its off-diagonals carry the part's shape
+        tall = sides[0] * height / (sides[1] * width)
+        turn = np.array([[cos, -sin / tall], [sin * tall, cos]])
+        matrix = np.diag([height, width]) @ turn @ np.diag([1.0, -1.0 if mirrored else 1.0])
+        boxes[place] = np.concatenate([matrix, [[middle_x], [middle_y]]], axis=1)
+    return torch.from_numpy(boxes)
+
+
+def _part(
+    crop: CropSettings, sides: Sequence[int], generator: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """Height, width (shares of the image's) and middle (-1..1) of the part that a view shows.
+
+    Paper: the drawing of area and ratio is that of Inception's crops (Szegedy 2015), as SimCLR and MoCo use it; sides
+    are not rounded to pixels here.
+    """
+    area, ratio, down, right = generator.random((4, _ATTEMPTS))
+    if crop.kind == "whole":
+        return 1.0, 1.0, 0.0, 0.0
+    if crop.kind == "centre":
+        side = crop.area[0] ** 0.5
+        return side, side, 0.0, 0.0
+    low, high = np.log(crop.ratio)
+    shape = sides[1] / sides[0]  # width over height of the whole image
+    for attempt in range(_ATTEMPTS):
+        share = crop.area[0] + (crop.area[1] - crop.area[0]) * area[attempt]
+        wanted = np.exp(low + (high - low) * ratio[attempt]) / shape
+        width, height = (share * wanted) ** 0.5, (share / wanted) ** 0.5
+        if width <= 1.0 and height <= 1.0:
+            return (
+                height,
+                width,
+                (1.0 - height) * (2.0 * down[attempt] - 1.0),
+                (1.0 - width) * (2.0 * right[attempt] - 1.0),
+            )
+    return 1.0, 1.0, 0.0, 0.0

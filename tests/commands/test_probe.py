@@ -1,0 +1,356 @@
+"""Tests of `medcontrast probe`: whole, by exact sentence and exit code; property (a frozen encoder stays frozen)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from medcontrast.checkpoint import load_weights, save_weights
+from medcontrast.data.image_manifest import load_image_manifest
+from medcontrast.data.image_sources import ImageCase
+from medcontrast.engine import probe_run
+from medcontrast.engine.build import make_encoder, make_pretraining_method
+from medcontrast.engine.probe_images import hold_out, probe_images
+
+Cli = Callable[..., SimpleNamespace]
+QUICK = ("--fractions", "0.5,1", "--seeds", 2, "--finetune-steps", 2)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of two steps; tests write nothing into it but probes."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    tiny.write_images(folder / "data")
+    run = tiny.make_run(folder, tiny.pretrain_tree())
+    tiny.train(run)
+    path: Path = run.folder
+    return path
+
+
+@pytest.fixture
+def images(tiny: SimpleNamespace, tmp_path: Path) -> Callable[..., Path]:
+    """Writes other images; gives their manifest."""
+
+    def write(**options: Any) -> Path:
+        path: Path = tiny.write_images(tmp_path / "other", **options)
+        return path
+
+    return write
+
+
+def change(path: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
+    tree = json.loads(path.read_text())
+    edit(tree)
+    path.write_text(json.dumps(tree))
+    return path
+
+
+def refused(answer: SimpleNamespace, sentence: str) -> None:
+    assert (answer.code, answer.err) == (2, sentence + "\n"), (answer.out, answer.err)
+
+
+def test_from_a_run_to_tables_a_picture_and_tensorboard(trained: Path, cli: Cli) -> None:
+    answer = cli("probe", "--ckpt", trained, *QUICK, "--from-scratch")
+    assert (answer.code, answer.err) == (0, "")
+    tensors = len(load_file(trained / "last.safetensors"))
+    lines = answer.out.splitlines()
+    assert tensors == 114
+    assert lines[:2] == [
+        f"Loaded 114 of 114 tensors of resnet20 from {trained}/last.safetensors, step 2.",
+        f"{trained}/manifest.json: images: 24 fitted, 8 choosing, 12 scored.",
+    ]
+    assert lines[-1] == f"Written to {trained}/probe_test"
+    assert any(line.startswith("pre-trained, 12 labels: accuracy knn ") for line in lines)
+
+    content = json.loads((trained / "probe_test" / "probe.json").read_text())
+    rows = {(row["encoder"], row["kind"], row["fraction"]): row for row in content["rows"]}
+    assert len(rows) == 12 and {row["labels"] for row in content["rows"]} == {12, 24}
+    # all labels of one encoder are one run of what draws nothing; fresh weights differ from seed to seed
+    assert rows["pre-trained", "linear", 1.0]["seeds"] == 1 and rows["from scratch", "linear", 1.0]["seeds"] == 2
+    assert rows["pre-trained", "linear", 1.0]["values"]["accuracy"]["low"] is None
+    linear = rows["pre-trained", "linear", 0.5]
+    assert linear["seeds"] == 2 and linear["values"]["domain=A accuracy"]["mean"] <= 1.0
+    assert linear["over_images"]["mean"] == pytest.approx(linear["values"]["accuracy"]["mean"])
+    facts = content["facts"]
+    assert facts["counts"] == {"fitted": 24, "choosing": 8, "scored": 12} and facts["tensors_loaded"] == 114
+    assert facts["groups"] == {"domain": {"A": 6, "B": 6}} and facts["warnings"] == facts["notes"] == []
+    assert facts["fine_tuning"]["steps"] == 2 and facts["fine_tuning"]["augment"] == "mirrored"
+
+    page = (trained / "probe_test" / "probe.md").read_text()
+    assert "| from scratch | finetune | 24 (100 %) | 2 |" in page and "By domain:" in page
+    with Image.open(trained / "probe_test" / "embeddings.png") as picture:
+        assert picture.size[0] > 900  # class and domain, side by side
+    assert "probe/probe_test" in tags(trained)
+
+
+def tags(run: Path) -> list[str]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    assert {event.step for tag in events.Tags()["images"] for event in events.Images(tag)} == {2}
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2]  # a probe hides no curve
+    found: list[str] = events.Tags()["images"]
+    return found
+
+
+def test_two_probes_of_one_encoder_are_equal_and_a_folder_is_not_written_over(
+    trained: Path, tmp_path: Path, cli: Cli
+) -> None:
+    words = ("probe", "--ckpt", trained / "last.safetensors", *QUICK, "-o", tmp_path / "p")
+    answers = [cli(*words)]
+    first = json.loads((tmp_path / "p/probe.json").read_text())
+    refused(cli(*words), f"{tmp_path}/p/probe.json: exists already; add --overwrite, or choose another folder with -o.")
+    answers.append(cli(*words, "--overwrite"))
+    second = json.loads((tmp_path / "p/probe.json").read_text())
+    assert [answer.code for answer in answers] == [0, 0]
+    assert first["rows"] == second["rows"]
+
+
+def test_a_frozen_encoder_stays_frozen(
+    trained: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statistics of batch norm too: what was probed and fine-tuned from is, bit for bit, what the file holds."""
+    kept, plain = [], probe_run.load_trained
+
+    def remember(checkpoint: Path) -> probe_run.Trained:
+        found = plain(checkpoint)
+        found.encoder.train()  # whatever mode it comes in
+        kept.append(found)
+        return found
+
+    monkeypatch.setattr(probe_run, "load_trained", remember)
+    assert cli("probe", "--ckpt", trained, *QUICK, "-o", tmp_path / "p").code == 0
+    (found,), saved = kept, load_file(trained / "last.safetensors")
+    assert found.encoder.state_dict().keys() == saved.keys()
+    assert any(name.endswith("running_var") for name in saved)
+    assert all(torch.equal(value, saved[name]) for name, value in found.encoder.state_dict().items())
+    assert all(module.training for module in found.encoder.modules())
+    found.encoder(torch.zeros(2, 1, 16, 16))  # and this is what an unfrozen one would have shown
+    assert not all(torch.equal(value, saved[name]) for name, value in found.encoder.state_dict().items())
+
+
+def test_fresh_weights_of_a_seed_are_those_that_its_run_starts_from(tiny: SimpleNamespace) -> None:
+    recipe = tiny.recipe_from(tiny.pretrain_tree())
+    start, fresh = make_pretraining_method(recipe).student, make_encoder(recipe, recipe.seed)
+    assert all(torch.equal(a, b) for a, b in zip(start.parameters(), fresh.parameters(), strict=True))
+    other = make_encoder(recipe, recipe.seed + 1)
+    assert not torch.equal(next(other.parameters()), next(fresh.parameters()))
+
+
+# --- images
+
+
+def test_other_images_than_the_run_s_own(trained: Path, images: Callable[..., Path], cli: Cli) -> None:
+    path = images(validation=0, train=20, quality="low")
+    change(
+        path,
+        lambda tree: [
+            tree["train"][0].pop("target"),
+            tree["test"][3].pop("quality"),
+            tree["test"][0].update(domain="C"),
+        ],
+    )
+    answer = cli("probe", "--ckpt", trained, "--manifest", path, *QUICK, "--no-finetune")
+    assert (answer.code, answer.err) == (0, "")
+    lines = answer.out.splitlines()
+    assert lines[1:6] == [
+        f"{path}: images: 15 fitted, 4 choosing, 12 scored.",
+        "1 of 20 images of train have no target and are left out.",
+        "4 of 19 training images are held back to choose the linear probe's strength, as no validation split does.",
+        "Warning: domain C occurs once in test; its figures are those of one image.",
+        "Warning: quality high occurs once in test; its figures are those of one image.",
+    ]
+    content = json.loads((trained / "probe_manifest_test/probe.json").read_text())
+    assert {row["kind"] for row in content["rows"]} == {"knn", "linear"} and content["facts"]["fine_tuning"] is None
+    assert len(content["facts"]["notes"]) == len(content["facts"]["warnings"]) == 2
+
+
+def test_images_that_were_pre_trained_on_are_said(trained: Path, tmp_path: Path, cli: Cli) -> None:
+    tree = json.loads((trained / "manifest.json").read_text())
+    tree["train"], tree["test"] = tree["test"] + tree["train"][4:], tree["train"][:4]
+    path = tmp_path / "turned.json"
+    path.write_text(json.dumps(tree))
+    answer = cli("probe", "--ckpt", trained, "--manifest", path, *QUICK, "--no-finetune", "-o", tmp_path / "p")
+    assert answer.code == 0
+    sentence = "Warning: 4 of 4 scored images were pre-trained on; this is not a score on new images."
+    assert sentence in answer.out.splitlines()
+
+
+def test_images_are_prepared_as_in_pre_training(trained: Path, tiny: SimpleNamespace) -> None:
+    manifest = load_image_manifest(trained / "manifest.json")
+    recipe = tiny.recipe_from(tiny.set_key(tiny.set_key(tiny.pretrain_tree(), "data.mean", 0.3), "data.std", 0.1))
+    sets = probe_images(manifest, recipe.data).sets
+    pixels = np.asarray(Image.open(manifest.cases("test")[5].file), dtype=np.float64) / 255.0
+    np.testing.assert_allclose(sets.test.load([5])[0, 0].numpy(), (pixels - 0.3) / 0.1, atol=1e-5)
+    assert sets.test.targets.tolist() == [0, 1] * 6 and sets.classes == 2
+    # validation is scored: what chooses then comes from the training images
+    found = probe_images(manifest, recipe.data, split="validation")
+    assert found.sizes == {"fitted": 20, "choosing": 4, "scored": 8}
+    assert [case.name for case in found.scored] == [f"validation/{number:02d}.png" for number in range(8)]
+
+
+def test_what_is_held_back_is_stratified_by_patient_and_the_same_every_time() -> None:
+    cases = [
+        ImageCase(f"{number}", Path("x"), target=number % 3 // 2, patient=None if number < 30 else f"p{number % 4}")
+        for number in range(60)
+    ]
+    kept, held = hold_out(cases)
+    assert (kept, held) == hold_out(cases) and sorted((*kept, *held), key=lambda case: int(case.name)) == cases
+    assert not {case.patient for case in kept} & {case.patient for case in held} - {None}
+    plain = [[case.target for case in part if case.patient is None] for part in (kept, held)]
+    assert 0.1 < len(plain[1]) / 30 < 0.3 and set(plain[0]) == set(plain[1]) == {0, 1}
+    assert hold_out(cases[:2]) == (tuple(cases[:2]), ())
+    assert len(hold_out([ImageCase(str(number), Path("x"), target=0) for number in range(10)])[1]) == 2
+
+
+def test_mirroring_goes_with_the_views(tiny: SimpleNamespace) -> None:
+    tree = tiny.pretrain_tree()
+    assert probe_run.fine_tuning(tiny.recipe_from(tree), 5).augment.__name__ == "mirrored"
+    views = {name: {**view, "flip": 0.0} for name, view in tree["augment"]["views"].items()}
+    digits = tiny.recipe_from(tiny.set_key(tree, "augment.views", views))
+    assert probe_run.fine_tuning(digits, 5).augment.__name__ == "unchanged"
+    assert probe_run.fine_tuning(digits, None) is None
+
+
+# --- what is refused
+
+
+def test_a_segmentation_checkpoint_is_refused(tiny: SimpleNamespace, tmp_path: Path, cli: Cli) -> None:
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=1))
+    tiny.train(run)
+    refused(
+        cli("probe", "--ckpt", run.folder),
+        f"{run.folder}/last.safetensors: method supervised segments volumes; this needs a recipe of one of the "
+        "pre-training methods simclr, moco_v2, leoclr, multi_level.",
+    )
+
+
+def test_weights_of_another_architecture_are_named_by_layer(trained: Path, tmp_path: Path, cli: Cli) -> None:
+    tensors, header = load_weights(trained / "last.safetensors")
+    header["recipe"]["network"]["width"] = 8
+    save_weights(tmp_path / "other.safetensors", tensors, header)
+    answer = cli("probe", "--ckpt", tmp_path / "other.safetensors", "--manifest", trained / "manifest.json")
+    assert answer.code == 2 and answer.out == ""
+    assert answer.err.startswith(
+        f"{tmp_path}/other.safetensors: of another architecture than this encoder; 95 of its 114 tensors do not fit, "
+        "and nothing was loaded:\n  - stem.0.weight: the checkpoint has (4, 1, 3, 3), the encoder (8, 1, 3, 3)\n"
+    )
+    save_weights(tmp_path / "none.safetensors", {"other": torch.zeros(2)}, header)
+    answer = cli("probe", "--ckpt", tmp_path / "none.safetensors", "--manifest", trained / "manifest.json")
+    assert answer.code == 2 and "none of the encoder's 114 tensors stands in it" in answer.err
+
+
+def set_targets(tree: dict[str, Any], splits: tuple[str, ...], target: int | None) -> None:
+    for split in splits:
+        for entry in tree[split]:
+            entry["target"] = target
+
+
+def one_class(tree: dict[str, Any]) -> None:
+    tree["classes"] = ["plain"]
+    set_targets(tree, ("train", "validation", "test"), 0)
+
+
+NO_TARGET = "{path}: none of the %d images of %s has a target; a probe needs it."
+FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "one class": (one_class, '{path}: a probe tells classes apart, but "classes" names 1.'),
+    "all of one class": (
+        lambda tree: set_targets(tree, ("train",), 0),
+        "{path}: all 24 images of train are of one class, plain.",
+    ),
+    "a class missing": (
+        lambda tree: tree["classes"].append("dotted"),
+        "{path}: the class dotted does not occur among the 24 images of train; add some, or take it out of classes.",
+    ),
+    "no targets to score": (lambda tree: set_targets(tree, ("test",), None), NO_TARGET % (12, "test")),
+    "no targets to choose": (lambda tree: set_targets(tree, ("validation",), None), NO_TARGET % (8, "validation")),
+    "no test images": (
+        lambda tree: tree.update(test=[]),
+        "{path}: the split 'test' is empty; it has train, validation.",
+    ),
+    "overlap": (
+        lambda tree: tree["test"].append(tree["train"][3]),
+        "{path}: splits must not overlap:\n  - image train/03.png stands in train and in test",
+    ),
+    "volumes": (
+        lambda tree: tree.pop("kind"),
+        '{path}: a pre-training recipe and a probe take a manifest of images, with "kind": "images" and the splits '
+        "train, validation, test; this is a manifest of volumes.",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_images_that_cannot_be_probed(
+    trained: Path, images: Callable[..., Path], tmp_path: Path, cli: Cli, fault: str
+) -> None:
+    edit, sentence = FAULTS[fault]
+    path = change(images(), edit)
+    answer = cli("probe", "--ckpt", trained, "--manifest", path, *QUICK, "-o", tmp_path / "p")
+    refused(answer, sentence.format(path=path))
+    assert not list((tmp_path / "p").glob("*"))
+
+
+def test_a_class_that_does_not_choose_is_said(
+    trained: Path, images: Callable[..., Path], tiny: SimpleNamespace
+) -> None:
+    path = change(images(), lambda tree: set_targets(tree, ("validation",), 1))
+    found = probe_images(load_image_manifest(path), tiny.recipe_from(tiny.pretrain_tree()).data)
+    sentence = "the class plain does not occur among the 8 images that choose the linear probe's strength."
+    assert found.warnings == (sentence,)
+
+
+def test_too_few_images_to_hold_some_back(trained: Path, images: Callable[..., Path], cli: Cli) -> None:
+    path = images(validation=0, train=4)
+    refused(
+        cli("probe", "--ckpt", trained, "--manifest", path, *QUICK, "-o", path.parent / "p"),
+        f"{path}: 4 training images are too few to hold a part of them back for validation; add a validation split.",
+    )
+
+
+def test_an_unreadable_image_is_named_before_anything_is_computed(
+    trained: Path, images: Callable[..., Path], cli: Cli, tmp_path: Path
+) -> None:
+    path = images()
+    file = path.parent / "test/03.png"
+    file.write_bytes(file.read_bytes()[:60])
+    answer = cli("probe", "--ckpt", trained, "--manifest", path, *QUICK, "-o", tmp_path / "p")
+    assert answer.code == 2 and answer.err.startswith(f"{file}: cannot be read as an image (")
+    assert "accuracy" not in answer.out and len(answer.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--fractions", "0.1,2"), "--fractions 0.1,2: expected shares above 0 and at most 1, such as 0.01,0.1,1."),
+        (("--fractions", "few"), "--fractions few: expected shares above 0 and at most 1, such as 0.01,0.1,1."),
+        (("--split", "train"), "--split train: a probe learns from train and is scored on test or validation."),
+        (("--device", "tpu"), "--device tpu: expected cpu, cuda, cuda:N or mps."),
+    ],
+)
+def test_options_that_make_no_sense(
+    trained: Path, cli: Cli, tmp_path: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    refused(cli("probe", "--ckpt", trained, "-o", tmp_path / "p", *words), sentence)
+
+
+def test_a_checkpoint_without_its_manifest(trained: Path, tmp_path: Path, cli: Cli) -> None:
+    tensors, header = load_weights(trained / "last.safetensors")
+    file = tmp_path / "alone.safetensors"
+    save_weights(file, tensors, header)
+    refused(
+        cli("probe", "--ckpt", file), f"{file}: has no manifest beside it; say which images to probe with --manifest M."
+    )
+    answer = cli("probe", "--ckpt", file, "--manifest", trained / "manifest.json", *QUICK, "--no-finetune")
+    assert answer.code == 0 and (tmp_path / "probe_manifest_test/embeddings.png").is_file()
+    assert not (tmp_path / "tensorboard").exists()

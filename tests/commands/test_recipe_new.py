@@ -1,0 +1,33 @@
+"""Tests of `medcontrast recipe new` on real data: whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from medcontrast.settings import load_recipe
+from medcontrast.settings.shipped import shipped_folder
+
+Cli = Callable[..., SimpleNamespace]
+SHIPPED = shipped_folder("data_manifests")
+
+
+def test_a_recipe_for_the_hippocampus(data_root: Path, cli: Cli, tmp_path: Path) -> None:
+    answer = cli("recipe", "new", "--manifest", SHIPPED / "hippocampus_8of160.json", "-o", tmp_path / "h.yaml")
+    assert answer.code == 0
+    recipe = load_recipe(tmp_path / "h.yaml")
+    assert recipe.data.patch == (32, 48, 32) and recipe.data.spacing_mm is None
+    assert (recipe.data.intensity.kind, recipe.method.name) == ("zscore", "fba_net")
+
+
+@pytest.mark.slow
+def test_a_recipe_for_the_left_atrium(data_root: Path, cli: Cli, tmp_path: Path) -> None:
+    assert cli("data", "check", SHIPPED / "la_8of64_val16.json").code == 0
+    answer = cli("recipe", "new", "--manifest", SHIPPED / "la_8of64_val16.json", "-o", tmp_path / "l.yaml")
+    assert answer.code == 0
+    recipe = load_recipe(tmp_path / "l.yaml")
+    assert (recipe.data.intensity.kind, recipe.network.name) == ("as_stored", "vnet")
+    assert recipe.data.spacing_mm is None and recipe.data.patch[2] in (64, 80, 96)

@@ -1,0 +1,91 @@
+"""Tests of `medcontrast train`: whole, by exact sentence and exit code."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from medcontrast.checkpoint import load_resume
+
+
+def test_train_resume_and_its_last_words(cli, refused, place):
+    run = place.parent / "run"
+    result = cli("train", place, "-o", run, "--accelerator", "cpu")
+    assert result.code == 0, result.err
+    assert "Finished 2 steps in " in result.out
+    assert f"Next: medcontrast evaluate --ckpt {run} --split validation" in result.out
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["cases"] == {"labeled": 2, "unlabeled": 2, "validation": 1, "test": 1}
+    assert (facts["processes"], facts["precision"]) == (1, "32-true")
+    refused(cli("train", place, "-o", run), f"{run}: this folder holds something already.")
+    refused(
+        cli("train", "--resume", run),
+        "this run is finished (2 of 2 steps). To go on, ask for more: --set train.steps=4",
+    )
+    result = cli("train", "--resume", run, "--set", "train.steps=3", "--accelerator", "cpu")
+    assert result.code == 0, result.err
+    assert "Resuming at step 2 of 3." in result.out
+    assert load_resume(run / "last.pt")["progress"]["step"] == 3
+    assert cli("train", place, "-o", run, "--overwrite", "--accelerator", "cpu").code == 0
+    assert load_resume(run / "last.pt")["progress"]["step"] == 2
+
+
+def test_a_run_that_saved_nothing_cannot_be_resumed(cli, refused, tiny, tmp_path):
+    run = tiny.make_run(tmp_path, tiny.recipe_tree())
+    sentence = "nothing to resume from yet (no last.pt); train it again with --overwrite.\n"
+    refused(cli("train", "--resume", run.folder, "--accelerator", "cpu"), f"{run.folder}: {sentence}")
+
+
+def test_max_time_saves_and_resume_goes_on(cli, place):
+    run = place.parent / "run"
+    words = ("--max-time", "0.001s", "--accelerator", "cpu")
+    result = cli("train", place, "-o", run, *words)
+    assert result.code == 0, result.err
+    sentence = (
+        f"Stopped at step 1 of 2 because the time limit is reached; saved. Go on with: medcontrast train --resume {run}"
+    )
+    assert sentence in result.out
+    assert load_resume(run / "last.pt")["progress"]["step"] == 1
+    assert "Finished 2 steps" in cli("train", "--resume", run, *words).out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "Name a recipe (`medcontrast recipes` lists them), or --resume RUN."),
+        (["none.yaml"], "none.yaml: there is no such recipe. `medcontrast recipes` lists those that come along."),
+        (["RECIPE", "--resume", "run"], "--resume RUN goes without a recipe, -o and --overwrite"),
+        (["--resume", "nowhere"], "nowhere: not a run folder (it has no resolved.yaml)."),
+        (["RECIPE", "--max-time", "soon"], "--max-time soon: expected a duration such as 90s, 9m or 1h30m."),
+        (
+            ["RECIPE", "-o", "OUT", "--accelerator", "abacus"],
+            "--accelerator abacus, --devices 1, --precision 32-true: ",
+        ),
+        (["RECIPE", "-o", "OUT", "--precision", "8-bit"], "--precision 8-bit: "),
+        (
+            ["RECIPE", "-o", "OUT", "--devices", "3", "--accelerator", "cpu"],
+            "cannot be shared evenly by 3 process(es) with train.accumulate 1; it must be a multiple of 3.",
+        ),
+        (["RECIPE", "--set", "train.step=3"], "train.step: unknown key; did you mean 'steps'?"),
+        (["RECIPE", "-o", "RECIPE/run"], "cannot be written (Not a directory); choose another folder with -o."),
+    ],
+)
+def test_train_with_wrong_words(cli, refused, place, words, sentence):
+    names = {"RECIPE": str(place), "OUT": str(place.parent / "run"), "RECIPE/run": f"{place}/run"}
+    refused(cli("train", *(names.get(word, word) for word in words)), sentence)
+
+
+def test_an_accelerator_that_is_not_there(cli, refused, place):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    refused(cli("train", place, "-o", place.parent / "run", "--accelerator", "cuda"), "--accelerator cuda, --devices 1")
+
+
+def test_init_from_prints_its_counts(cli, place, trained, tmp_path):
+    words = ("--set", f"train.init_from={trained.folder}", "--accelerator", "cpu")
+    result = cli("train", place, "-o", tmp_path / "new", *words)
+    assert result.code == 0, result.err
+    assert result.out.startswith("Initialised ")
+    assert f" tensors from {trained.folder / 'last.safetensors'}." in result.out.replace("\n", "")

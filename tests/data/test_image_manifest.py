@@ -1,0 +1,160 @@
+"""Tests of manifests of images: by hand, every sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from medcontrast.data.fit import recipe_manifest, require_files, require_fit
+from medcontrast.data.image_manifest import (
+    ImageManifest,
+    is_image_manifest,
+    load_image_manifest,
+    overlaps,
+    require_apart,
+)
+from medcontrast.data.image_sources import ImageCase
+from medcontrast.errors import ManifestError, RecipeError
+from medcontrast.settings.shipped import shipped_folder
+
+
+def loaded(folder: Path, **tree: Any) -> ImageManifest:
+    path = folder / "m.json"
+    path.write_text(json.dumps({"kind": "images", "root": ".", **tree}), encoding="utf-8")
+    return load_image_manifest(path)
+
+
+def entries(folder: Path, *names: str, **known: Any) -> list[dict[str, Any]]:
+    for name in names:
+        (folder / name).touch()  # a list of images opens none
+    return [{"image": name, **known} for name in names]
+
+
+def test_splits_root_and_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = {"classes": ["a", "b"], "train": entries(tmp_path, "x", "y", target="b"), "test": entries(tmp_path, "z")}
+    manifest = loaded(tmp_path, name="three", **tree)
+    assert (manifest.name, manifest.classes, manifest.root) == ("three", ("a", "b"), tmp_path)
+    assert list(manifest.splits()) == ["train", "test"]
+    assert [(case.name, case.target) for case in manifest.cases("train")] == [("x", 1), ("y", 1)]
+    assert manifest.files("train") == [tmp_path / "x", tmp_path / "y"]
+    assert loaded(tmp_path, **tree).name == "m"
+    assert load_image_manifest(tmp_path / "m.json", tmp_path / "else").root == tmp_path / "else"
+    monkeypatch.setenv("MEDCONTRAST_DATA", "/data")
+    assert loaded(tmp_path, **{**tree, "root": None}).root == Path("/data")
+
+
+def test_the_files_of_an_idx_source_are_its_images_and_its_table(tmp_path: Path) -> None:
+    manifest = loaded(tmp_path, train=[{"csv": "t.csv", "idx": "i.gz", "attributes": ["age"]}])
+    assert sorted(manifest.files("train")) == [tmp_path / "i.gz", tmp_path / "t.csv"]
+
+
+FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({"train": [], "test": []}, "no images: at least one of train, validation, test is needed"),
+    ({"train": "x"}, "train: expected a list of sources, but got str"),
+    ({"train": ["x"]}, r"train\[0\]: expected one of the keys image, npz, folder, csv, idx, slices, but got 'x'"),
+    ({"train": [{"image": "x", "npz": "y"}]}, r"train\[0\]: expected one of the keys .* but got \{'image': 'x'"),
+    ({"train": [{"image": "x", "tagret": 1}]}, r"train\[0\]: unknown key 'tagret'; image knows name, target, domain"),
+    (
+        {"train": [{"csv": "x", "target": "y"}]},
+        r"train\[0\]: unknown key 'target'; csv knows attributes, relative_to, rows, folds",
+    ),
+    ({"train": [{"image": 3}]}, r"train\[0\]: image is a path, but got 3"),
+    ({"classes": "ab"}, "classes: expected a list of names, target 0 first, but got 'ab'"),
+    ({"classes": ["a", "b", "a"]}, "classes: 'a' stands in it more than once"),
+    ({"splits": []}, r"unknown key 'splits'; known: classes, description, kind"),
+]
+
+
+@pytest.mark.parametrize(("tree", "sentence"), FAULTS)
+def test_faults(tmp_path: Path, tree: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ManifestError, match=r"m\.json: 1 fault\(s\):\n  - " + sentence):
+        loaded(
+            tmp_path, **{"validation": entries(tmp_path, "v"), **({"validation": []} if "test" in tree else {}), **tree}
+        )
+
+
+def test_all_faults_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"3 fault\(s\):(\n  - .*){3}$"):
+        loaded(tmp_path, test=entries(tmp_path, "t"), classes=3, train=[{"image": 3}, {"picture": "x"}])
+
+
+def test_which_kind_of_manifest_it_is(tmp_path: Path, tiny: SimpleNamespace) -> None:
+    volumes = tiny.write_data(tmp_path / "volumes")
+    images = tiny.write_images(tmp_path / "images")
+    assert is_image_manifest(images) and not is_image_manifest(volumes)
+    (tmp_path / "list.json").write_text("[]")
+    assert not any(is_image_manifest(tmp_path / name) for name in ("none.json", "list.json"))
+    with pytest.raises(ManifestError, match=r'with "kind": "images" and .*; this is a manifest of volumes'):
+        load_image_manifest(volumes)
+    with pytest.raises(ManifestError, match="this is of the kind 'image'"):
+        loaded(tmp_path, kind="image")
+    with pytest.raises(ManifestError, match="there is no such manifest"):
+        load_image_manifest(tmp_path / "none.json")
+
+
+def test_a_split_that_is_not_there(tmp_path: Path) -> None:
+    manifest = loaded(tmp_path, train=entries(tmp_path, "x"))
+    with pytest.raises(ManifestError, match="the split 'test' is empty; it has train"):
+        manifest.cases("test")
+    with pytest.raises(ManifestError, match="there is no split 'labeled'; choose one of train, validation, test"):
+        manifest.cases("labeled")
+
+
+def test_an_image_stands_in_a_split_once(tmp_path: Path) -> None:
+    manifest = loaded(tmp_path, train=[*entries(tmp_path, "x", "y"), {"image": "./x"}])
+    with pytest.raises(ManifestError, match=r"m\.json: image x stands in train more than once"):
+        manifest.cases("train")
+
+
+def test_splits_must_not_overlap(tmp_path: Path) -> None:
+    train = [*entries(tmp_path, "a", "b", patient="p"), *entries(tmp_path, "c")]
+    clean = {"train": train, "validation": entries(tmp_path, "d", "e"), "test": entries(tmp_path, "f", patient="q")}
+    require_apart(loaded(tmp_path, **clean))
+    mixed = {
+        **clean,
+        "validation": entries(tmp_path, "c", "b", "e"),
+        "test": [*entries(tmp_path, "e", "c"), *entries(tmp_path, "f", patient="p")],
+    }
+    with pytest.raises(ManifestError, match="splits must not overlap") as caught:
+        require_apart(loaded(tmp_path, **mixed))
+    assert str(caught.value).splitlines()[1:] == [
+        "  - image b stands in train and in validation",
+        "  - image c stands in train and in test",
+        "  - image c stands in validation and in test",
+        "  - patient p stands in train and in test",
+    ]
+    assert overlaps({"a": [ImageCase("1", Path())], "b": [ImageCase("2", Path())]}) == []
+
+
+# --- with a recipe
+
+
+def test_a_recipe_and_its_images(tmp_path: Path, tiny: SimpleNamespace) -> None:
+    tiny.write_images(tmp_path / "data")
+    path = tiny.write_recipe(tmp_path / "r.yaml", tiny.pretrain_tree())
+    recipe = tiny.recipe_from(tiny.pretrain_tree())
+    manifest = recipe_manifest(recipe, path)
+    assert isinstance(manifest, ImageManifest) and len(manifest.cases("train")) == 24
+    require_fit(recipe, manifest, where="r")
+    require_files(recipe, manifest)
+    (tmp_path / "data/train/03.png").unlink()
+    with pytest.raises(ManifestError, match=r"1 of 24 files are not there, the first is .*/data/train/03\.png"):
+        require_files(recipe, manifest)
+    tree = json.loads((tmp_path / "data/manifest.json").read_text())
+    (tmp_path / "data/manifest.json").write_text(json.dumps({**tree, "train": []}))
+    with pytest.raises(RecipeError, match=r"1 fault in r:\n  - data\.manifest: .* has no train images to learn from"):
+        require_fit(recipe, recipe_manifest(recipe, path), where="r")
+    with pytest.raises(ManifestError, match="lists images, but method supervised segments volumes"):
+        recipe_manifest(tiny.make_recipe(), path)
+
+
+@pytest.mark.parametrize("path", [p for p in shipped_folder("data_manifests").glob("*.json") if is_image_manifest(p)])
+def test_shipped_manifests_hold_every_class_in_every_split(path: Path, data_root: Path) -> None:
+    manifest = load_image_manifest(path)
+    require_apart(manifest)
+    for split in manifest.splits():
+        assert {case.target for case in manifest.cases(split)} == set(range(len(manifest.classes))), split

@@ -1,0 +1,197 @@
+"""Tests of pre-training runs: golden run (3 + resume + 3 = 6), property, whole (commands, exit codes, sentences)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from medcontrast.batch import StepInfo
+from medcontrast.checkpoint import load_weights, read_header
+from medcontrast.engine.job import job_of
+from medcontrast.networks.encoders2d import build_encoder
+from medcontrast.networks.transfer import load_encoder
+
+VIEWS = {
+    "simclr": ["first", "second"],
+    "moco_v2": ["query", "key"],
+    "leoclr": ["anchor", "first", "second"],
+    "multi_level": ["query_high", "key_high", "query_low", "key_low"],
+}
+EXTRA = {"moco_v2": {"queue": 8}, "leoclr": {"queue": 8}, "multi_level": {"queue": 8}}
+
+
+def tree(method="simclr", **train):
+    photometric = {"blur": 0.5, "solarize": 0.2}
+    views = {name: {"crop": {"area": [0.4, 1.0]}, "photometric": photometric} for name in VIEWS[method]}
+    if method == "leoclr":
+        views["anchor"]["crop"] = {"kind": "whole"}
+    return {
+        "about": {"command": "medcontrast train tiny.yaml", "needs": "nothing", "gives": "little", "cost": "seconds"},
+        "seed": 3,
+        "data": {"manifest": "data/manifest.json", "size": 16, "channels": 1},
+        "augment": {"views": views},
+        "network": {"name": "resnet20", "width": 4},
+        "method": {"name": method, "embedding_channels": 8, **EXTRA.get(method, {})},
+        "train": {
+            "steps": 6,
+            "rows": 4,
+            "optimizer": {"name": "sgd", "lr": 0.1},
+            "precision": "32-true",
+            "log_every": 1,
+            **train,
+        },
+    }
+
+
+@pytest.fixture
+def run_of(tiny, tmp_path):
+    def make(method="simclr", name="run", **train):
+        if not (tmp_path / "data").exists():
+            tiny.write_squares(tmp_path / "data")
+        path = tiny.write_recipe(tmp_path / f"{name}.yaml", tree(method, **train))
+        from medcontrast.settings import load_recipe
+
+        return tiny.create_run(tmp_path / name, load_recipe(path), path)
+
+    return make
+
+
+@pytest.mark.parametrize("method", VIEWS)
+def test_three_steps_and_a_resume_are_six_bit_for_bit(tiny, run_of, method):
+    whole, parts = run_of(method, "whole"), run_of(method, "parts")
+    tiny.train(whole)
+    tiny.train(parts, steps=3)
+    tiny.train(tiny.open_run(parts.folder), resume=True)
+    assert tiny.read_log(parts) == tiny.read_log(whole)
+    left, right = (load_weights(run.folder / "last.safetensors")[0] for run in (whole, parts))
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_the_encoder_is_left_behind_with_its_recipe(tiny, run_of):
+    run = run_of("moco_v2")
+    before = [p.clone() for p in tiny.train(run, steps=1).method.student.parameters()]
+    tiny.train(tiny.open_run(run.folder), resume=True)
+    tensors, header = load_weights(run.folder / "last.safetensors")
+    encoder = build_encoder("resnet20", in_channels=1, width=4)
+    assert load_encoder(encoder, tensors, where="it") == len(encoder.state_dict())
+    assert any(not torch.equal(old, new) for old, new in zip(before, encoder.parameters(), strict=True))
+    assert header["labels"] == {"classes": ["bright", "dark"]}
+    assert header["trained_on"] == {"manifest": "squares", "images": 6}
+    assert read_header(run.folder / "last.pt") == header
+
+
+def test_an_image_of_low_quality_is_not_degraded_further(tiny, tmp_path):
+    low = {"npz": "images.npz", "images": "images", "target": "labels", "rows": [0, 4]}
+    tiny.write_squares(tmp_path / "data", train=[{**low, "quality": "low"}, {**low, "rows": [4, 8]}])
+    content = tree("simclr", rows=8)
+    plain = {"crop": {"kind": "whole"}, "flip": 0.0, "photometric": {"jitter_probability": 0.0}}
+    content["augment"]["views"] = {"first": plain, "second": {**plain, "degrade": {"kind": "xray"}}}
+    run = tiny.make_run(tmp_path, content)
+    job = job_of(run)
+    loader, _ = job.loader(rank=0, world_size=1, start_step=0)
+    batch = next(iter(loader))
+    views = job.with_views(batch, StepInfo(0, 6, 0, 3))["views"]
+    changed = (views["first"] != views["second"]).flatten(1).any(1)
+    assert changed.tolist() == (batch["quality"] == 0).tolist()
+    assert int(batch["quality"].sum()) == 4
+
+
+def test_a_run_starts_from_another_runs_encoder(tiny, run_of, tmp_path):
+    first = run_of("simclr", "first")
+    tiny.train(first)
+    second = run_of("moco_v2", "second", init_from=str(first.folder))
+    trainer = tiny.train(second, steps=1)
+    said = trainer.console.file.getvalue()
+    count = len(trainer.method.student.state_dict())
+    assert f"Initialised {count} of {count} tensors from {first.folder / 'last.safetensors'}." in said
+
+
+def test_targets_never_reach_training(tiny, run_of, tmp_path):
+    whole = run_of("simclr", "whole")
+    tiny.train(whole)
+    arrays = dict(np.load(tmp_path / "data/images.npz"))
+    np.savez_compressed(tmp_path / "data/images.npz", images=arrays["images"], labels=1 - arrays["labels"])
+    other = run_of("simclr", "other")
+    tiny.train(other)
+    assert tiny.read_log(other) == tiny.read_log(whole)
+
+
+def test_train_check_and_resume_by_the_command(cli, tiny, tmp_path):
+    tiny.write_squares(tmp_path / "data")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tree("leoclr")), encoding="utf-8")
+    checked = cli("check", path)
+    assert checked.code == 0
+    assert f"{path}: no faults. Method leoclr, network resnet20, 6 steps." in checked.out
+    assert "1 source(s) of train images, 1 source(s) of test images; 2 classes." in checked.out
+    done = cli("train", path, "-o", tmp_path / "run", "--accelerator", "cpu")
+    assert done.code == 0, done.err
+    assert f"Next: medcontrast probe --ckpt {tmp_path / 'run'}" in done.out
+    finished = cli("train", "--resume", tmp_path / "run", "--accelerator", "cpu")
+    assert finished.code == 2
+    assert "this run is finished (6 of 6 steps)" in finished.err
+    for command in (("infer", "scan.nii.gz", "-o", tmp_path / "out"), ("evaluate", "-o", tmp_path / "out")):
+        refused = cli(command[0], "--ckpt", tmp_path / "run", *command[1:])
+        assert refused.code == 2
+        assert "Traceback" not in refused.err
+
+
+def faulty(cli, tiny, tmp_path, change):
+    tiny.write_squares(tmp_path / "data")
+    content = tree()
+    change(content)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    found = cli("train", path, "-o", tmp_path / "run", "--accelerator", "cpu")
+    assert found.code == 2
+    return found.err
+
+
+def test_what_bad_input_gets(cli, tiny, tmp_path):
+    cases = {
+        "rows": (lambda c: c["train"].update(rows=8), "6 training images are fewer than train.rows 8"),
+        "views": (lambda c: c["augment"]["views"].pop("second"), "method simclr needs augment.views.second"),
+        "spare": (
+            lambda c: c["augment"]["views"].update(third={}),
+            "augment.views.third is made for nothing: method simclr uses first, second",
+        ),
+        "colour": (
+            lambda c: c["augment"]["views"]["first"].update(photometric={"hue": 0.1}),
+            "augment.views.first.photometric.hue is for colour, but data.channels is 1",
+        ),
+        "crop": (
+            lambda c: c["augment"]["views"]["first"].update(same_crop_as="third"),
+            "augment: views.first.same_crop_as 'third' must name a view with a crop of its own: second",
+        ),
+        "degrade": (
+            lambda c: c["augment"]["views"]["first"].update(degrade={"kind": "ct"}),
+            "augment.views.first.degrade.kind: expected one of 'fundus', 'xray', but got 'ct'",
+        ),
+        "key": (
+            lambda c: c["augment"]["views"]["first"].update(degrade={"kind": "xray", "severty": 0.5}),
+            "augment.views.first.degrade.severty: unknown key; did you mean 'severity'?",
+        ),
+        "one row": (
+            lambda c: c["train"].update(rows=4, accumulate=4),
+            "method simclr contrasts images within a micro-batch; it needs 2 rows or more in each",
+        ),
+    }
+    for name, (change, sentence) in cases.items():
+        folder = tmp_path / name.replace(" ", "_")
+        folder.mkdir()
+        assert sentence in faulty(cli, tiny, folder, change), name
+
+
+def test_manifests_of_the_other_kind_are_refused(cli, tiny, tmp_path):
+    tiny.write_data(tmp_path / "data")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tree()), encoding="utf-8")
+    assert "this is a manifest of volumes" in cli("check", path).err
+    images = tiny.write_squares(tmp_path / "images")
+    volumes = tiny.write_recipe(tmp_path / "volumes.yaml", tiny.recipe_tree(manifest=str(images)))
+    found = cli("check", volumes)
+    assert found.code == 2
+    assert "lists images, but method supervised segments volumes" in found.err

@@ -26,7 +26,7 @@ from medcontrast.data.subsets import labeled_subset
 from medcontrast.engine.records import PEERS, Record, make_peer_record
 from medcontrast.engine.scoring import score_folders
 from medcontrast.errors import InputError, MedcontrastError
-from medcontrast.settings.grid import load_grid
+from medcontrast.settings.grid import GridSettings, load_grid
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -99,7 +99,8 @@ def results_folder(manifest: Path) -> Path:
     """Where the grid of this manifest keeps its peers' records; the manifest's own name where no grid has it."""
     for path in sorted((ROOT / "recipes" / "benchmarks").glob("*.yaml")):
         grid = load_grid(path)
-        if (path.parent / grid.manifest).resolve() == manifest.resolve():
+        # grids of encoders have no manifest of scans
+        if isinstance(grid, GridSettings) and (path.parent / grid.manifest).resolve() == manifest.resolve():
             return ROOT / "benchmarks" / "results" / grid.name / PEERS
     return ROOT / "benchmarks" / "results" / manifest.stem / PEERS
 

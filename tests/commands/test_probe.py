@@ -86,7 +86,9 @@ def test_from_a_run_to_tables_a_picture_and_tensorboard(trained: Path, cli: Cli)
     assert facts["fine_tuning"]["steps"] == 2 and facts["fine_tuning"]["augment"] == "mirrored"
 
     page = (trained / "probe_test" / "probe.md").read_text()
+    assert page.splitlines()[:3:2] == lines[:2]  # the page says what it is of
     assert "| from scratch | finetune | 24 (100 %) | 2 |" in page and "By domain:" in page
+    assert "![Embeddings of the scored images](embeddings.png)" in page
     with Image.open(trained / "probe_test" / "embeddings.png") as picture:
         assert picture.size[0] > 900  # class and domain, side by side
     assert "probe/probe_test" in tags(trained)

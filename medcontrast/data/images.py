@@ -5,7 +5,6 @@ Letters: b rows, c channels, x, y pixels.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from medcontrast.batch import Batch
 from medcontrast.data.image_arrays import idx_array, npz_array
 from medcontrast.data.image_manifest import ImageManifest
 from medcontrast.data.image_sources import ImageCase
+from medcontrast.data.loading import batch_loader
 from medcontrast.data.sampler import RowKey, TwoStreamSampler
 from medcontrast.data.slices import image_slice
 from medcontrast.errors import ImageError, InputError
@@ -200,16 +200,7 @@ def make_image_loader(
     )
     images = Images(cases, channels=data.channels, size=data.size, keep=data.cache == "memory")
     images.preload()
-    loader = DataLoader(
-        ImageDataset(images),
-        batch_sampler=sampler,
-        num_workers=data.workers,
-        collate_fn=collate_images,
-        pin_memory=torch.cuda.is_available(),
-        multiprocessing_context="fork" if data.workers and sys.platform == "linux" else None,
-        generator=torch.Generator(),  # a loader draws from the global one otherwise
-    )
-    return loader, sampler
+    return batch_loader(ImageDataset(images), sampler, collate_images, workers=data.workers), sampler
 
 
 def _pixels(case: ImageCase) -> NDArray[Any]:

@@ -2,8 +2,8 @@
 
     python benchmarks/start_up.py            # --quick: two repeats, nothing recorded
 
-Every figure is a fresh process; the sides take turns, medians over repeats. On a busy machine the CPU seconds beside the
-wall time are what an idle one would take at most.
+Every figure is a fresh process; the sides take turns, medians over repeats. On a busy machine the CPU seconds beside
+the wall time are what an idle one would take.
 """
 
 from __future__ import annotations
@@ -91,9 +91,8 @@ def main() -> None:
     )
     for command in commands:
         print(f"{command}: {wall[command]:.3f} s, of which CPU {cpu[command]:.3f} s")
-    print(
-        f"infer above import monai: {wall['infer'] - wall['import monai']:.2f} s, CPU {cpu['infer'] - cpu['import monai']:.2f} s"
-    )
+    above, spent = (taken["infer"] - taken["import monai"] for taken in (wall, cpu))
+    print(f"infer above import monai: {above:.2f} s, of which CPU {spent:.2f} s")
     if repeats > 2:
         other = {"seconds": wall["import monai"], "ratio": wall["import monai"] / wall["infer"]}
         content = {

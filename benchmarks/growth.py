@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +218,8 @@ def _in_a_process(name: str, point: Point) -> dict[str, float]:
         import medcontrast.methods
         import medcontrast.metrics.case  # noqa: F401
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(MEASURES[name], (point,))
+    with ProcessPoolExecutor(1, mp_context=context) as pool:  # a multiprocessing.Pool's could have no loader processes
+        return pool.submit(MEASURES[name], point).result()
 
 
 def draw(found: dict[str, dict[str, list[dict[str, float]]]]) -> None:

@@ -20,6 +20,7 @@ def write_record(name: str, packages: list[str], content: dict[str, Any]) -> Non
         "written": time.strftime("%Y-%m-%d", time.gmtime()),
         "cpu": _cpu(),
         "cpus": os.cpu_count(),
+        "load": [round(value, 1) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         "versions": {package: metadata.version(package) for package in packages},
         **content,
     }
@@ -74,7 +75,8 @@ def _memory(records: list[dict[str, Any]]) -> list[str]:
 
 def _where(record: dict[str, Any]) -> str:
     threads = f", {record['threads']} thread(s)" if "threads" in record else ""
-    return f"{record['written']}, {record['cpu']}, {record['cpus']} cores{threads}"
+    load = f", load {record['load'][2]}" if record.get("load") else ""  # of 15 minutes: how busy the machine was
+    return f"{record['written']}, {record['cpu']}, {record['cpus']} cores{threads}{load}"
 
 
 def _cpu() -> str:

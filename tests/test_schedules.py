@@ -9,6 +9,7 @@ import pytest
 from medcontrast.schedules import (
     constant,
     cosine,
+    cosine_to_one,
     gaussian_ramp_up,
     geometric_pace,
     linear_pace,
@@ -43,6 +44,13 @@ def test_learning_rate_factors_by_hand():
     assert [cosine(step, 10) for step in (0, 5, 10, 12)] == pytest.approx([1.0, 0.5, 0.0, 0.0])
     assert [staircase(step, 10, every=3, factor=0.1) for step in (0, 2, 3, 6)] == pytest.approx([1, 1, 0.1, 0.01])
     assert polynomial(0, 0, power=0.9) == cosine(0, 0) == 1.0
+
+
+def test_a_decay_goes_to_one_along_half_a_cosine():
+    values = [cosine_to_one(step, 8, start=0.6) for step in (0, 2, 4, 8, 9)]
+    quarter = 1 - 0.4 * (0.5 + 0.5**1.5)
+    assert values == pytest.approx([0.6, quarter, 0.8, 1.0, 1.0])
+    assert cosine_to_one(3, 8, start=1.0) == 1.0
 
 
 def test_warm_up_moves_from_the_first_step_on():

@@ -81,7 +81,8 @@ class ImageViews:
 
 
 def crop_views(image: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Parts of images on a square grid, bilinear; 0 beyond the image. A box that is the image gives it bit for bit.
+    """Parts of images on a square grid, bilinear; 0 beyond the image's edges. A box that is the image gives it bit for
+    bit, and no row depends on the others.
 
     A part with more pixels than the grid is averaged over blocks first, so that nothing is skipped.
 
@@ -90,28 +91,37 @@ def crop_views(image: Tensor, boxes: Tensor, size: int) -> Tensor:
         boxes: (b, 2, 3) float64, from view to image, each in -1..1 from edge to edge: x first, then the offset last.
         size: Side of the view.
     """
-    if image.shape[2:] == (size, size) and bool((boxes == _whole(len(image)).to(boxes)).all()):
+    same = (boxes == _whole(len(image)).to(boxes)).all(2).all(1) & (image.shape[2:] == (size, size))
+    if bool(same.all()):
         return image
     shrink = boxes[:, :, :2].norm(dim=1).amax(1) * max(image.shape[2:]) / size
     out = image.new_empty(len(image), image.shape[1], size, size)
-    blocks = shrink.log2().floor().clamp(min=0).long()
+    blocks = torch.where(same, -1, shrink.log2().floor().clamp(min=0).long())
     for level in blocks.unique().tolist():
         picked = (blocks == level).nonzero()[:, 0]
         places = picked.to(image.device)
         part = image.index_select(0, places)
-        for _ in range(level):
-            part = F.interpolate(part, [-(-side // 2) for side in part.shape[2:]], mode="area")  # edge to edge
-        grid = _grid(boxes[picked], size).to(image.device, torch.float32)
-        out.index_copy_(0, places, F.grid_sample(part, grid, "bilinear", "zeros", align_corners=False))
+        if level >= 0:
+            for _ in range(level):
+                part = F.interpolate(part, [-(-side // 2) for side in part.shape[2:]], mode="area")  # edge to edge
+            part = _sampled(part, _grid(boxes[picked], size))
+        out.index_copy_(0, places, part)
     return out
 
 
+def _sampled(image: Tensor, grid: Tensor) -> Tensor:
+    """Images at the places of the grid; 0 outside their edges, and no mixture with that 0 inside them."""
+    inside = (grid.abs() <= 1.0).all(-1).unsqueeze(1)
+    values = F.grid_sample(image, grid.to(image), "bilinear", "border", align_corners=False)
+    return torch.where(inside.to(image.device), values, torch.zeros_like(values))
+
+
 def _grid(boxes: Tensor, size: int) -> Tensor:
-    """Where grid_sample looks (b, s, t, 2), second axis first."""
+    """Where grid_sample looks (b, s, t, 2) float64, second axis first."""
     line = (torch.arange(size, dtype=torch.float64) * 2 + 1) / size - 1
     x, y = torch.meshgrid(line, line, indexing="ij")
-    places = torch.stack([x, y, torch.ones_like(x)], dim=-1)
-    return torch.einsum("brk,stk->bstr", boxes, places).flip(-1)
+    across, along, offset = boxes.flip(1)[:, None, None].unbind(-1)  # written out: a product's sum may hang on its size
+    return across * x[..., None] + along * y[..., None] + offset
 
 
 def _whole(count: int) -> Tensor:

@@ -55,7 +55,8 @@ def grey(image: Tensor) -> Tensor:
     """Images (b, 3, x, y) as (b, 1, x, y); images of one channel as they are."""
     if image.shape[1] == 1:
         return image
-    return torch.einsum("bcxy,c->bxy", image, torch.tensor(LUMA).to(image)).unsqueeze(1)
+    # a sum of three, not a matrix product: that may round to 10 bits on a GPU
+    return (image * torch.tensor(LUMA, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def turn_hue(image: Tensor, share: Tensor) -> Tensor:
@@ -108,7 +109,8 @@ def _blur(image: Tensor, settings: PhotometricSettings, draw: dict[str, Tensor])
         return image
     low, high = (share * image.shape[-1] for share in settings.blur_sigma)
     sigma = _column(low + (high - low) * draw["sigma"].index_select(0, chosen))
-    return image.index_copy(0, chosen, blur(image.index_select(0, chosen), sigma, high))
+    blurred = blur(image.index_select(0, chosen), sigma, high).clamp(0.0, 1.0)  # weights sum to 1 but for rounding
+    return image.index_copy(0, chosen, blurred)
 
 
 def _column(values: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from medcontrast.checkpoint import load_weights
+from medcontrast.engine.build import resolve_precision
 from medcontrast.engine.loop import Trainer
-from medcontrast.errors import CheckpointError, RecipeError
+from medcontrast.errors import CheckpointError, InputError, RecipeError
 from medcontrast.settings import recipe_from_tree
 
 ENCODER = {"name": "resnet20", "width": 4, "norm": "batch", "small_stem": False}
@@ -137,6 +138,14 @@ def test_another_architecture_is_refused_by_layer(tiny, tmp_path, pretrained):
     volumes = tiny.recipe_tree(init_from=str(pretrained))
     with pytest.raises(CheckpointError, match="holds an encoder of images, and network dynunet has none; take network"):
         started(tiny, tmp_path, volumes, name="volumes")
+
+
+def test_the_rule_for_narrow_bfloat16_counts_the_sides_of_slices_alone(tiny):
+    recipe = recipe_from_tree(slice_tree(tiny), where="test")  # 16 x 16 x 1: 4 x 4 at the deepest stage
+    assert resolve_precision(recipe, "cpu", "bf16-mixed") == "bf16-mixed"
+    narrow = recipe_from_tree(tiny.set_key(slice_tree(tiny), "data.patch", [8, 16, 1]), where="test")
+    with pytest.raises(InputError, match=r"data.patch \[8, 16, 1\] leaves \[2, 4\] voxels at the deepest level"):
+        resolve_precision(narrow, "cpu", "bf16-mixed")
 
 
 REFUSED = [

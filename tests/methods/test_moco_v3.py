@@ -56,6 +56,18 @@ def test_both_terms_equal_plain_loops_and_the_loss_is_their_sum():
     torch.testing.assert_close(terms["loss"], terms["first"] + terms["second"])
 
 
+def test_a_process_finds_its_own_keys_among_those_of_all(monkeypatch):
+    method, generator = make(), torch.Generator().manual_seed(9)
+    query, key = (torch.randn(6, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    whole = method._contrast(query, key)
+    monkeypatch.setattr("medcontrast.methods.moco_v3.gather", lambda _: key)
+    parts = []
+    for number in range(2):
+        monkeypatch.setattr("medcontrast.methods.moco_v3.rank", lambda number=number: number)
+        parts.append(method._contrast(query[3 * number : 3 * number + 3], key[3 * number : 3 * number + 3]))
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
+
+
 def test_equal_views_give_equal_terms():
     method, batch = make(), make_batch()
     batch["views"]["second"] = batch["views"]["first"]

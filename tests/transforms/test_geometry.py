@@ -145,3 +145,25 @@ def test_multi_channel_images_move_as_one():
 def test_a_flat_patch_is_possible():
     out, _ = apply_geometry(noise(1, 1, (9, 9, 1)), None, [draw_geometry(SpatialSettings(), 0, 0, 0)], None)
     assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_are_turned_about_their_own_axis_alone_and_stay_what_they_are(axis):
+    settings = SpatialSettings(rotation_degrees=40.0, rotation_axes=(axis,), scale=0.2, flip_axes=())
+    geometry = draw_geometry(settings, 3, 1, 4)
+    free = draw_geometry(SpatialSettings(rotation_degrees=40.0, scale=0.2, flip_axes=()), 3, 1, 4)
+    scale = np.linalg.norm(geometry.matrix[:, 0])
+    assert geometry.matrix[axis] == pytest.approx(scale * np.eye(3)[axis], abs=1e-12)
+    assert np.linalg.norm(free.matrix[:, 0]) == pytest.approx(scale)  # the other draws stay
+    sides = [1 if other == axis else 12 for other in range(3)]
+    thin = noise(1, 1, sides)
+    thick = thin.expand(1, 1, *[5 if other == axis else 12 for other in range(3)])
+    out, _ = apply_geometry(thin, None, [geometry], torch.tensor([[1.0, 2.0, 3.0]]))
+    # a slice of a volume that is alike along the axis, where no zoom reaches beyond its ends
+    whole, _ = apply_geometry(thick, None, [geometry], torch.tensor([[1.0, 2.0, 3.0]]))
+    torch.testing.assert_close(out, whole.narrow(2 + axis, 2, 1), rtol=0.0, atol=1e-5)
+
+
+def test_no_axis_to_turn_about_and_no_zoom_leave_no_affine_part():
+    settings = SpatialSettings(rotation_degrees=40.0, rotation_axes=(), scale=0.0)
+    assert all(draw_geometry(settings, 0, 0, row).matrix is None for row in range(20))

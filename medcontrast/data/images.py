@@ -26,9 +26,7 @@ from medcontrast.data.sampler import RowKey, TwoStreamSampler
 from medcontrast.data.slices import image_slice
 from medcontrast.errors import ImageError, InputError
 from medcontrast.settings import PretrainRecipe
-
-LUMA = (0.299, 0.587, 0.114)
-"""Shares of red, green and blue in grey (ITU-R BT.601)."""
+from medcontrast.transforms.photometric import LUMA
 
 
 def read_image(case: ImageCase, *, channels: int, size: int) -> NDArray[np.uint8]:

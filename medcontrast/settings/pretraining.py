@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from medcontrast.settings.base import Settings
+from medcontrast.settings.generator import HVAESettings
 from medcontrast.settings.multi_level import MultiLevelSettings
 
 Decay = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -70,6 +71,6 @@ class LeOCLRSettings(Settings):
 
 
 PretrainMethodSettings = Annotated[
-    SimCLRSettings | MoCoSettings | LeOCLRSettings | MultiLevelSettings,
+    SimCLRSettings | MoCoSettings | LeOCLRSettings | MultiLevelSettings | HVAESettings,
     Field(discriminator="name"),
 ]

@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medcontrast.data.fit import recipe_manifest, require_fit
@@ -64,7 +65,10 @@ def shrink(recipe: AnyRecipe) -> AnyRecipe:
 
 def shrink_images(tree):
     tree["data"] |= {"manifest": "data/manifest.json", "root": None, "size": 16, "cache": "memory", "workers": 0}
-    tree["network"]["width"] = 4
+    if tree["network"]["name"] == "hvae":
+        tree["network"]["filters"] = [4, 4, 8, 8]
+    else:
+        tree["network"]["width"] = 4
     tree["train"] |= {"rows": 4, "accumulate": 1}
     if "queue" in tree["method"]:
         tree["method"]["queue"] = 8
@@ -110,7 +114,20 @@ def write_volumes(tiny, folder, recipe, path):
 
 
 def write_images(tiny, folder, recipe, path):
-    tiny.write_squares(folder, channels=recipe.data.channels)
+    path = tiny.write_squares(folder, channels=recipe.data.channels)
+    if recipe.generates or recipe.needs_counterfactuals:
+        arrays = dict(np.load(folder / "images.npz"))
+        count = len(arrays["labels"])
+        names = [f"images.npz#images[{number}]" for number in range(count)]
+        arrays |= {"domain": np.arange(count) // 2 % 2, "number": np.arange(count) / 3, "of": np.array(names)}
+        np.savez_compressed(folder / "images.npz", **arrays)
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        source = tree["train"][0]
+        names = [name for name in getattr(recipe.method, "parents", {}) if name not in ("domain", "target")]
+        source |= {"domain": "domain", "attributes": dict.fromkeys(names, "number")}
+        (folder / "copies.npz").write_bytes((folder / "images.npz").read_bytes())
+        tree["train"].append({**source, "npz": "copies.npz", "of": "of"})
+        path.write_text(json.dumps(tree), encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)

@@ -89,7 +89,7 @@ class MeanDifference:
         return self._total / self._pixels
 
 
-def _pair(predicted: NDArray, intended: NDArray) -> tuple[NDArray, NDArray]:  # type: ignore[type-arg]
+def _pair(predicted: NDArray, intended: NDArray) -> tuple[NDArray, NDArray]:
     predicted, intended = np.asarray(predicted), np.asarray(intended)
     if predicted.ndim != 1 or predicted.shape != intended.shape or not len(predicted):
         raise InputError(

@@ -104,7 +104,7 @@ def test_half_uniform_half_empirical_gives_the_published_shares():
 
 
 def test_without_balance_images_are_equally_likely_and_with_it_alone_domains_are():
-    domains, sampler = balanced({"a": 30, "b": 10}, 0.0)
+    _, sampler = balanced({"a": 30, "b": 10}, 0.0)
     assert sampler.shares.tolist() == [0.75, 0.25]
     places = Counter(key.case_index for keys in sampler for key in keys)
     assert len(places) == 40 and max(places.values()) < 2 * min(places.values())
@@ -112,7 +112,7 @@ def test_without_balance_images_are_equally_likely_and_with_it_alone_domains_are
 
 
 def test_processes_micro_batches_and_a_resume_draw_the_same_rows():
-    whole = [keys for keys in balanced({"a": 5, "b": 2}, 0.5, rows=8, steps=4)[1]]
+    whole = list(balanced({"a": 5, "b": 2}, 0.5, rows=8, steps=4)[1])
     shared = [balanced({"a": 5, "b": 2}, 0.5, rows=8, steps=4, rank=rank, world_size=2)[1] for rank in (0, 1)]
     assert [first + second for first, second in zip(*shared, strict=True)] == whole
     parts = list(balanced({"a": 5, "b": 2}, 0.5, rows=8, steps=4, micro_batches=2)[1])

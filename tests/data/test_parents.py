@@ -60,5 +60,8 @@ def test_what_is_refused():
 
 
 def test_an_attribute_named_like_a_field_does_not_hide_it():
-    strange = [case(0, "a", domain=3.0), case(1, "b", domain=3.0), case(2, "a"), case(3, "b")]
+    strange = [
+        ImageCase(str(place), Path("x.png"), domain=name, attributes={"domain": 3.0})
+        for place, name in enumerate("abab")
+    ]
     assert training_parents({"domain": "category"}, strange, (), where="it") == (Parent("domain", ("a", "b")),)

@@ -7,12 +7,14 @@ BIN := $(VENV)/bin
 TORCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo none || echo torch==2.13.0)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-all lint types floors clean install install-test
+.PHONY: help demo test test-all bench bench-quick lint types floors clean install install-test
 
 help:
 	@echo "make demo      environment, install, train on the phantom, evaluate, infer, export, picture"
 	@echo "make test      environment, install, lint, types, floors, quick tests"
 	@echo "make test-all  the same with the slow tests"
+	@echo "make bench     speed and memory beside what people use, recorded in benchmarks/ (20 minutes on 2 idle cores)"
+	@echo "make bench-quick  the same, smaller and unrecorded (3 minutes)"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -60,6 +62,25 @@ test: lint types floors
 
 test-all: lint types floors
 	$(BIN)/python -m pytest
+
+# A network to time inference with is trained first, which takes another 20 minutes, once.
+BENCH_RUN ?= runs/inference_network
+bench: install-test
+	test -f $(BENCH_RUN)/last.safetensors || $(BIN)/medcontrast train benchmarks/inference_network.yaml -o $(BENCH_RUN)
+	$(BIN)/python benchmarks/start_up.py
+	$(BIN)/python benchmarks/surface_metrics.py
+	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/inference_speed.py --ckpt $(BENCH_RUN)
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/growth.py
+
+bench-quick: install-test
+	$(BIN)/python benchmarks/start_up.py --quick
+	$(BIN)/python benchmarks/surface_metrics.py --quick
+	$(BIN)/python benchmarks/training_step.py --quick
+	$(BIN)/python benchmarks/inference_speed.py --quick
+	$(BIN)/python benchmarks/memory.py --quick
+	$(BIN)/python benchmarks/growth.py --quick
 
 clean:
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache

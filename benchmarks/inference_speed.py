@@ -1,7 +1,7 @@
 """Inference on whole left-atrium scans, beside the literature's sliding window and MONAI's.
 
     medcontrast train benchmarks/inference_network.yaml -o RUN
-    python benchmarks/inference_speed.py --ckpt RUN          # --cases N for a part, --quick for one case
+    python benchmarks/inference_speed.py --ckpt RUN          # --cases N for a part; --quick: one case, fresh weights
 
 All sides get the same prepared image and network and give a class a voxel; medians over validation cases, which the
 network was not trained on. The steps from MONAI's window to ours, and what larger windows or less overlap would bring,
@@ -11,8 +11,10 @@ are timed one by one. bfloat16 only where the CPU has it.
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -25,6 +27,7 @@ import torch
 from literature_window import literature_classes
 from monai.inferers import sliding_window_inference
 from speed_record import write_record
+from start_up import fresh_checkpoint
 from torch import Tensor
 
 from medcontrast.checkpoint import load_weights, resolve_checkpoint
@@ -56,6 +59,10 @@ def sides(checkpoint: Path) -> dict[str, Side]:
     )
     plain.load_state_dict(load_weights(resolve_checkpoint(checkpoint))[0])
     plain.eval()
+    # the literature's side runs in PyTorch's own layout
+    first = copy.deepcopy(plain)
+    for weight in first.parameters():
+        weight.data = weight.data.contiguous()
     # MONAI's side gets what its users can ask for: channels-last (as the network is), and bfloat16 where there is any
     autocast = predictor.autocast if predictor.precision == "bfloat16" else nullcontext
 
@@ -75,7 +82,7 @@ def sides(checkpoint: Path) -> dict[str, Side]:
 
     return {
         OURS: lambda image: predictor.predict_classes(image).numpy(),
-        LITERATURE: lambda image: literature_classes(lambda windows: plain(windows).logits, image, PATCH),
+        LITERATURE: lambda image: literature_classes(lambda windows: first(windows).logits, image, PATCH),
         MONAI: monai,
         "without fused blocks": lambda image: ours(plain, image),
         "with overlap 0.25": lambda image: ours(member.network, image, overlap=0.25),
@@ -86,15 +93,19 @@ def sides(checkpoint: Path) -> dict[str, Side]:
 def main() -> None:
     """Times all sides on all cases."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ckpt", type=Path, required=True)
+    parser.add_argument("--ckpt", type=Path, help="Without one, weights are fresh, and only times mean something.")
     parser.add_argument("--manifest", type=Path, default=Path("data_manifests/la_8of64_val16.json"))
     parser.add_argument("--cases", type=int, default=4)
     parser.add_argument("--quick", action="store_true", help="One case; nothing is recorded.")
     arguments = parser.parse_args()
     manifest = load_manifest(arguments.manifest)
     cases = manifest.validation[: 1 if arguments.quick else arguments.cases]
-    intensity = Predictor.load([arguments.ckpt], "cpu").members[0].recipe.data.intensity
-    ways = sides(arguments.ckpt)
+    if arguments.ckpt is None and not arguments.quick:
+        parser.error("--ckpt is needed for figures that are recorded")
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = arguments.ckpt or fresh_checkpoint(Path(folder), 8, PATCH)
+        intensity = Predictor.load([checkpoint], "cpu").members[0].recipe.data.intensity
+        ways = sides(checkpoint)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     scores: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for case in cases:

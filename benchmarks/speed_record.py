@@ -31,17 +31,50 @@ def write_record(name: str, packages: list[str], content: dict[str, Any]) -> Non
 def _write_table() -> None:
     begin, end = "<!-- speed -->", "<!-- end -->"
     before, _, rest = README.read_text(encoding="utf-8").partition(begin)
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    tables = [_ratios(records), _parts(records), _memory(records)]
+    text = "\n\n".join("\n".join(lines) for lines in tables if lines)
+    README.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
+def _ratios(records: list[dict[str, Any]]) -> list[str]:
     lines = ["| what | ours, s | other | other, s | ratio | date, CPU |", "|---|---|---|---|---|---|"]
-    for path in sorted(RESULTS.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        for other, row in record["others"].items():
+    for record in records:
+        for other, row in record.get("others", {}).items():
             lines.append(
                 f"| {record['what']} | {record['seconds']:.4f} | {other} | {row['seconds']:.4f} | {row['ratio']:.1f} | "
-                f"{record['written']}, {record['cpu']}, {record['cpus']} cores |"
+                f"{_where(record)} |"
             )
-    README.write_text(
-        f"{before}{begin}\n\n" + "\n".join(lines) + f"\n\n{end}{rest.partition(end)[2]}", encoding="utf-8"
-    )
+    return lines
+
+
+def _parts(records: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for record in records:
+        if "parts" in record:
+            ours, other = record["parts"].values()
+            lines += ["| part of a training step | ours, s | literature, s |", "|---|---|---|"]
+            lines += [f"| {part} | {ours[part]:.4f} | {other[part]:.4f} |" for part in ours]
+    return lines
+
+
+def _memory(records: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for record in records:
+        if "scans" in record:
+            lines += [
+                "| peak memory of inference beyond the network | whole scan, GB | batch of windows, GB | limit, GB |",
+                "|---|---|---|---|",
+            ]
+            for name, row in record["scans"].items():
+                windows = f"{row['batch of windows']:.2f}" if "batch of windows" in row else ""
+                lines.append(f"| {name} | {row['whole scan']:.2f} | {windows} | {row['limit']:.0f} |")
+    return lines
+
+
+def _where(record: dict[str, Any]) -> str:
+    threads = f", {record['threads']} thread(s)" if "threads" in record else ""
+    return f"{record['written']}, {record['cpu']}, {record['cpus']} cores{threads}"
 
 
 def _cpu() -> str:

@@ -37,6 +37,11 @@ def cosine(step: int, total: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / max(total, 1))))
 
 
+def cosine_to_one(step: int, total: int, *, start: float) -> float:
+    """A value that goes from `start` to 1 along half a cosine, such as the decay of an average of weights."""
+    return 1.0 - (1.0 - start) * cosine(step, total)
+
+
 def staircase(step: int, total: int, *, every: int, factor: float) -> float:
     """Factor multiplied by `factor` every `every` steps."""
     return float(factor ** (step // every))

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from medcontrast.data.fit import recipe_manifest, require_fit
+from medcontrast.engine.build import make_method
 from medcontrast.engine.job import job_of
 from medcontrast.engine.run import Run
-from medcontrast.settings import AnyRecipe, PretrainRecipe, load_recipe, recipe_from_tree, recipe_to_yaml
+from medcontrast.settings import PretrainRecipe, Recipe, load_recipe, recipe_from_tree, recipe_to_yaml
 from medcontrast.settings.shipped import shipped_folder, shipped_recipes
 
 RECIPES = shipped_recipes()
+PRETRAINING = [path for path in RECIPES if isinstance(load_recipe(path), PretrainRecipe)]
+SEGMENTATION = [path for path in RECIPES if path not in PRETRAINING]
 LEAST = 6
 
 
@@ -51,50 +54,35 @@ def test_its_manifest_fits_and_its_network_is_built(path):
         pytest.skip(f"{recipe.data.manifest} is made by a command first")
     manifest = recipe_manifest(recipe, path)
     require_fit(recipe, manifest, where=str(path))
-    assert job_of(Run(path.parent, recipe, manifest)).method.student is not None
+    made = job_of(Run(path.parent, recipe, manifest)).method if path in PRETRAINING else make_method(recipe, manifest)
+    assert made.student is not None
 
 
-def shrink(recipe: AnyRecipe) -> AnyRecipe:
-    """The same recipe with a tiny network on tiny patches or images, two steps long."""
+def shrink(recipe: Recipe) -> Recipe:
+    """The same recipe with a tiny network on tiny patches, two steps long."""
     tree = recipe.model_dump(mode="json")
-    tree["train"] |= {"steps": 2, "precision": "32-true", "log_every": 1, "init_from": None}
-    return recipe_from_tree(
-        shrink_images(tree) if isinstance(recipe, PretrainRecipe) else shrink_volumes(tree), where=""
-    )
-
-
-def shrink_images(tree):
-    tree["data"] |= {"manifest": "data/manifest.json", "root": None, "size": 16, "cache": "memory", "workers": 0}
-    if tree["network"]["name"] == "hvae":
-        tree["network"]["filters"] = [4, 4, 8, 8]
-    else:
-        tree["network"]["width"] = 4
-    tree["train"] |= {"rows": 4, "accumulate": 1}
-    if "queue" in tree["method"]:
-        tree["method"]["queue"] = 8
-    for view in tree["augment"]["views"].values():
-        view["size"] = view["size"] and 8
-    return tree
-
-
-def shrink_volumes(tree):
     network = tree["network"]
+    if network["encoder"] is not None:
+        network["encoder"]["width"] = 4
     network["filters"] = [4, 4, 8, 8][: len(network["filters"])] if isinstance(network["filters"], list) else 4
     if isinstance(network["filters"], list) and network["strides"] is not None:
         network["strides"] = network["strides"][: len(network["filters"]) - 1]
     small = recipe_patch(network)
+    tree["inference"]["window"] = None
     tree["data"] |= {"manifest": "data/manifest.json", "root": None, "patch": small, "cache": "memory", "workers": 0}
     if "patch" in tree["method"]:
         tree["method"]["patch"] = small
     if "contrast" in tree["method"] and "region" in tree["method"]["contrast"]:
         tree["method"]["contrast"]["region"] = min(tree["method"]["contrast"]["region"], 8)
-    tree["train"]["validate_every"] = None
+    tree["train"] |= {"steps": 2, "precision": "32-true", "log_every": 1, "validate_every": None, "init_from": None}
     for rows in ("labeled_rows", "unlabeled_rows"):
         tree["train"][rows] = min(tree["train"][rows], 2 * tree["train"]["accumulate"])
-    return tree
+    return recipe_from_tree(tree, where="shrunken")
 
 
 def recipe_patch(network):
+    if network["name"] == "unet2d":
+        return [1 if axis == network["axis"] else 16 for axis in range(3)]
     if network["name"] == "vnet":
         return [32, 32, 16]
     if network["name"] == "segresnet":
@@ -104,40 +92,54 @@ def recipe_patch(network):
     return [2 * max(4, math.prod(stride[axis] for stride in strides)) for axis in range(3)]
 
 
-def write_volumes(tiny, folder, recipe, path):
+@pytest.mark.parametrize("path", SEGMENTATION, ids=name_of)
+def test_it_trains_two_steps_when_shrunken(tiny, tmp_path, path):
+    recipe = load_recipe(path)
     labels, channels = {"0": "background", "1": "one", "2": "two"}, 1
     manifest_file = path.parent / recipe.data.manifest
     if manifest_file.exists():
         raw = json.loads(manifest_file.read_text(encoding="utf-8"))
         labels, channels = raw["labels"], len(raw.get("channels", [0]))
-    tiny.write_data(folder, labels=labels, channels=channels, validation=1)
-
-
-def write_images(tiny, folder, recipe, path):
-    path = tiny.write_squares(folder, channels=recipe.data.channels)
-    if recipe.generates or recipe.needs_counterfactuals:
-        arrays = dict(np.load(folder / "images.npz"))
-        count = len(arrays["labels"])
-        names = [f"images.npz#images[{number}]" for number in range(count)]
-        arrays |= {"domain": np.arange(count) // 2 % 2, "number": np.arange(count) / 3, "of": np.array(names)}
-        np.savez_compressed(folder / "images.npz", **arrays)
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        source = tree["train"][0]
-        names = [name for name in getattr(recipe.method, "parents", {}) if name not in ("domain", "target")]
-        source |= {"domain": "domain", "attributes": dict.fromkeys(names, "number")}
-        (folder / "copies.npz").write_bytes((folder / "images.npz").read_bytes())
-        tree["train"].append({**source, "npz": "copies.npz", "of": "of"})
-        path.write_text(json.dumps(tree), encoding="utf-8")
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=name_of)
-def test_it_trains_two_steps_when_shrunken(tiny, tmp_path, path):
-    recipe = load_recipe(path)
-    write = write_images if isinstance(recipe, PretrainRecipe) else write_volumes
-    write(tiny, tmp_path / "data", recipe, path)
+    tiny.write_data(tmp_path / "data", labels=labels, channels=channels, validation=1)
     small = shrink(recipe)
     written = tmp_path / "small.yaml"
     written.write_text(recipe_to_yaml(small), encoding="utf-8")
+    trainer = tiny.train(tiny.create_run(tmp_path / "run", load_recipe(written), written))
+    assert trainer.state.step == 2
+    records = tiny.read_log(trainer.run)
+    assert all(math.isfinite(value) for record in records for value in record.values())
+
+
+def shrink_pretraining(recipe: PretrainRecipe) -> PretrainRecipe:
+    """The same recipe with a tiny encoder on few tiny images, two steps long."""
+    tree = recipe.model_dump(mode="json")
+    tree["network"] |= {"filters": [4, 4, 8, 8]} if recipe.generates else {"width": 12}
+    tree["data"] |= {"manifest": "data/images.json", "root": None, "size": 16, "workers": 0}
+    for view in tree["augment"]["views"].values():
+        view["size"] = None if view["size"] is None else 8
+    if "queue" in tree["method"]:
+        tree["method"]["queue"] = 16
+    tree["train"] |= {"steps": 2, "rows": 8, "accumulate": 1, "precision": "32-true", "log_every": 1, "init_from": None}
+    return recipe_from_tree(tree, where="shrunken")
+
+
+@pytest.mark.parametrize("path", PRETRAINING, ids=name_of)
+def test_it_pretrains_two_steps_when_shrunken(tiny, tmp_path, path):
+    recipe = load_recipe(path)
+    shape = (24, 16, 16) if recipe.data.channels == 1 else (24, 16, 16, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    (tmp_path / "data").mkdir()
+    facts = {"target": np.arange(24) % 2, "domain": np.arange(24) // 2 % 2, "number": np.arange(24) / 3}
+    of = np.array([f"images.npz#images[{number}]" for number in range(24)])
+    np.savez(tmp_path / "data" / "images.npz", images=images, others=255 - images, of=of, **facts)
+    numbers = {name for name in getattr(recipe.method, "parents", {}) if name not in facts}
+    source = {"npz": "images.npz", "target": "target", "domain": "domain"}
+    source["attributes"] = dict.fromkeys(sorted(numbers), "number")
+    counterfactuals = {**source, "images": "others", "of": "of"}
+    manifest = {"kind": "images", "root": ".", "classes": ["no", "yes"], "train": [source, counterfactuals]}
+    (tmp_path / "data" / "images.json").write_text(json.dumps(manifest), encoding="utf-8")
+    written = tmp_path / "small.yaml"
+    written.write_text(recipe_to_yaml(shrink_pretraining(recipe)), encoding="utf-8")
     trainer = tiny.train(tiny.create_run(tmp_path / "run", load_recipe(written), written))
     assert trainer.state.step == 2
     records = tiny.read_log(trainer.run)

@@ -30,33 +30,29 @@ def benchmark(
     """Run what is missing of a grid, and write its tables; start it several times to share the work."""
     from rich.console import Console
 
-    from medcontrast.engine.benchmark import Benchmark
-    from medcontrast.engine.benchmark_report import write_report
+    from medcontrast.engine.benchmark import SegmentationBenchmark
+    from medcontrast.engine.probe_benchmark import ProbeBenchmark
     from medcontrast.engine.stopping import parse_duration
     from medcontrast.errors import InputError
-    from medcontrast.settings.grid import cells, find_grid, load_grid
+    from medcontrast.settings.grid import GridSettings, find_grid, load_grid
 
     path = find_grid(grid)
     settings = load_grid(path)
-    known = {name for cell in cells(settings) for name in (cell.row, cell.name)}
+    kept = results or Path("benchmarks/results") / settings.name
+    runs = work or Path("runs/benchmarks") / settings.name
+    chosen = (
+        SegmentationBenchmark(path, kept, runs, settings)
+        if isinstance(settings, GridSettings)
+        else ProbeBenchmark(path, kept, runs, settings)
+    )
+    known = {name for cell in chosen.cells() for name in (cell.row, cell.name)}
     for name in only or ():
         if name not in known:
             raise InputError(
                 f"--only {name}: neither a row nor a cell of {path}; its rows: {', '.join(settings.rows)}."
             )
-    console = Console()
-    chosen = Benchmark(
-        settings,
-        path,
-        results or Path("benchmarks/results") / settings.name,
-        work or Path("runs/benchmarks") / settings.name,
-    )
-    records = chosen.records()
     if not report:
-        unfinished = chosen.run(console, max_time_s=parse_duration(max_time) if max_time else None, only=only or ())
-        records = chosen.records()
+        unfinished = chosen.run(Console(), max_time_s=parse_duration(max_time) if max_time else None, only=only or ())
         if unfinished:
             typer.echo(f"{len(unfinished)} cells are not finished; the same command goes on with them.")
-    if not records:
-        raise InputError(f"{chosen.results}: there is no record yet, so there is no table to make.")
-    typer.echo(write_report(settings, records, chosen.results, into))
+    typer.echo(chosen.report(into))

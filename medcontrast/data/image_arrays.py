@@ -9,12 +9,13 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from medcontrast.errors import ManifestError
+
+if TYPE_CHECKING:  # `medcontrast check` reads manifests of images, and answers without numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def npz_array(path: Path, key: str, where: str) -> NDArray[Any]:
@@ -23,6 +24,8 @@ def npz_array(path: Path, key: str, where: str) -> NDArray[Any]:
     Raises:
         ManifestError: No such file or array.
     """
+    import numpy as np
+
     try:
         # opened here, as numpy leaves a file open that it cannot read
         with path.open("rb") as stream:
@@ -43,6 +46,8 @@ def npz_length(path: Path, key: str, where: str) -> int:
     Raises:
         ManifestError: No such file or array, or an array without sides.
     """
+    import numpy as np
+
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as stream:
             version = np.lib.format.read_magic(stream)
@@ -78,6 +83,8 @@ def idx_array(path: Path) -> NDArray[np.uint8]:
     Raises:
         ManifestError: Not such a file.
     """
+    import numpy as np
+
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         zero, kind, axes = struct.unpack(">HBB", data[:4])

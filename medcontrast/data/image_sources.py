@@ -252,21 +252,30 @@ def _name(*parts: str | Path) -> str:
     return Path(*parts).as_posix()
 
 
-def _chosen(source: dict[str, Any], count: int, where: str) -> Sequence[int]:
-    """Places that the source takes: those of `rows`, and of them those whose place in it falls into the taken folds."""
-    rows = source.get("rows", [0, count])
-    if not (isinstance(rows, list) and len(rows) == 2 and all(isinstance(row, int) for row in rows)):
+def _chosen(source: dict[str, Any], count: int, where: str) -> list[int]:
+    """Places that the source takes: of `rows` those whose place in it falls into the taken folds, but for `without`."""
+    rows, folds, take = source.get("rows", [0, count]), source.get("folds", 1), source.get("take", [0])
+    if not (_whole_numbers(rows) and len(rows) == 2):
         raise ManifestError(f"{where}: rows is [first, end], the end not included, but got {rows!r}.")
     if not 0 <= rows[0] < rows[1] <= count:
         raise ManifestError(f"{where}: rows {rows} do not lie in the {count} images that are there.")
-    folds, take = source.get("folds", 1), source.get("take", [0])
-    if not (isinstance(folds, int) and folds >= 1 and isinstance(take, list) and set(take) <= set(range(folds))):
+    if not (_whole_numbers([folds]) and _whole_numbers(take) and set(take) <= set(range(folds))):
         raise ManifestError(f"{where}: take is a list of numbers below folds, but got {take!r} of {folds!r}.")
-    return [row for row in range(*rows) if (row - rows[0]) % folds in take]
+    without = source.get("without", [])
+    if not (_whole_numbers(without) and set(without) <= set(range(count))):
+        raise ManifestError(f"{where}: without is a list of places from 0 to {count - 1}, but got {without!r}.")
+    chosen = [row for row in range(*rows) if (row - rows[0]) % folds in take and row not in without]
+    if not chosen:
+        raise ManifestError(f"{where}: takes none of the {count} images that are there.")
+    return chosen
 
 
-_CHOICE = ("rows", "folds", "take")
-"""Which images of a source with many: first and end; every how many-th, and which of those."""
+def _whole_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, int) for value in values)
+
+
+_CHOICE = ("rows", "folds", "take", "without")
+"""Which images of a source with many: first and end; every how many-th, and which of those; places left out."""
 
 SOURCES: dict[str, Source] = {
     "image": Source(("name", *_KNOWN), _single),

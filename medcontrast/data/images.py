@@ -5,7 +5,6 @@ Letters: b rows, c channels, x, y pixels.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +22,7 @@ from medcontrast.data.counterfactuals import Counterfactuals
 from medcontrast.data.image_arrays import idx_array, npz_array
 from medcontrast.data.image_manifest import ImageManifest
 from medcontrast.data.image_sources import ImageCase
+from medcontrast.data.loading import batch_loader
 from medcontrast.data.sampler import BalancedSampler, RowKey, TwoStreamSampler
 from medcontrast.data.slices import image_slice
 from medcontrast.errors import ImageError, InputError
@@ -239,16 +239,8 @@ def make_image_loader(
         cases, partner = paired.cases, paired.partner
     images = Images(cases, channels=data.channels, size=data.size, keep=data.cache == "memory")
     images.preload()
-    loader = DataLoader(
-        ImageDataset(images, partner=partner, attributes=attributes),
-        batch_sampler=sampler,
-        num_workers=data.workers,
-        collate_fn=collate_images,
-        pin_memory=torch.cuda.is_available(),
-        multiprocessing_context="fork" if data.workers and sys.platform == "linux" else None,
-        generator=torch.Generator(),  # a loader draws from the global one otherwise
-    )
-    return loader, sampler
+    rows = ImageDataset(images, partner=partner, attributes=attributes)
+    return batch_loader(rows, sampler, collate_images, workers=data.workers), sampler
 
 
 def _pixels(case: ImageCase) -> NDArray[Any]:
@@ -322,7 +314,7 @@ def _dicom(path: Path) -> NDArray[Any]:
         raise ImageError(f"{path}: cannot be read as a DICOM image.") from None
     frames = sitk.GetArrayFromImage(image).astype(np.float64)
     if len(frames) != 1:
-        raise ImageError(f"{path}: holds {len(frames)} frames; write one a file, or take it as slices of a volume.")
+        raise ImageError(f"{path}: holds {len(frames)} frames; write one a file.")
     array = frames[0]
     if image.GetNumberOfComponentsPerPixel() > 1:
         return array

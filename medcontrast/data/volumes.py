@@ -5,7 +5,6 @@ Letters: b rows, c channels, x, y, z voxels.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from medcontrast.batch import Batch
+from medcontrast.data.loading import batch_loader
 from medcontrast.data.manifest import Manifest
 from medcontrast.data.prepared import PreparedCase, PreparedCases, load_case
 from medcontrast.data.sampler import RowKey, TwoStreamSampler
@@ -186,15 +186,4 @@ def make_loader(
     unlabeled = PreparedCases(unlabeled_cases, data, manifest.labels, read_labels=False, folder=cache_folder)
     dataset = PatchDataset(labeled, unlabeled, data.patch, foreground_crop=data.foreground_crop, seed=recipe.seed)
     dataset.preload()
-    loader = DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=data.workers,
-        collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
-        # forked processes share the memory cache instead of copying it
-        multiprocessing_context="fork" if data.workers and sys.platform == "linux" else None,
-        # its own generator: a loader draws from the global one when it starts, which would move dropout's draws
-        generator=torch.Generator(),
-    )
-    return loader, sampler
+    return batch_loader(dataset, sampler, collate, workers=data.workers), sampler

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,30 +16,112 @@ from rich.console import Console
 from medcontrast import checkpoint
 from medcontrast.data.manifest import load_manifest
 from medcontrast.data.subsets import labeled_subset
+from medcontrast.engine.benchmark_report import write_report
 from medcontrast.engine.records import Record, load_records, make_record
 from medcontrast.engine.run import Run, resolve_paths
 from medcontrast.engine.scoring import score_checkpoints
 from medcontrast.engine.session import train_run
+from medcontrast.errors import InputError
 from medcontrast.files import write_text
 from medcontrast.settings import Recipe, load_segmentation_recipe
-from medcontrast.settings.grid import Cell, GridSettings, cells
+from medcontrast.settings.grid import Cell, GridSettings, ProbeCell, cells
+
+AnyCell = Cell | ProbeCell
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """A grid, where its records are kept and where it works.
+class Benchmark(ABC):
+    """Cells of a grid, where their records are kept and where they are worked on.
 
     Attributes:
-        grid: The settings.
-        path: The grid file; recipes and the manifest are relative to it.
+        path: The grid file; what it names is relative to it.
         results: Folder of the records.
         work: Folder of runs, manifests and locks; may be deleted once all is done.
     """
 
-    grid: GridSettings
     path: Path
     results: Path
     work: Path
+
+    @abstractmethod
+    def cells(self) -> Sequence[AnyCell]:
+        """Every cell, in the order in which they are worked on."""
+
+    @abstractmethod
+    def report(self, into: Path | None) -> str:
+        """Writes the tables of the finished cells; returns the Markdown.
+
+        Args:
+            into: A Markdown file whose marked part the tables replace.
+
+        Raises:
+            InputError: There is no record, one is damaged or of another recipe, or `into` has no such part.
+        """
+
+    @abstractmethod
+    def opened(self, cell: AnyCell) -> Run:
+        """The cell's run, made where it is not there yet."""
+
+    @abstractmethod
+    def record(self, cell: AnyCell, run: Run, path: Path) -> None:
+        """Scores a finished run and writes its record."""
+
+    def run(self, console: Console, *, max_time_s: float | None = None, only: Sequence[str] = ()) -> list[str]:
+        """Works through the cells that have no record and that no other process works on.
+
+        Args:
+            console: Where progress is said.
+            max_time_s: Save and stop after this long.
+            only: Take only these rows or cells, by name; nothing means all.
+
+        Returns:
+            Names of the cells that are not finished.
+        """
+        deadline = None if max_time_s is None else time.monotonic() + max_time_s
+        self.work.mkdir(parents=True, exist_ok=True)
+        wanted = [cell for cell in self.cells() if not only or cell.row in only or cell.name in only]
+        for cell in wanted:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            try:
+                with FileLock(self.work / f"{cell.name}.lock", timeout=0):
+                    if not self.record_path(cell).exists() and not self._finish(cell, console, left):
+                        break
+            except Timeout:
+                console.print(f"{cell.name}: another process works on it.", highlight=False)
+        return [cell.name for cell in wanted if not self.record_path(cell).exists()]
+
+    def record_path(self, cell: AnyCell) -> Path:
+        """Where the cell's record is, or will be."""
+        return self.results / f"{cell.name}.json"
+
+    def _finish(self, cell: AnyCell, console: Console, max_time_s: float | None) -> bool:
+        """Trains and scores a cell; False where training was stopped before its end."""
+        run = self.opened(cell)
+        total, resumed = run.recipe.train.steps, run.resume_file.is_file()
+        if not resumed or _step(run) < total:
+            console.print(f"{cell.name}: {'resuming' if resumed else 'training'}", highlight=False)
+            train_run(run.folder, resume=resumed, max_time_s=max_time_s, console=console)
+        if _step(run) < total:
+            return False
+        self.record(cell, run, self.record_path(cell))
+        console.print(f"{cell.name}: recorded in {self.record_path(cell)}", highlight=False)
+        return True
+
+
+@dataclass(frozen=True)
+class SegmentationBenchmark(Benchmark):
+    """A grid of segmentation methods.
+
+    Attributes:
+        grid: The settings; its manifest is relative to the grid file.
+    """
+
+    grid: GridSettings
+
+    def cells(self) -> Sequence[Cell]:
+        return cells(self.grid)
 
     def recipe(self, cell: Cell) -> Recipe:
         """The cell's recipe; its `data.manifest` is the grid's, from which the run's subset is drawn."""
@@ -59,44 +142,14 @@ class Benchmark:
                 found[cell.name].require_recipe(self.recipe(cell), self.results / f"{cell.name}.json")
         return found
 
-    def run(self, console: Console, *, max_time_s: float | None = None, only: Sequence[str] = ()) -> list[str]:
-        """Works through the cells that have no record and that no other process works on.
+    def report(self, into: Path | None) -> str:
+        records = self.records()
+        if not records:
+            raise no_records(self.results)
+        return write_report(self.grid, records, self.results, into)
 
-        Args:
-            console: Where progress is said.
-            max_time_s: Save and stop after this long.
-            only: Take only these rows or cells, by name; nothing means all.
-
-        Returns:
-            Names of the cells that are not finished.
-        """
-        deadline = None if max_time_s is None else time.monotonic() + max_time_s
-        self.work.mkdir(parents=True, exist_ok=True)
-        wanted = [cell for cell in cells(self.grid) if not only or cell.row in only or cell.name in only]
-        for cell in wanted:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                break
-            try:
-                with FileLock(self.work / f"{cell.name}.lock", timeout=0):
-                    if not self._record(cell).exists() and not self._finish(cell, console, left):
-                        break
-            except Timeout:
-                console.print(f"{cell.name}: another process works on it.", highlight=False)
-        return [cell.name for cell in wanted if not self._record(cell).exists()]
-
-    def _record(self, cell: Cell) -> Path:
-        return self.results / f"{cell.name}.json"
-
-    def _finish(self, cell: Cell, console: Console, max_time_s: float | None) -> bool:
-        """Trains and scores a cell; False where training was stopped before its end."""
-        run = self._opened(cell)
-        total, resumed = run.recipe.train.steps, run.resume_file.is_file()
-        if not resumed or _step(run) < total:
-            console.print(f"{cell.name}: {'resuming' if resumed else 'training'}", highlight=False)
-            train_run(run.folder, resume=resumed, max_time_s=max_time_s, console=console)
-        if _step(run) < total:
-            return False
+    def record(self, cell: AnyCell, run: Run, path: Path) -> None:
+        assert isinstance(cell, Cell)
         report = score_checkpoints(
             [run.folder],
             split=self.grid.split,
@@ -104,11 +157,10 @@ class Benchmark:
             overwrite=True,
             console=Console(quiet=True),
         )
-        make_record(cell, self.recipe(cell), report, self._facts(run)).save(self._record(cell))
-        console.print(f"{cell.name}: recorded in {self._record(cell)}", highlight=False)
-        return True
+        make_record(cell, self.recipe(cell), report, self._facts(run)).save(path)
 
-    def _opened(self, cell: Cell) -> Run:
+    def opened(self, cell: AnyCell) -> Run:
+        assert isinstance(cell, Cell)
         folder, row = self.work / cell.name, self.path.parent / self.grid.rows[cell.row].recipe
         recipe = resolve_paths(self.recipe(cell), row)
         if (folder / checkpoint.RESUME).is_file():
@@ -126,20 +178,32 @@ class Benchmark:
         return Run.create(folder, recipe.model_copy(update={"data": data}), subset, overwrite=folder.exists())
 
     def _facts(self, run: Run) -> dict[str, Any]:
-        facts = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
         header = checkpoint.read_header(checkpoint.resolve_checkpoint(run.folder))
-        kept = ("medcontrast", "git_commit", "python", "cpus", "versions", "device", "precision", "written")
         return {
             "split": self.grid.split,
             "labeled_cases": header["trained_on"]["labeled"],
             "unlabeled": len(header["trained_on"]["unlabeled"]),
-            "step": header["step"],
             "network": header["network"],
-            "student_parameters": facts["student_parameters"],
-            "trained_parameters": facts["trained_parameters"],
-            "train_seconds": round(checkpoint.load_resume(run.resume_file)["progress"]["seconds"]),
-            **{key: facts[key] for key in kept},
+            **run_facts(run),
         }
+
+
+def run_facts(run: Run) -> dict[str, Any]:
+    """What a record says of a finished run, whatever it trained."""
+    facts = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+    kept = ("medcontrast", "git_commit", "python", "cpus", "versions", "device", "precision", "written")
+    return {
+        "step": _step(run),
+        "student_parameters": facts["student_parameters"],
+        "trained_parameters": facts["trained_parameters"],
+        "train_seconds": round(checkpoint.load_resume(run.resume_file)["progress"]["seconds"]),
+        **{key: facts[key] for key in kept},
+    }
+
+
+def no_records(results: Path) -> InputError:
+    """What a report without records says."""
+    return InputError(f"{results}: there is no record yet, so there is no table to make.")
 
 
 def _step(run: Run) -> int:

@@ -7,10 +7,11 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from medcontrast.engine.records import Record
+from medcontrast.engine.records import Record, load_peer_records
 from medcontrast.errors import InputError
 from medcontrast.files import write_text
 from medcontrast.metrics.comparison import Difference, Mean, Scores, difference, holm, mean_over_runs
@@ -26,9 +27,9 @@ class Line:
     """One row of the grid at one labeled count.
 
     Attributes:
-        row: Name of the row.
+        row: Name of the row; "(peer)" follows that of another toolkit.
         labeled: Labeled count, or "all".
-        wanted: How many runs the grid has.
+        wanted: How many runs the grid has; of a peer, how many there are.
         records: The finished ones, in order of their number.
     """
 
@@ -36,6 +37,11 @@ class Line:
     labeled: int | str
     wanted: int
     records: tuple[Record, ...]
+
+    @property
+    def peer(self) -> dict[str, Any] | None:
+        """Name and version of the other toolkit; None for a row of the grid."""
+        return self.records[0].facts.get("peer") if self.records else None
 
     def scores(self, target: str, metric: str) -> Scores:
         """Run -> the score of every case, the cases in order of name."""
@@ -52,21 +58,22 @@ def write_report(grid: GridSettings, records: dict[str, Record], folder: Path, i
     Args:
         grid: The settings.
         records: Name of the cell -> its record, at least one.
-        folder: Where the files go.
+        folder: Where the files go; its folder `peers` may hold records of other toolkits on the same cases.
         into: A Markdown file with `<!-- benchmark NAME -->` and `<!-- end -->`; what stands between is replaced.
 
     Raises:
         InputError: Records hold other cases than each other or another target than the grid's, or `into` has no such
             place.
     """
-    _require_alike(grid, records)
-    lines = _lines(grid, records)
+    peers = load_peer_records(folder)
+    _require_alike(grid, {**records, **peers})
+    lines = [*_lines(grid, records), *_peer_lines(peers)]
     text = markdown(grid, lines)
     write_text(folder / "table.md", f"# {grid.title}\n\n{text}\n")
     write_text(folder / "table.csv", _csv(lines))
     points_png(folder / "picture.png", _points(grid, lines), title=grid.title, axis=f"Dice, {grid.target}")
     if into is not None:
-        _replace_part(into, grid.name, text)
+        replace_part(into, grid.name, text)
     return text
 
 
@@ -84,7 +91,7 @@ def markdown(grid: GridSettings, lines: Sequence[Line]) -> str:
         "structures, summed over cases and runs, that are there and were not found; Dice 0, distance the image's "
         "diagonal. Distances in mm. Hours are wall time of training; compare them only on one machine."
     )
-    return "\n\n".join([*parts, notes])
+    return "\n\n".join([*parts, notes, *_peer_notes(lines)])
 
 
 def _lines(grid: GridSettings, records: dict[str, Record]) -> list[Line]:
@@ -97,9 +104,31 @@ def _lines(grid: GridSettings, records: dict[str, Record]) -> list[Line]:
     ]
 
 
+def _peer_lines(peers: dict[str, Record]) -> list[Line]:
+    found: dict[tuple[str, int | str], list[Record]] = {}
+    for record in peers.values():
+        found.setdefault((f"{record.row} (peer)", record.labeled), []).append(record)
+    return [
+        Line(row, labeled, len(records), tuple(sorted(records, key=lambda record: record.run)))
+        for (row, labeled), records in found.items()
+    ]
+
+
+def _peer_notes(lines: Sequence[Line]) -> list[str]:
+    """One paragraph: which toolkit stands behind each row of a peer, its steps, and what its record says of it."""
+    said = []
+    for line in lines:
+        if line.peer is not None:
+            facts = line.records[0].facts
+            words = [f"{line.peer['name']} {line.peer['version']}, {facts['step']} steps", *facts.get("notes", ())]
+            said.append(f"{line.row}: {'; '.join(words)}.")
+    lead = "Peers are other toolkits on the same cases, their masks scored by the same evaluation."
+    return [" ".join([lead, *dict.fromkeys(said)])] if said else []
+
+
 def _full(grid: GridSettings, lines: Sequence[Line]) -> float | None:
     """Mean Dice with all cases labeled, where that was run."""
-    line = next((line for line in lines if line.labeled == "all" and line.records), None)
+    line = next((line for line in lines if line.labeled == "all" and line.records and not line.peer), None)
     return None if line is None else mean_over_runs(line.scores(grid.target, "dice")).interval.mean
 
 
@@ -173,10 +202,11 @@ def _compared(grid: GridSettings, lines: Sequence[Line], reference: str) -> list
         scores = (line.scores(grid.target, "dice"), base.scores(grid.target, "dice")) if both else None
         found.append(difference(*scores) if scores else None)
     corrected = iter(holm([each.p for each in found if each is not None]))
-    return ["-" if each is None else _difference(each, next(corrected)) for each in found]
+    return ["-" if each is None else difference_cell(each, next(corrected)) for each in found]
 
 
-def _difference(each: Difference, p: float) -> str:
+def difference_cell(each: Difference, p: float) -> str:
+    """Mean, interval and corrected p of a difference."""
     interval = each.interval
     spread = "" if interval.low is None else f" ({interval.low:+.4f} to {interval.high:+.4f})"
     return f"{interval.mean:+.4f}{spread}, {'p < 0.001' if p < 0.001 else f'p {p:.3f}'}"
@@ -221,7 +251,12 @@ def _require_alike(grid: GridSettings, records: dict[str, Record]) -> None:
             raise InputError(f"Records {name} and {first} hold other cases or targets, so they cannot be compared.")
 
 
-def _replace_part(path: Path, name: str, text: str) -> None:
+def replace_part(path: Path, name: str, text: str) -> None:
+    """Puts a table between the two marks of its grid in a Markdown file.
+
+    Raises:
+        InputError: The file cannot be read, or has no such marks.
+    """
     begin, end = f"<!-- benchmark {name} -->", "<!-- end -->"
     try:
         before, _, rest = path.read_text(encoding="utf-8").partition(begin)

@@ -96,8 +96,12 @@ def resolve_precision(recipe: AnyRecipe, accelerator: str, wanted: str | None = 
 
 
 def _deepest(recipe: Recipe) -> list[int]:
-    """Voxels of a patch at the deepest level of the network."""
-    return [side // step for side, step in zip(recipe.data.patch, recipe.network.patch_divisor, strict=True)]
+    """Voxels of a patch at the deepest level of the network, along the axes it convolves."""
+    network = recipe.network
+    sides = zip(recipe.data.patch, network.deepest_stride, strict=True)
+    return [
+        -(-side // step) for axis, (side, step) in enumerate(sides) if network.encoder is None or axis != network.axis
+    ]
 
 
 def _on_cpu(accelerator: str) -> bool:
@@ -113,11 +117,7 @@ def make_network_builder(recipe: Recipe, manifest: Manifest) -> Callable[[], nn.
         settings.name,
         in_channels=len(manifest.channels),
         classes=manifest.labels.classes,
-        filters=settings.filters,
-        norm=settings.norm,
-        dropout=settings.dropout,
-        decoders=settings.decoders,
-        strides=settings.strides,
+        **settings.plain(),
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from medcontrast.batch import Batch, StepInfo
@@ -22,10 +22,11 @@ from medcontrast.data.volumes import make_loader
 from medcontrast.engine.build import make_generator_method, make_method, make_pretraining_method
 from medcontrast.engine.run import Run
 from medcontrast.engine.validate import Validator
-from medcontrast.errors import InputError
+from medcontrast.errors import CheckpointError, InputError
 from medcontrast.methods import Method
 from medcontrast.networks.parents import Parents
-from medcontrast.settings import PretrainRecipe, Recipe
+from medcontrast.networks.transfer import encoder_of, load_encoder
+from medcontrast.settings import PretrainRecipe, Recipe, pretrains
 from medcontrast.settings.generator import HVAESettings
 from medcontrast.transforms.image_views import ImageViews
 from medcontrast.transforms.views import Views
@@ -71,6 +72,27 @@ class Job(ABC):
     def validator(self, device: torch.device, autocast: Autocast) -> Validator | None:
         """Scores the network while it trains, where the recipe asks for it."""
         return None
+
+    def take_over(self, tensors: dict[str, Tensor], header: dict[str, Any], *, where: Path) -> str:
+        """Starts the method from a checkpoint: tensors of the same name and shape.
+
+        Args:
+            tensors: Of the checkpoint's network.
+            header: The checkpoint's.
+            where: File named in messages.
+
+        Returns:
+            A sentence that says how many.
+
+        Raises:
+            CheckpointError: None fits.
+        """
+        loaded, total = self.method.load_student(tensors), len(self.method.student.state_dict())
+        if loaded == 0:
+            raise CheckpointError(
+                f"{where}: none of its tensors fits this network by name and shape; see train.init_from."
+            )
+        return f"Initialised {loaded} of {total} tensors from {where}."
 
 
 class Segmentation(Job):
@@ -121,6 +143,26 @@ class Segmentation(Job):
 
     def validator(self, device: torch.device, autocast: Autocast) -> Validator | None:
         return Validator(self.folder, self.recipe, self.manifest, device, autocast) if self.validate_every else None
+
+    def take_over(self, tensors: dict[str, Tensor], header: dict[str, Any], *, where: Path) -> str:
+        """The same; of a pre-training run every tensor of its encoder is taken, or none.
+
+        Raises:
+            CheckpointError: Nothing fits, or the encoder is of another architecture.
+        """
+        if not pretrains(header["recipe"]):
+            return super().take_over(tensors, header, where=where)
+        place, encoder = encoder_of(self.method.student)
+        if encoder is None:
+            raise CheckpointError(
+                f"{where}: holds an encoder of images, and network {self.recipe.network.name} has none; take network "
+                "unet2d, or leave train.init_from out."
+            )
+        loaded = load_encoder(encoder, tensors, where=str(where))
+        # a teacher gets what its student got
+        self.method.load_student({f"{place}.{name}": value for name, value in encoder.state_dict().items()})
+        total = len(self.method.student.state_dict())
+        return f"Initialised {loaded} of {total} tensors, the whole encoder, from {where}."
 
 
 class Pretraining(Job):

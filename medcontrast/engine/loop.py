@@ -65,13 +65,8 @@ class Trainer:
         if source is None:
             return
         path = checkpoint.resolve_checkpoint(self.run.folder / source)  # an absolute path stays what it is
-        tensors, _ = checkpoint.load_weights(path)
-        loaded, total = self.method.load_student(tensors), len(self.method.student.state_dict())
-        self._say(f"Initialised {loaded} of {total} tensors from {path}.")
-        if loaded == 0:
-            raise CheckpointError(
-                f"{path}: none of its tensors fits this network by name and shape; see train.init_from."
-            )
+        tensors, header = checkpoint.load_weights(path)
+        self._say(self.job.take_over(tensors, header, where=path))
 
     def resume(self) -> None:
         """Goes back to the last checkpoint: tensors, optimiser, step; log and curves are cut back to it."""

@@ -97,7 +97,7 @@ def probe_encoder(
     if len(encoders) not in (1, len(seeds)):
         raise InputError(f"A probe takes one encoder, or one for each of {len(seeds)} seeds, but got {len(encoders)}.")
     place = device or torch.device("cpu")
-    frozen = [_Frozen.of(encoder, images, place) for encoder in encoders]
+    frozen = [Frozen.of(encoder, images, place) for encoder in encoders]
     rows: list[ProbeRow] = []
     for fraction in fractions:
         subsets = [stratified_subset(images.train.targets, fraction, seed) for seed in seeds]
@@ -116,21 +116,23 @@ def probe_encoder(
 
 
 @dataclass(frozen=True, eq=False)
-class _Frozen:
-    """Features of every split by one encoder."""
+class Frozen:
+    """Features of every split by one encoder, which stays as it is; made by `of`."""
 
     train: NDArray[np.float64]
     validation: NDArray[np.float64]
     test: NDArray[np.float64]
 
     @classmethod
-    def of(cls, encoder: Encoder, images: ProbeSets, device: torch.device) -> _Frozen:
+    def of(cls, encoder: Encoder, images: ProbeSets, device: torch.device) -> Frozen:
+        """Embeds the images."""
         train, validation, test = (
             embed(encoder, split, device=device) for split in (images.train, images.validation, images.test)
         )
         return cls(train, validation, test)
 
     def scores(self, images: ProbeSets, chosen: NDArray[np.int64]) -> dict[str, Scores]:
+        """Probabilities (n, k) of the test images by "knn" and "linear", from the chosen training images' labels."""
         known, targets, classes = self.train[chosen], images.train.targets[chosen], images.classes
         near = min(_NEIGHBOURS, len(chosen))
         linear = choose_linear(known, targets, self.validation, images.validation.targets, classes=classes)

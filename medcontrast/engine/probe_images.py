@@ -82,7 +82,8 @@ def probe_images(manifest: ImageManifest, data: ImageDataSettings, *, split: str
         _image_set(train, data), _image_set(validation, data), _image_set(test, data, groups), len(manifest.classes)
     )
     sizes = {"fitted": len(train), "choosing": len(validation), "scored": len(test)}
-    return ProbeImages(sets, test, sizes, tuple(notes), tuple(_lonely(groups, split)))
+    warnings = [*_unseen(manifest, validation), *_lonely(groups, split)]
+    return ProbeImages(sets, test, sizes, tuple(notes), tuple(warnings))
 
 
 def hold_out(
@@ -130,6 +131,15 @@ def _require_every_class(manifest: ImageManifest, parts: dict[str, tuple[ImageCa
                 f"{manifest.path}: the class {absent[0]} does not occur among the {len(cases)} images of {split}; "
                 "add some, or take it out of classes."
             )
+
+
+def _unseen(manifest: ImageManifest, validation: Sequence[ImageCase]) -> list[str]:
+    present = {case.target for case in validation}
+    return [
+        f"the class {name} does not occur among the {len(validation)} images that choose the linear probe's strength."
+        for target, name in enumerate(manifest.classes)
+        if target not in present
+    ]
 
 
 def _groups(cases: Sequence[ImageCase]) -> dict[str, list[str]]:

@@ -27,6 +27,8 @@ METRICS = (
     "volume_error_ml",
     "missed",
 )
+PEERS = "peers"
+"""Folder beside a grid's records for those of other toolkits on the same cases; its files are no cells of the grid."""
 
 
 @dataclass(frozen=True)
@@ -84,26 +86,29 @@ class Record:
         Raises:
             InputError: Naming the first setting that differs.
         """
-        old, new = _deciding(self.recipe), _deciding(recipe.model_dump(mode="json"))
-        for key in sorted(old.keys() & new.keys()):
-            if old[key] != new[key]:
-                raise InputError(
-                    f"{path}: this record was made with {key} {old[key]}, but the grid now asks for {new[key]}. "
-                    "Delete it to run its cell again, or put the setting back."
-                )
+        require_same(self.recipe, recipe.model_dump(mode="json"), path)
 
 
 def make_record(cell: Cell, recipe: Recipe, report: Report, facts: dict[str, Any]) -> Record:
     """The record of a scored run; figures are kept to five digits."""
-    cases = list(report.cases)
-    scores = {
-        target: {metric: [_rounded(getattr(report.cases[case][place], metric)) for case in cases] for metric in METRICS}
-        for place, target in enumerate(report.targets)
-    }
     tree = recipe.model_dump(mode="json")
-    text = json.dumps(_deciding(tree), sort_keys=True)
-    digest = hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
-    return Record(cell.row, cell.labeled, cell.run, tree, digest, cases, scores, facts)
+    return Record(cell.row, cell.labeled, cell.run, tree, recipe_digest(deciding(tree)), *_scores(report), facts)
+
+
+def make_peer_record(
+    row: str, labeled: int | str, run: int, settings: dict[str, Any], report: Report, facts: dict[str, Any]
+) -> Record:
+    """The record of another toolkit's run on the same cases.
+
+    Args:
+        row: Name of its row.
+        labeled: Labeled count, or "all".
+        run: Number of the run; its seed and its labeled subset.
+        settings: What the peer was given; takes the recipe's place.
+        report: Scores of its masks.
+        facts: As of a grid's record, and `peer` ({"name", "version"}) and `notes`, sentences for below the table.
+    """
+    return Record(row, labeled, run, settings, recipe_digest(settings), *_scores(report), facts)
 
 
 def load_records(folder: Path, names: Sequence[str]) -> dict[str, Record]:
@@ -112,7 +117,49 @@ def load_records(folder: Path, names: Sequence[str]) -> dict[str, Record]:
     return {name: Record.load(path) for name, path in paths.items() if path.is_file()}
 
 
-def _deciding(tree: dict[str, Any]) -> dict[str, Any]:
+def load_peer_records(folder: Path) -> dict[str, Record]:
+    """Every record of another toolkit in the folder `peers` beside a grid's own, by name.
+
+    Raises:
+        InputError: One is damaged, or names no peer.
+    """
+    found = {f"{PEERS}/{path.stem}": Record.load(path) for path in sorted((folder / PEERS).glob("*.json"))}
+    for name, record in found.items():
+        peer = record.facts.get("peer")
+        if not isinstance(peer, dict) or not {"name", "version"} <= peer.keys():
+            raise InputError(f"{folder / name}.json: names no peer and its version; a grid's own records stand beside.")
+    return found
+
+
+def _scores(report: Report) -> tuple[list[str], dict[str, dict[str, list[float]]]]:
+    cases = list(report.cases)
+    return cases, {
+        target: {metric: [_rounded(getattr(report.cases[case][place], metric)) for case in cases] for metric in METRICS}
+        for place, target in enumerate(report.targets)
+    }
+
+
+def require_same(old_tree: dict[str, Any], new_tree: dict[str, Any], path: Path) -> None:
+    """Refuses a record whose recipe differs from the grid's in a setting that both have.
+
+    Raises:
+        InputError: Naming the first such setting.
+    """
+    old, new = deciding(old_tree), deciding(new_tree)
+    for key in sorted(old.keys() & new.keys()):
+        if old[key] != new[key]:
+            raise InputError(
+                f"{path}: this record was made with {key} {old[key]}, but the grid now asks for {new[key]}. "
+                "Delete it to run its cell again, or put the setting back."
+            )
+
+
+def recipe_digest(settings: dict[str, Any]) -> str:
+    """Short name of the settings that decide a result: the first 16 hex digits of a SHA-256."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode("utf-8")).hexdigest()[:16]
+
+
+def deciding(tree: dict[str, Any]) -> dict[str, Any]:
     """What decides the result; not what a resume may change, save the steps."""
     free = set(CHANGEABLE_ON_RESUME) - {"train.steps"}
     return {key: value for key, value in leaves(tree).items() if key not in free and not key.startswith("about.")}

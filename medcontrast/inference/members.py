@@ -107,11 +107,7 @@ def _network(recipe: Recipe, in_channels: int, classes: int) -> nn.Module:
         settings.name,
         in_channels=in_channels,
         classes=classes,
-        filters=settings.filters,
-        norm=settings.norm,
-        dropout=settings.dropout,
-        decoders=settings.decoders,
-        strides=settings.strides,
+        **settings.plain(),
     )
 
 

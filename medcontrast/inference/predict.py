@@ -260,11 +260,13 @@ def _logit_slabs(
             logits: Tensor = network(windows).logits
         return logits
 
+    window = settings.window or patch
+    axes = [axis for axis in flip_axes if window[axis] > 1] if settings.flips else []
     with evaluating(network):
         yield from window_slabs(
             image[None],
-            settings.window or patch,
-            mirrored(logits_of, flip_axes if settings.flips else ()),
+            window,
+            mirrored(logits_of, axes),
             overlap=settings.overlap,
             weighting=settings.weighting,
             window_batch=settings.window_batch,

@@ -8,12 +8,14 @@ from typing import Any
 from medcontrast.methods.base import MakeNetwork, Method
 from medcontrast.methods.bcp import BCP
 from medcontrast.methods.cps import CPS
+from medcontrast.methods.dino import DINO
 from medcontrast.methods.fba_legacy import FBALegacy
 from medcontrast.methods.fba_net import FBANet
 from medcontrast.methods.hvae import HVAEGenerator
 from medcontrast.methods.mc_net import MCNet
 from medcontrast.methods.mean_teacher import MeanTeacher
 from medcontrast.methods.moco import LeOCLR, MoCo
+from medcontrast.methods.moco_v3 import MoCoV3
 from medcontrast.methods.momentum import MakeEncoder
 from medcontrast.methods.multi_level import MultiLevel
 from medcontrast.methods.simclr import SimCLR
@@ -33,7 +35,14 @@ from medcontrast.settings.methods import (
     UAMTSettings,
 )
 from medcontrast.settings.multi_level import MultiLevelSettings
-from medcontrast.settings.pretraining import LeOCLRSettings, MoCoSettings, PretrainMethodSettings, SimCLRSettings
+from medcontrast.settings.pretraining import (
+    DINOSettings,
+    LeOCLRSettings,
+    MoCoSettings,
+    MoCoV3Settings,
+    PretrainMethodSettings,
+    SimCLRSettings,
+)
 
 METHODS: dict[type, Any] = {
     SupervisedSettings: Supervised,
@@ -46,6 +55,8 @@ METHODS: dict[type, Any] = {
     FBALegacySettings: FBALegacy,
     SimCLRSettings: SimCLR,
     MoCoSettings: MoCo,
+    MoCoV3Settings: MoCoV3,
+    DINOSettings: DINO,
     LeOCLRSettings: LeOCLR,
     MultiLevelSettings: MultiLevel,
     HVAESettings: HVAEGenerator,

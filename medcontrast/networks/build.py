@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from medcontrast.errors import InputError, unknown_name
@@ -20,18 +20,23 @@ def build_network(
     dropout: float = 0.0,
     decoders: int = 1,
     strides: Sequence[tuple[int, int, int]] | None = None,
+    encoder: Mapping[str, Any] | None = None,
+    axis: int = 2,
 ) -> Network:
     """Builds a network with fresh weights.
 
     Args:
-        name: "vnet", "unet", "segresnet" or "dynunet".
+        name: "vnet", "unet", "segresnet", "dynunet", or "unet2d" for slices.
         in_channels: Channels of the image.
         classes: Channels of the logits, background included.
-        filters: vnet and segresnet: the first level's width. unet and dynunet: widths, one a level.
-        norm: "batch", "instance", "group" or "none".
-        dropout: Probability; where it acts is the network's own.
+        filters: vnet and segresnet: the first level's width; unet2d: the decoder's at the image's own grid. unet and
+            dynunet: widths, one a level.
+        norm: "batch", "instance", "group" or "none"; unet2d's decoder has "group".
+        dropout: Probability; where it acts is the network's own; 0 for unet2d.
         decoders: 1; for vnet and dynunet also 2 or 3.
         strides: unet and dynunet: down-sampling between each two levels; default 2 everywhere.
+        encoder: unet2d: what `build_encoder` takes, its name among it.
+        axis: unet2d: 0, 1 or 2, the axis that slices are counted along.
 
     Raises:
         InputError: An unknown name, or values that the network does not take.
@@ -45,6 +50,8 @@ def build_network(
     if (name in _LEVELED) == isinstance(filters, int):
         wanted = "a list of widths, such as [16, 32, 64, 128]" if name in _LEVELED else "one number, such as 16"
         raise InputError(f"{name} takes {wanted} for filters, but got {filters!r}.")
+    if (encoder is not None) != (name == "unet2d"):
+        raise InputError(f"encoder is a setting of unet2d, which needs it, and of no other; {name} got {encoder!r}.")
     plain: dict[str, Any] = {
         "in_channels": in_channels,
         "classes": classes,
@@ -56,6 +63,8 @@ def build_network(
         plain["strides"] = strides
     if name in _SEVERAL:
         plain["decoders"] = decoders
+    if name == "unet2d":
+        plain |= {"encoder": encoder, "axis": axis}
     return use_channels_last(BUILDERS[name](**plain))
 
 
@@ -86,11 +95,23 @@ def _dynunet(**plain: Any) -> Network:
     return DynUNet(**plain)
 
 
+def _unet2d(
+    *, encoder: Mapping[str, Any], in_channels: int, classes: int, filters: int, norm: str, dropout: float, axis: int
+) -> Network:
+    from medcontrast.networks.encoders2d import build_encoder
+    from medcontrast.networks.slices import SliceUNet
+
+    if norm != "group" or dropout:
+        raise InputError(f"unet2d has norm group and no dropout, but got norm {norm} and dropout {dropout:g}.")
+    return SliceUNet(build_encoder(in_channels=in_channels, **encoder), classes=classes, width=filters, axis=axis)
+
+
 BUILDERS: dict[str, Callable[..., Network]] = {
     "vnet": _vnet,
     "unet": _unet,
     "segresnet": _segresnet,
     "dynunet": _dynunet,
+    "unet2d": _unet2d,
 }
 _LEVELED = ("unet", "dynunet")
 _SEVERAL = ("vnet", "dynunet")

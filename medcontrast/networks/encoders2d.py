@@ -183,7 +183,7 @@ def build_encoder(name: str, *, in_channels: int, width: int | None = None, **pl
         in_channels: Channels of the image.
         width: Channels of the first stage; default the encoder's own.
         plain: What the encoder of that name takes beside these: its constructor says it (norm; small_stem of
-            resnet18, resnet34 and resnet50).
+            resnet18, resnet34 and resnet50; vit's patch, depth, heads, image_size, pooling).
 
     Raises:
         InputError: An unknown name, or values that the encoder does not take.
@@ -204,9 +204,16 @@ def _resnet(depth: int, **plain: Any) -> Encoder:
     return ResNet(depth, **plain)
 
 
+def _vit(**plain: Any) -> Encoder:
+    from medcontrast.networks.vit2d import ViT
+
+    return ViT(**plain)
+
+
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "resnet20": ResNet20,
     "resnet18": lambda **plain: _resnet(18, **plain),
     "resnet34": lambda **plain: _resnet(34, **plain),
     "resnet50": lambda **plain: _resnet(50, **plain),
+    "vit": _vit,
 }

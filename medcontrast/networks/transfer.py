@@ -7,8 +7,17 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from medcontrast.errors import CheckpointError
+from medcontrast.networks.encoders2d import Encoder
 
 _SHOWN = 6
+
+
+def encoder_of(network: nn.Module) -> tuple[str, Encoder | None]:
+    """The encoder of images that a network is built around, and its name in it; "" and None where there is none."""
+    for name, module in network.named_modules():
+        if isinstance(module, Encoder):
+            return name, module
+    return "", None
 
 
 def load_encoder(encoder: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> int:

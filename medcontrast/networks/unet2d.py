@@ -57,7 +57,11 @@ class UNet2D(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits on the grid of the image."""
-        self.encoder.check_image(image)
+        return self.decode(image)[0]
+
+    def decode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, and the last features (b, width, x, y) that they are made of, on the grid of the image."""
+        Encoder.check_image(self.encoder, image)  # an encoder's own rule for sides holds after padding
         sides = image.shape[2:]
         right, top = ((-side) % self.stride for side in sides)
         padded = functional.pad(image, (0, top, 0, right))
@@ -66,8 +70,8 @@ class UNet2D(nn.Module):
         for block, finer in zip(self.up, reversed(maps[:-1]), strict=True):
             features = block(torch.cat([_resized(features, finer), finer], dim=1))
         features = self.last(torch.cat([_resized(features, padded), padded], dim=1))
-        logits: Tensor = self.head(features)
-        return logits[:, :, : sides[0], : sides[1]]
+        features = features[:, :, : sides[0], : sides[1]]
+        return self.head(features), features
 
 
 def _resized(features: Tensor, like: Tensor) -> Tensor:

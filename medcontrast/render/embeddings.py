@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from medcontrast.errors import InputError
 from medcontrast.render.png import DPI, save_png
 
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+_MARKERS = "os^D"
+"""One after another wherever the colours begin anew."""
 
 
 def principal_plane(embeddings: NDArray[np.floating]) -> tuple[NDArray[np.float64], tuple[float, float]]:
@@ -69,12 +72,14 @@ def embeddings_png(
         labels = np.asarray([str(value) for value in names])
         for number, value in enumerate(sorted(set(labels.tolist()))):
             chosen = labels == value
-            color = _PALETTE[number % len(_PALETTE)]
-            axes.scatter(points[chosen, 0], points[chosen, 1], s=9, alpha=0.6, linewidths=0, color=color, label=value)
+            color, marker = _PALETTE[number % len(_PALETTE)], _MARKERS[number // len(_PALETTE) % len(_MARKERS)]
+            look: dict[str, Any] = {"s": 9, "alpha": 0.6, "linewidths": 0, "color": color, "marker": marker}
+            axes.scatter(points[chosen, 0], points[chosen, 1], label=value, **look)
         axes.set(title=name, xlabel=f"component 1 ({100 * shares[0]:.0f} % of the variance)")
         axes.set_ylabel(f"component 2 ({100 * shares[1]:.0f} %)")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8, markerscale=2)
+        columns = 1 + (len(axes.collections) - 1) // 12
+        axes.legend(frameon=False, fontsize=8 if columns == 1 else 6, markerscale=2, ncols=columns)
     if title:
         figure.suptitle(title)
     save_png(figure, Path(path))

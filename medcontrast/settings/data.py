@@ -9,7 +9,9 @@ from pydantic import Field, model_validator
 from medcontrast.settings.base import Settings
 
 PositiveSpacing = Annotated[float, Field(gt=0.0, le=100.0)]
-PatchSide = Annotated[int, Field(ge=8, le=1024)]
+PatchSide = Annotated[int, Field(ge=1, le=1024)]
+LEAST_SIDE = 8
+"""Of a patch, along every axis that a network convolves."""
 
 
 class IntensitySettings(Settings):
@@ -47,7 +49,7 @@ class DataSettings(Settings):
     """Resample to this spacing (of the canonical x, y, z axes); null keeps each scan's own."""
     intensity: IntensitySettings = IntensitySettings()
     patch: tuple[PatchSide, PatchSide, PatchSide]
-    """Training crop and inference window in voxels."""
+    """Training crop and inference window in voxels; one voxel along network.axis is a slice, for unet2d."""
     foreground_crop: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of labeled rows whose crop is centred on a labeled structure; unlabeled crops are uniform."""
     cache: Literal["memory", "disk", "none"] = "memory"
@@ -65,6 +67,8 @@ class SpatialSettings(Settings):
     """Axes turned about by a random multiple of 90 degrees; the patch must be square across them."""
     rotation_degrees: float = Field(default=15.0, ge=0.0, le=180.0)
     """Largest angle about each axis."""
+    rotation_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = (0, 1, 2)
+    """Axes that patches are rotated about; slices are rotated about their own alone."""
     scale: float = Field(default=0.15, ge=0.0, lt=1.0)
     """Zoom between 1 - scale and 1 + scale."""
     probability: float = Field(default=1.0, ge=0.0, le=1.0)
@@ -72,7 +76,7 @@ class SpatialSettings(Settings):
 
     @model_validator(mode="after")
     def _axes_once(self) -> SpatialSettings:
-        for name in ("flip_axes", "rotate90_axes"):
+        for name in ("flip_axes", "rotate90_axes", "rotation_axes"):
             axes = getattr(self, name)
             if len(set(axes)) != len(axes):
                 raise ValueError(f"{name} names an axis twice: {list(axes)}")

@@ -29,6 +29,48 @@ class RowSettings(Settings):
     """Runs of this row; default: the grid's."""
 
 
+class ProbeRowSettings(Settings):
+    """One row of a table of encoders: a recipe, and what is changed in it."""
+
+    recipe: str
+    """Relative to the grid file."""
+    set: tuple[str, ...] = ()
+    """`key.subkey=value` items for this row alone, after those of the whole grid."""
+    runs: int | None = Field(default=None, ge=1)
+    """Runs of this row; default: the grid's."""
+
+
+class ProbeGridSettings(Settings):
+    """Which encoders are pre-trained and probed. Run k has seed k, for pre-training and for the labels of the probe."""
+
+    kind: Literal["probe"]
+    name: Name
+    title: str
+    split: Literal["validation", "test"] = "test"
+    classifiers: tuple[Literal["linear", "knn"], ...] = ("linear", "knn")
+    """The first leads the picture."""
+    fractions: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = (1.0,)
+    """Shares of the labels that the probe learns from; the first leads the picture."""
+    drop: Literal["quality", "domain"] | None = None
+    """A group whose two values hold the same images: the table shows what is lost from the first to the second."""
+    runs: int = Field(default=3, ge=1)
+    set: tuple[str, ...] = ()
+    """`key.subkey=value` items for every row."""
+    baseline: Name
+    """The row that every other is compared with, beside `default`."""
+    default: Name | None = None
+    rows: dict[Name, ProbeRowSettings]
+
+    @model_validator(mode="after")
+    def _fits(self) -> ProbeGridSettings:
+        _require_rows(self)
+        for name in ("classifiers", "fractions"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"{name} holds one value at least, each once, but is {list(values)}")
+        return self
+
+
 class GridSettings(Settings):
     """Which cells there are. Run k has seed k and labeled subset k; subset 0 is the manifest's own order."""
 
@@ -51,14 +93,18 @@ class GridSettings(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> GridSettings:
-        for key in ("baseline", "default"):
-            row = getattr(self, key)
-            if row is not None and row not in self.rows:
-                raise ValueError(f"{key} {row!r} is none of the rows {', '.join(self.rows)}")
+        _require_rows(self)
         for count in (*self.labeled, *(count for row in self.rows.values() for count in row.labeled or ())):
             if count != "all" and count < 1:
                 raise ValueError(f"labeled holds numbers from 1 up and `all`, but got {count}")
         return self
+
+
+def _require_rows(grid: GridSettings | ProbeGridSettings) -> None:
+    for key in ("baseline", "default"):
+        row = getattr(grid, key)
+        if row is not None and row not in grid.rows:
+            raise ValueError(f"{key} {row!r} is none of the rows {', '.join(grid.rows)}")
 
 
 class Cell(Settings):
@@ -74,6 +120,27 @@ class Cell(Settings):
         return f"{self.row}-{self.labeled}-{self.run}"
 
 
+class ProbeCell(Settings):
+    """One run of a grid of encoders."""
+
+    row: str
+    run: int
+
+    @property
+    def name(self) -> str:
+        """Of its record and its run folder."""
+        return f"{self.row}-{self.run}"
+
+
+AnyGrid = GridSettings | ProbeGridSettings
+
+
+def probe_cells(grid: ProbeGridSettings) -> list[ProbeCell]:
+    """Every cell, run 0 of all rows first."""
+    found = [ProbeCell(row=name, run=run) for name, row in grid.rows.items() for run in range(row.runs or grid.runs)]
+    return sorted(found, key=lambda cell: cell.run)
+
+
 def cells(grid: GridSettings) -> list[Cell]:
     """Every cell, run 0 of all rows first, so that an unfinished grid compares rows early."""
     found = [
@@ -86,16 +153,18 @@ def cells(grid: GridSettings) -> list[Cell]:
     return sorted(found, key=lambda cell: (order.index(cell.labeled), cell.run))
 
 
-def load_grid(path: Path) -> GridSettings:
-    """Reads and validates a grid.
+def load_grid(path: Path) -> AnyGrid:
+    """Reads and validates a grid; `kind: probe` says that it is one of encoders.
 
     Raises:
         RecipeError: With every fault, one a line.
     """
+    tree = read_yaml(path)
+    settings = ProbeGridSettings if "kind" in tree else GridSettings
     try:
-        return GridSettings.model_validate_json(json.dumps(read_yaml(path)))
+        return settings.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        raise RecipeError(sentences(error, str(path), GridSettings)) from None
+        raise RecipeError(sentences(error, str(path), settings)) from None
 
 
 def find_grid(path: Path) -> Path:

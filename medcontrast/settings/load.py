@@ -129,6 +129,11 @@ def _kind(tree: Any) -> type[AnyRecipe]:
     return PretrainRecipe if name in _method_classes(PretrainRecipe) or views else Recipe
 
 
+def pretrains(tree: Any) -> bool:
+    """Whether a plain tree, such as a checkpoint's, is a recipe that pre-trains an encoder."""
+    return _kind(tree) is PretrainRecipe
+
+
 def recipe_to_yaml(recipe: AnyRecipe) -> str:
     """The resolved recipe: every default written out, and loadable again."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=110, allow_unicode=True)

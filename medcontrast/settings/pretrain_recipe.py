@@ -30,7 +30,7 @@ class PretrainRecipe(Settings):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> PretrainRecipe:
-        faults = [*_network_faults(self), *_view_faults(self), *_row_faults(self)]
+        faults = [*_network_faults(self), *_view_faults(self), *_row_faults(self), *_transformer_faults(self)]
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -78,6 +78,20 @@ def _row_faults(recipe: PretrainRecipe) -> list[str]:
     rows, faults = recipe.train.rows, []
     if rows % recipe.train.accumulate:
         faults.append(f"train.accumulate {recipe.train.accumulate} does not divide train.rows {rows}")
-    if recipe.method.name == "simclr" and rows // recipe.train.accumulate < 2:
-        faults.append("method simclr contrasts images within a micro-batch; it needs 2 rows or more in each")
+    if recipe.method.name in ("simclr", "moco_v3") and rows // recipe.train.accumulate < 2:
+        name = recipe.method.name
+        faults.append(f"method {name} contrasts images within a micro-batch; it needs 2 rows or more in each")
     return faults
+
+
+def _transformer_faults(recipe: PretrainRecipe) -> list[str]:
+    if recipe.network.name != "vit":
+        frozen = recipe.method.name == "moco_v3" and recipe.method.freeze_patches
+        return [f"method.freeze_patches is for network vit, not for {recipe.network.name}"] if frozen else []
+    patch = recipe.network.stride
+    sizes = {name: view.size or recipe.data.size for name, view in recipe.augment.views.items()}
+    return [
+        f"augment.views.{name} has {size} pixels a side, no multiple of network.patch {patch}"
+        for name, size in sizes.items()
+        if size % patch
+    ]

@@ -70,7 +70,53 @@ class LeOCLRSettings(Settings):
         return ("anchor", "first", "second")
 
 
+class MoCoV3Settings(Settings):
+    """MoCo v3 (Chen et al. 2021): two views find each other's keys among those of the batch; no queue."""
+
+    name: Literal["moco_v3"]
+    temperature: Temperature = 0.2
+    ema_decay: Decay = 0.99
+    """Of the momentum encoder at the first step; it goes to 1 along half a cosine."""
+    embedding_channels: Channels = 256
+    hidden_channels: Channels = 4096
+    """Of the head and of the prediction head."""
+    freeze_patches: bool = False
+    """Network vit: the embedding of patches stays the random projection that it is, against unstable steps."""
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the views that it learns from."""
+        return ("first", "second")
+
+
+class DINOSettings(Settings):
+    """DINO (Caron et al. 2021): a student follows its own average over prototypes; no negatives."""
+
+    name: Literal["dino"]
+    local_views: int = Field(default=8, ge=0, le=16)
+    """Small crops that the student alone sees, as augment.views.local_1, local_2, ..."""
+    prototypes: Channels = 65536
+    hidden_channels: Channels = 2048
+    bottleneck_channels: Channels = 256
+    """Of what is compared with the prototypes."""
+    student_temperature: Temperature = 0.1
+    teacher_temperature_start: Temperature = 0.04
+    teacher_temperature: Temperature = 0.04
+    """Reached after teacher_ramp_up_steps, along a line."""
+    teacher_ramp_up_steps: int = Field(default=0, ge=0)
+    center_momentum: Decay = 0.9
+    ema_decay: Decay = 0.996
+    """Of the teacher at the first step; it goes to 1 along half a cosine."""
+    frozen_epochs: int = Field(default=1, ge=0)
+    """First epochs in which the prototypes do not move."""
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the views that it learns from; the teacher sees the first two."""
+        return ("global_first", "global_second", *(f"local_{number + 1}" for number in range(self.local_views)))
+
+
 PretrainMethodSettings = Annotated[
-    SimCLRSettings | MoCoSettings | LeOCLRSettings | MultiLevelSettings | HVAESettings,
+    SimCLRSettings | MoCoSettings | MoCoV3Settings | DINOSettings | LeOCLRSettings | MultiLevelSettings | HVAESettings,
     Field(discriminator="name"),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from medcontrast.settings.base import Settings
-from medcontrast.settings.data import AugmentSettings, DataSettings
+from medcontrast.settings.data import LEAST_SIDE, AugmentSettings, DataSettings
 from medcontrast.settings.methods import (
     FBALegacySettings,
     FBANetSettings,
@@ -51,7 +51,7 @@ class Recipe(Settings):
 
 
 def _patch_faults(recipe: Recipe) -> list[str]:
-    faults = []
+    faults = _thin_faults(recipe)
     patch, divisor = recipe.data.patch, recipe.network.patch_divisor
     if any(side % step for side, step in zip(patch, divisor, strict=True)):
         nearest = [max(step, round(side / step) * step) for side, step in zip(patch, divisor, strict=True)]
@@ -75,6 +75,27 @@ def _patch_faults(recipe: Recipe) -> list[str]:
             faults.append(
                 f"augment.spatial.rotate90_axes names axis {axis}, but data.patch {list(patch)} is not square across it"
             )
+    return faults
+
+
+def _thin_faults(recipe: Recipe) -> list[str]:
+    """Of sides that are short, or one voxel long as those of slices are."""
+    network, faults = recipe.network, []
+    free = network.axis if network.name == "unet2d" else None
+    for name, sides in (("data.patch", recipe.data.patch), ("inference.window", recipe.inference.window)):
+        short = [axis for axis, side in enumerate(sides or ()) if side < LEAST_SIDE and axis != free]
+        if short and sides:
+            faults.append(
+                f"{name}.{short[0]}: must be {LEAST_SIDE} or more, but got {sides[short[0]]}"
+                + ("" if free is None else f"; only axis {free}, that of the slices, may be shorter")
+            )
+    spatial = recipe.augment.spatial
+    tilted = [axis for axis in spatial.rotation_axes if axis != free]
+    if free is not None and recipe.data.patch[free] == 1 and spatial.rotation_degrees and tilted:
+        faults.append(
+            f"augment.spatial.rotation_axes {list(spatial.rotation_axes)} would tilt slices of one voxel out of "
+            f"data.patch {list(recipe.data.patch)}; set it to [{free}]"
+        )
     return faults
 
 

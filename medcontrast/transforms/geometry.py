@@ -40,7 +40,10 @@ def draw_geometry(settings: SpatialSettings, seed: int, step: int, row: int) -> 
     mirrored, turns = generator.random(3) < 0.5, generator.integers(0, 4, 3)
     chance, zoom = generator.random(2)
     angles = np.deg2rad(settings.rotation_degrees) * generator.uniform(-1.0, 1.0, 3)
-    affine = (settings.rotation_degrees > 0 or settings.scale > 0) and chance < settings.probability
+    angles = np.where(np.isin(range(3), settings.rotation_axes), angles, 0.0)
+    affine = (
+        (settings.rotation_degrees > 0 and settings.rotation_axes) or settings.scale > 0
+    ) and chance < settings.probability
     return RowGeometry(
         flips=tuple(axis for axis in settings.flip_axes if mirrored[axis]),
         turns=tuple((axis, int(turns[axis])) for axis in settings.rotate90_axes if turns[axis]),

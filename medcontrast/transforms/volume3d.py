@@ -28,7 +28,9 @@ SpacingMm = tuple[float, float, float]
 
 _RAS = (("L", "R"), ("P", "A"), ("I", "S"))
 _SLAB_VOXELS = 2**21
-"""Voxels that are interpolated at a time on the way back."""
+"""Voxels that are interpolated at a time."""
+_SAME_AFFINE = 1e-3
+"""Affines that differ by less, in mm, are the same to MONAI's `Spacing`, which then leaves the image as it is."""
 
 
 def prepare_image(
@@ -53,7 +55,8 @@ def prepare_image(
     first = volumes[0]
     for other in volumes[1:]:
         require_same_grid(other, first)
-    stacked = torch.cat([to_metatensor(volume).as_tensor() for volume in volumes])
+    channels = [to_metatensor(volume).as_tensor() for volume in volumes]
+    stacked = torch.cat(channels) if len(channels) > 1 else channels[0]  # normalise copies, so that sharing is safe
     image = _to_canonical(stacked, first.grid, spacing_mm, "bilinear")
     return MetaTensor(normalise(image.as_tensor(), intensity), affine=image.affine)
 
@@ -102,10 +105,13 @@ def normalise(image: Tensor, intensity: IntensitySettings) -> Tensor:
         return (image.clamp(low, high) - mean) / std
     out = torch.empty_like(image, memory_format=torch.contiguous_format)
     for number, channel in enumerate(image):
-        # sums in float64: Hounsfield units of a large volume lose digits otherwise
-        centred = channel - float(channel.sum(dtype=torch.float64)) / channel.numel()
-        variance = float(centred.square().sum(dtype=torch.float64)) / channel.numel()
-        out[number] = centred / variance**0.5 if variance > 0 else 0.0
+        # sums in float64: Hounsfield units of a large volume lose digits otherwise; plane by plane, to spare memory
+        centred = torch.sub(channel, float(channel.sum(dtype=torch.float64)) / channel.numel(), out=out[number])
+        variance = sum(float(plane.square().sum(dtype=torch.float64)) for plane in centred) / channel.numel()
+        if variance > 0:
+            centred.div_(variance**0.5)
+        else:
+            centred.zero_()
     return out
 
 
@@ -170,7 +176,7 @@ def to_scan_grid(probabilities: Tensor, prepared_affine: Affine, grid: Grid) -> 
     moved = _as_permutation(probabilities.shape[1:], prepared_affine, grid)
     if moved is not None:
         return _permute(probabilities, *moved)
-    return torch.cat(list(_interpolated_slabs(probabilities, prepared_affine, grid)), dim=1)
+    return torch.cat(list(_interpolated_slabs(probabilities, _to_prepared(prepared_affine, grid), grid.shape)), dim=1)
 
 
 def same_voxels(sides: Sequence[int], prepared_affine: Affine, grid: Grid) -> bool:
@@ -201,7 +207,7 @@ def to_scan_labels(probabilities: Tensor, prepared_affine: Affine, grid: Grid) -
     """
     if same_voxels(probabilities.shape[1:], prepared_affine, grid):
         return reordered(most_probable(probabilities), prepared_affine, grid)
-    slabs = _interpolated_slabs(probabilities, prepared_affine, grid)
+    slabs = _interpolated_slabs(probabilities, _to_prepared(prepared_affine, grid), grid.shape)
     return torch.cat([most_probable(slab) for slab in slabs])
 
 
@@ -228,9 +234,26 @@ def _to_canonical(array: Tensor, grid: Grid, spacing_mm: SpacingMm | None, mode:
     image = MetaTensor(array, affine=torch.tensor(grid.affine, dtype=torch.float64))
     # the labels are written out, because MONAI's default for them is changing
     image = Orientation("RAS", labels=_RAS)(image)
-    if spacing_mm is not None:
+    if spacing_mm is not None and mode == "nearest":
         image = Spacing(spacing_mm, mode=mode, padding_mode="border")(image)
+    elif spacing_mm is not None:
+        image = _resampled(image, spacing_mm)
     return MetaTensor(image.as_tensor().contiguous(), affine=image.affine)
+
+
+def _resampled(image: MetaTensor, spacing_mm: SpacingMm) -> MetaTensor:
+    """What MONAI's `Spacing` gives, to rounding, slab by slab: it needs 60 bytes a voxel for its coordinates."""
+    planned = Spacing(spacing_mm, padding_mode="border", lazy=True)(image)
+    sides, affine = tuple(map(int, planned.peek_pending_shape())), planned.peek_pending_affine().to(torch.float64)
+    if sides == tuple(image.shape[1:]) and torch.allclose(affine, image.affine.to(torch.float64), atol=_SAME_AFFINE):
+        return image
+    to_source = np.linalg.solve(image.affine.numpy().astype(np.float64), affine.numpy())
+    out = torch.empty((len(image), *sides))
+    start = 0
+    for slab in _interpolated_slabs(image.as_tensor(), to_source, sides):
+        out[:, start : start + slab.shape[1]] = slab
+        start += slab.shape[1]
+    return MetaTensor(out, affine=affine)
 
 
 def _as_permutation(
@@ -258,24 +281,34 @@ def _permute(maps: Tensor, axes: tuple[int, ...], mirrored: tuple[int, ...]) -> 
     return maps.permute(0, *(axis + 1 for axis in axes)).flip([axis + 1 for axis in mirrored]).contiguous()
 
 
-def _interpolated_slabs(maps: Tensor, prepared_affine: Affine, grid: Grid) -> Iterator[Tensor]:
-    """(k, some X, Y, Z) after one another: `maps` at the scan's voxel centres.
+def _to_prepared(prepared_affine: Affine, grid: Grid) -> Affine:
+    """From voxel indices of the scan to those of the prepared image."""
+    return np.linalg.solve(prepared_affine, np.asarray(grid.affine, dtype=np.float64)).astype(np.float64, copy=False)
 
-    Only the part of the maps that a slab reads is held in float32.
+
+def _interpolated_slabs(maps: Tensor, to_source: Affine, sides: Sequence[int]) -> Iterator[Tensor]:
+    """(k, some X, Y, Z) after one another: `maps` (k, x, y, z), interpolated trilinearly at the voxels of a grid.
+
+    Beyond the maps the nearest value holds. Only the part of them that a slab reads is held in float32.
+
+    Args:
+        maps: What is interpolated.
+        to_source: (4, 4) from voxel indices of that grid to those of the maps.
+        sides: (X, Y, Z) of that grid.
     """
-    to_prepared = np.linalg.solve(prepared_affine, np.asarray(grid.affine, dtype=np.float64))[:3]
-    planes = max(1, _SLAB_VOXELS // (len(maps) * grid.shape[1] * grid.shape[2]))
+    to_source = to_source[:3]
+    planes = max(1, _SLAB_VOXELS // (len(maps) * sides[1] * sides[2]))
     last = np.array(maps.shape[1:]) - 1
-    for start in range(0, grid.shape[0], planes):
-        stop = min(start + planes, grid.shape[0])
-        ranges = ((start, stop - 1), (0, grid.shape[1] - 1), (0, grid.shape[2] - 1))
-        corners = np.array(list(itertools.product(*ranges))) @ to_prepared[:, :3].T + to_prepared[:, 3]
+    for start in range(0, sides[0], planes):
+        stop = min(start + planes, sides[0])
+        ranges = ((start, stop - 1), (0, sides[1] - 1), (0, sides[2] - 1))
+        corners = np.array(list(itertools.product(*ranges))) @ to_source[:, :3].T + to_source[:, 3]
         low = np.clip(np.floor(corners.min(axis=0)), 0, last).astype(int)
         high = np.clip(np.ceil(corners.max(axis=0)), 0, last).astype(int)
         part = maps[(slice(None), *(slice(a, b + 1) for a, b in zip(low, high, strict=True)))].to(torch.float32)
         # in half-widths of that part, z first, as grid_sample wants them
         half = np.maximum(high - low, 1) / 2
-        scaled = to_prepared / half[:, None]
+        scaled = to_source / half[:, None]
         scaled[:, 3] -= low / half + 1
         matrix = torch.from_numpy(scaled[::-1].copy())
         lines = [

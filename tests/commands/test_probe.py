@@ -301,6 +301,15 @@ def test_images_that_cannot_be_probed(
     assert not list((tmp_path / "p").glob("*"))
 
 
+def test_a_class_that_does_not_choose_is_said(
+    trained: Path, images: Callable[..., Path], tiny: SimpleNamespace
+) -> None:
+    path = change(images(), lambda tree: set_targets(tree, ("validation",), 1))
+    found = probe_images(load_image_manifest(path), tiny.recipe_from(tiny.pretrain_tree()).data)
+    sentence = "the class plain does not occur among the 8 images that choose the linear probe's strength."
+    assert found.warnings == (sentence,)
+
+
 def test_too_few_images_to_hold_some_back(trained: Path, images: Callable[..., Path], cli: Cli) -> None:
     path = images(validation=0, train=4)
     refused(

@@ -152,6 +152,26 @@ def test_npz_with_columns_and_rows(tmp_path: Path) -> None:
     assert cases_of(tmp_path, {"npz": "e/set.npz"})[0].name == "e/set.npz#images[0]"
 
 
+def test_which_images_of_many(tmp_path: Path) -> None:
+    write_npz(tmp_path / "x.npz", images=np.zeros((12, 2, 2), np.uint8))
+
+    def chosen(**more: Any) -> list[int | None]:
+        return [case.index for case in cases_of(tmp_path, {"npz": "x.npz", **more})]
+
+    assert chosen() == list(range(12))
+    assert chosen(folds=5, take=[0, 3]) == [0, 3, 5, 8, 10]
+    assert chosen(rows=[2, 9], folds=5, take=[0, 3]) == [2, 5, 7]  # folds are counted from the first row
+    parts = [chosen(folds=4, take=take) for take in ([0, 1], [2], [3])]
+    assert sorted(row for part in parts for row in part) == list(range(12))
+    assert chosen(rows=[2, 9], without=[3, 5, 11]) == [2, 4, 6, 7, 8]
+
+
+def test_the_quality_of_all_images_of_an_array(tmp_path: Path) -> None:
+    write_npz(tmp_path / "x.npz", images=np.zeros((2, 2, 2), np.uint8), grades=np.array(["high", "low"]))
+    for quality, expected in (("low", ["low", "low"]), ("grades", ["high", "low"])):
+        assert [case.quality for case in cases_of(tmp_path, {"npz": "x.npz", "quality": quality})] == expected
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
@@ -167,6 +187,14 @@ def test_npz_with_columns_and_rows(tmp_path: Path) -> None:
         ({"rows": [2, 2]}, r"rows \[2, 2\] do not lie in"),
         ({"rows": [3]}, r"rows is \[first, end\], the end not included, but got \[3\]\."),
         ({"rows": "all"}, r"rows is \[first, end\]"),
+        ({"folds": 3, "take": [3]}, r"take is a list of numbers below folds, but got \[3\] of 3\."),
+        ({"folds": 0}, r"take is a list of numbers below folds, but got \[0\] of 0\."),
+        ({"take": 0}, r"take is a list of numbers below folds, but got 0 of 1\."),
+        ({"take": [[0]]}, r"take is a list of numbers below folds"),
+        ({"without": [4]}, r"without is a list of places from 0 to 3, but got \[4\]\."),
+        ({"without": 1}, r"without is a list of places from 0 to 3, but got 1\."),
+        ({"folds": 3, "take": []}, r"takes none of the 4 images that are there\."),
+        ({"quality": "middling"}, r"has no array 'middling'"),
     ],
 )
 def test_npz_that_does_not_fit(tmp_path: Path, more: dict[str, Any], sentence: str) -> None:

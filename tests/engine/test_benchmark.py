@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -164,6 +165,49 @@ def test_records_of_other_cases_are_not_compared(grid, tmp_path):
     }
     with pytest.raises(InputError, match="mean_teacher-2-0 and supervised-2-0 hold other cases"):
         write_report(load_grid(grid), records, tmp_path / "out")
+
+
+def save_peer(folder, row, run, dice, labeled=2, **facts):
+    record = make(row, run, dice, labeled)
+    facts = {**record.facts, "peer": {"name": "Other", "version": "2.0"}, "notes": ["as released"], "step": 9, **facts}
+    dataclasses.replace(record, facts=facts).save(folder / "peers" / f"{row}-{labeled}-{run}.json")
+
+
+def test_peers_stand_beside_the_rows_and_change_none_of_them(grid, tmp_path):
+    settings, out = load_grid(grid), tmp_path / "out"
+    records = {
+        "supervised-2-0": make("supervised", 0, [0.5, 0.6, 0.7]),
+        "mean_teacher-2-0": make("mean_teacher", 0, [0.6, 0.7, 0.8]),
+    }
+    alone = write_report(settings, records, out).splitlines()
+    save_peer(out, "other_mt", 1, [0.7, 0.8, 0.9])
+    save_peer(out, "other_mt", 0, [0.4, 0.5, 0.6])
+    save_peer(out, "supervised", 0, [1.0, 1.0, 1.0], labeled="all")
+    lines = write_report(settings, records, out).splitlines()
+    rows = {line.split(" | ")[0]: line.split(" | ") for line in lines if line.startswith("| ")}
+    assert rows["| other_mt (peer)"][1] == "2"
+    assert rows["| other_mt (peer)"][2].startswith("0.6500 (0.5500 to 0.7500)")
+    assert rows["| other_mt (peer)"][9].startswith("-0.1000")  # paired over run 0 alone
+    assert rows["| supervised (peer)"][2].startswith("1.0000")
+    assert [line.split(" | ")[:9] for line in alone if line.startswith("| ")][1][:4] == rows["| supervised"][:4]
+    assert rows["| supervised"][4] == "-"  # a peer is not the grid's full supervision
+    note = "other_mt (peer): Other 2.0, 9 steps; as released."
+    assert sum(line.count(note) for line in lines) == 1
+    assert not any("Peers are" in line for line in alone)
+    table = list(csv.DictReader((out / "table.csv").read_text(encoding="utf-8").splitlines()))
+    assert {row["row"] for row in table} == {"supervised", "mean_teacher", "other_mt (peer)", "supervised (peer)"}
+
+
+def test_a_peer_on_other_cases_is_refused(grid, tmp_path):
+    save_peer(tmp_path / "out", "other", 0, [0.7])
+    with pytest.raises(InputError, match="peers/other-2-0 and supervised-2-0 hold other cases"):
+        write_report(load_grid(grid), {"supervised-2-0": make("supervised", 0, [0.5, 0.6])}, tmp_path / "out")
+
+
+def test_a_record_without_its_peer_is_refused(grid, tmp_path):
+    make("supervised", 0, [0.5]).save(tmp_path / "out/peers/supervised-2-0.json")
+    with pytest.raises(InputError, match=r"peers/supervised-2-0\.json: names no peer and its version"):
+        write_report(load_grid(grid), {"supervised-2-0": make("supervised", 0, [0.5])}, tmp_path / "out")
 
 
 def test_the_table_replaces_the_marked_part_of_a_page(grid, tmp_path):

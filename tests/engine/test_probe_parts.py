@@ -165,6 +165,18 @@ def test_mirroring_is_a_draw_a_row():
     assert torch.equal(out[turned], image.flip(3)[turned]) and torch.equal(out, mirrored(image, 3, 0))
 
 
+def test_more_groups_than_colours_are_told_apart_by_their_marks(tmp_path, monkeypatch):
+    from medcontrast.render import embeddings as module
+
+    figures = []
+    monkeypatch.setattr(module, "save_png", lambda figure, path: figures.append(figure))
+    points = np.random.default_rng(0).normal(size=(40, 3))
+    embeddings_png(tmp_path / "e.png", points, {"class": [f"{place % 20:02d}" for place in range(40)]})
+    drawn = figures[0].axes[0].collections
+    looks = {(part.get_facecolor().tobytes(), part.get_paths()[0].vertices.tobytes()) for part in drawn}
+    assert len(drawn) == len(looks) == 20
+
+
 def tuned(**changes):
     given = {"steps": 25, "rows": 8, "lr": 0.02, **changes}
     encoder, images = make_encoder(), make_images()

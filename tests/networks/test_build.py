@@ -12,12 +12,18 @@ from medcontrast.networks.build import BUILDERS, build_network
 from medcontrast.networks.output import Network
 from medcontrast.settings.network import NetworkSettings
 
-FILTERS = {"vnet": 4, "segresnet": 8, "unet": (4, 8, 8), "dynunet": (4, 8, 8)}
+PLAIN = {
+    "vnet": {"filters": 4},
+    "segresnet": {"filters": 8},
+    "unet": {"filters": (4, 8, 8)},
+    "dynunet": {"filters": (4, 8, 8)},
+    "unet2d": {"filters": 8, "norm": "group", "encoder": {"name": "resnet20", "width": 4}},
+}
 
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_every_name_gives_logits_and_features_on_the_grid_of_the_image(name):
-    network = build_network(name, in_channels=2, classes=3, filters=FILTERS[name])
+    network = build_network(name, in_channels=2, classes=3, **PLAIN[name])
     assert isinstance(network, Network)
     output = network.eval()(torch.randn(1, 2, 16, 16, 32))
     assert output.logits.shape == (1, 3, 16, 16, 32)
@@ -26,17 +32,15 @@ def test_every_name_gives_logits_and_features_on_the_grid_of_the_image(name):
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_settings_and_network_agree_on_names_and_divisor(name):
-    settings = NetworkSettings(name=name, filters=FILTERS[name])
-    network = build_network(
-        in_channels=1,
-        classes=2,
-        **settings.model_dump(include={"name", "filters", "norm", "dropout", "decoders", "strides"}),
-    )
+    settings = NetworkSettings.model_validate({"name": name, **PLAIN[name]})
+    network = build_network(name, in_channels=1, classes=2, **settings.plain())
     assert network.stride == settings.patch_divisor
 
 
 def test_an_unknown_name_answers_with_the_list():
-    sentence = "There is no network 'v-net'; the networks are vnet, unet, segresnet, dynunet. Did you mean 'vnet'?"
+    sentence = (
+        "There is no network 'v-net'; the networks are vnet, unet, segresnet, dynunet, unet2d. Did you mean 'vnet'?"
+    )
     with pytest.raises(InputError) as caught:
         build_network("v-net", in_channels=1, classes=2, filters=4)
     assert str(caught.value) == sentence
@@ -49,6 +53,10 @@ def test_settings_of_another_network_are_refused():
         build_network("vnet", in_channels=1, classes=2, filters=4, strides=((2, 2, 2),))
     with pytest.raises(InputError, match="vnet takes one number, such as 16 for filters, but got"):
         build_network("vnet", in_channels=1, classes=2, filters=(4, 8))
+    with pytest.raises(InputError, match=r"encoder is a setting of unet2d, which needs it, .* unet2d got None"):
+        build_network("unet2d", in_channels=1, classes=2, filters=8, norm="group")
+    with pytest.raises(InputError, match="unet2d has norm group and no dropout, but got norm instance"):
+        build_network("unet2d", in_channels=1, classes=2, filters=8, encoder={"name": "resnet20"})
     with pytest.raises(InputError, match="unet takes a list of widths"):
         build_network("unet", in_channels=1, classes=2, filters=16)
 
@@ -64,7 +72,7 @@ def test_vnet_does_not_wait_for_monai():
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_bfloat16_step_stays_finite(name):
     torch.manual_seed(0)
-    network = build_network(name, in_channels=1, classes=2, filters=FILTERS[name])
+    network = build_network(name, in_channels=1, classes=2, **PLAIN[name])
     # The deepest level keeps at least 4 along x: with 2, PyTorch 2.13's bfloat16 convolution on a CPU gives a weight
     # gradient read from uninitialised memory.
     image, label = torch.randn(2, 1, 64, 16, 16), torch.randint(0, 2, (2, 1, 64, 16, 16))

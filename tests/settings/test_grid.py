@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medcontrast.engine.benchmark import Benchmark
+from medcontrast.engine.benchmark import SegmentationBenchmark
+from medcontrast.engine.probe_benchmark import ProbeBenchmark
 from medcontrast.errors import RecipeError
-from medcontrast.settings.grid import cells, find_grid, load_grid
+from medcontrast.settings.grid import ProbeGridSettings, cells, find_grid, load_grid
 from medcontrast.settings.shipped import GRIDS, shipped_folder
 
 TREE = {
@@ -71,7 +72,12 @@ def test_grids_are_shipped_and_found_from_anywhere(tmp_path, monkeypatch):
 def test_every_shipped_cell_has_its_recipe_with_equal_steps_and_rows(path, tmp_path):
     grid = load_grid(path)
     assert grid.name == path.stem
-    recipes = [Benchmark(grid, path, tmp_path, tmp_path).recipe(cell) for cell in cells(grid)]
+    if isinstance(grid, ProbeGridSettings):
+        encoders = ProbeBenchmark(path, tmp_path, tmp_path, grid)
+        found = [encoders.recipe(cell) for cell in encoders.cells()]
+        assert len({(recipe.train.steps, recipe.train.rows, recipe.data, recipe.network) for recipe in found}) == 1
+        return
+    recipes = [SegmentationBenchmark(path, tmp_path, tmp_path, grid).recipe(cell) for cell in cells(grid)]
     assert len({(recipe.train.steps, recipe.train.labeled_rows, recipe.data.patch) for recipe in recipes}) == 1
     assert {recipe.seed for recipe in recipes} == {cell.run for cell in cells(grid)}
     assert (path.parent / grid.manifest).is_file()

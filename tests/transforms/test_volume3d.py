@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.transforms import Spacing
 from nibabel.orientations import aff2axcodes
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
@@ -99,6 +100,36 @@ def test_resampling_keeps_every_value_at_its_place_in_the_world(affine, spacing_
     known = inside(points, affine, SHAPE)
     assert known.mean() > 0.5
     assert np.allclose(prepared.as_tensor().numpy()[0][known], (points @ SLOPE)[known], atol=1e-4)
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.6, 1.7, 0.9), (2.5, 0.7, 3.1)])
+def test_resampling_is_that_of_monai(affine, spacing_mm, monkeypatch):
+    monkeypatch.setattr(volume3d, "_SLAB_VOXELS", 500)  # several slabs
+    array = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    prepared = prepare_image([volume_of(array, affine)], spacing_mm=spacing_mm, intensity=AS_STORED)
+    canonical = prepare_image([volume_of(array, affine)], spacing_mm=None, intensity=AS_STORED)
+    expected = Spacing(spacing_mm, mode="bilinear", padding_mode="border")(canonical)
+    assert prepared.shape == expected.shape and prepared.dtype == torch.float32
+    assert np.allclose(prepared.affine, expected.affine, atol=1e-9)
+    assert torch.allclose(prepared.as_tensor(), expected.as_tensor(), atol=1e-4)
+
+
+def test_the_spacing_that_a_scan_has_leaves_it_as_it_is():
+    scan = volume_of(np.random.default_rng(0).normal(size=SHAPE).astype(np.float32), AFFINES["ras"])
+    own = tuple(np.linalg.norm(AFFINES["ras"][:3, :3], axis=0))
+    again = prepare_image([scan], spacing_mm=own, intensity=AS_STORED)
+    assert np.array_equal(again.as_tensor()[0].numpy(), scan.array)
+    assert np.allclose(again.affine, AFFINES["ras"])
+
+
+def test_normalising_leaves_the_volume_alone(affine):
+    volume = field_on(affine, SHAPE)
+    before = volume.array.copy()
+    image = prepare_image([volume], spacing_mm=None, intensity=IntensitySettings(kind="zscore"))
+    assert abs(float(image.mean())) < 1e-5
+    kept = prepare_image([volume], spacing_mm=None, intensity=AS_STORED)
+    kept.as_tensor().zero_()
+    assert np.array_equal(volume.array, before)
 
 
 def test_resampled_grid_covers_the_scan(affine):

@@ -1,0 +1,123 @@
+"""What a pre-trained and probed encoder leaves: one JSON file of a few KB, from which tables are made.
+
+Letters: n test images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcontrast.engine.records import deciding, recipe_digest, require_same
+from medcontrast.errors import InputError
+from medcontrast.files import write_text
+from medcontrast.settings import PretrainRecipe
+from medcontrast.settings.grid import ProbeCell
+
+_FORMAT = "medcontrast probe record 1"
+
+
+@dataclass(frozen=True)
+class ProbeRecord:
+    """One finished run.
+
+    Attributes:
+        row: Row of the grid.
+        run: Number of the run: its seed.
+        recipe: The resolved recipe.
+        recipe_hash: SHA-256 of what in the recipe decides the result.
+        images: How many test images there are.
+        images_hash: SHA-256 of their names in order; records of one table have one.
+        hits: Classifier and share of the labels, such as "linear 1", -> a digit an image: 1 where it is right.
+        groups: Kind of group -> name of a group -> a digit an image: 1 where it belongs to it.
+        facts: Split, labels, parameters, steps, seconds of training, device, versions.
+    """
+
+    row: str
+    run: int
+    recipe: dict[str, Any]
+    recipe_hash: str
+    images: int
+    images_hash: str
+    hits: dict[str, str]
+    groups: dict[str, dict[str, str]]
+    facts: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Writes the record whole or not at all."""
+        write_text(path, json.dumps({"format": _FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> ProbeRecord:
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: The file is no such record.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.pop("format") != _FORMAT:
+                raise ValueError("another format")
+            record = cls(**content)
+            marks = [*record.hits.values(), *(marks for names in record.groups.values() for marks in names.values())]
+            if {len(each) for each in marks} != {record.images} or set("".join(marks)) - {"0", "1"}:
+                raise ValueError("marks that are not one digit an image")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: not a probe record ({error}); delete it to run its cell again.") from None
+        return record
+
+    def require_recipe(self, recipe: PretrainRecipe, path: Path) -> None:
+        """Refuses a record of another recipe than the grid now asks for.
+
+        Raises:
+            InputError: Naming the first setting that differs.
+        """
+        require_same(self.recipe, recipe.model_dump(mode="json"), path)
+
+    def right(self, name: str) -> NDArray[np.float64]:
+        """(n,) 1 where the classifier of that name is right."""
+        return _numbers(self.hits[name])
+
+    def members(self, kind: str) -> dict[str, NDArray[np.bool_]]:
+        """Group -> (n,) which images belong to it."""
+        return {name: _numbers(marks) > 0 for name, marks in self.groups[kind].items()}
+
+
+def make_probe_record(
+    cell: ProbeCell,
+    recipe: PretrainRecipe,
+    names: Sequence[str],
+    hits: dict[str, NDArray[np.bool_]],
+    groups: dict[str, list[str]],
+    facts: dict[str, Any],
+) -> ProbeRecord:
+    """The record of a probed run.
+
+    Args:
+        cell: Which.
+        recipe: What it was trained by, with the seed of the run.
+        names: Of the test images.
+        hits: Classifier and share -> (n,) where it is right.
+        groups: Kind of group -> the group of every image.
+        facts: What else is worth keeping.
+    """
+    tree = recipe.model_dump(mode="json")
+    members = {kind: {name: _marks(np.array(of) == name) for name in sorted(set(of))} for kind, of in groups.items()}
+    text = hashlib.sha256("\n".join(names).encode("utf-8")).hexdigest()[:16]
+    marks = {name: _marks(right) for name, right in hits.items()}
+    return ProbeRecord(cell.row, cell.run, tree, recipe_digest(deciding(tree)), len(names), text, marks, members, facts)
+
+
+def _marks(chosen: NDArray[np.bool_]) -> str:
+    return "".join("1" if each else "0" for each in chosen)
+
+
+def _numbers(marks: str) -> NDArray[np.float64]:
+    return np.array([float(mark) for mark in marks])

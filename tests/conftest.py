@@ -49,6 +49,9 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+PRETRAINING = ("simclr", "moco_v2", "moco_v3", "dino", "leoclr", "multi_level")
+
+
 def write_nifti(path: Path, array: NDArray[Any], affine: NDArray[np.float64] | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
@@ -301,6 +304,7 @@ def tiny() -> SimpleNamespace:
     return SimpleNamespace(
         labels=LABELS,
         methods=METHODS,
+        pretraining=PRETRAINING,
         write_nifti=write_nifti,
         make_scan=make_scan,
         write_data=write_data,

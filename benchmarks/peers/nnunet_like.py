@@ -116,17 +116,16 @@ def resized(image: Tensor, shape: tuple[int, ...], mode: str) -> Tensor:
 
 
 @torch.no_grad()
-def predict(network: nn.Module, plan: Plan, image: Tensor, grid: Grid, *, mirrored: bool) -> np.ndarray[Any, Any]:
+def predict(network: nn.Module, plan: Plan, image: Tensor, grid: Grid, *, axes: list[int]) -> np.ndarray[Any, Any]:
     """(x, y, z) class indices on the scan's own grid, from Gaussian windows averaged over mirrored versions."""
     network.eval()
     total = torch.zeros(())
-    axes = [[axis for axis in range(3) if code >> axis & 1] for code in range(8 if mirrored else 1)]
-    for chosen in axes:
-        turned = [axis + 2 for axis in chosen]
+    versions = [[axis + 2 for bit, axis in enumerate(axes) if code >> bit & 1] for code in range(2 ** len(axes))]
+    for turned in versions:
         logits = sliding_window_inference(
             image[None].flip(turned), plan.patch, 1, network, overlap=0.5, mode="gaussian"
         )
-        total = total + logits.softmax(1).flip(turned) / len(axes)
+        total = total + logits.softmax(1).flip(turned) / len(versions)
     return resized(total[0], grid.shape, "trilinear").argmax(0).numpy().astype(np.uint8)
 
 
@@ -149,7 +148,7 @@ def main() -> None:
     grids = [read_grid(row[0]) for row in labeled]
     plan = make_plan([grid.shape for grid in grids], [grid.spacing_mm for grid in grids], width=job["width"])
     print(f"plan: {plan.to_json()}", flush=True)
-    rows = Rows(*labeled_scans(labeled, plan), plan.patch, job["seed"])
+    rows = Rows(*labeled_scans(labeled, plan), plan.patch, job["seed"], job["mirror_axes"])
     network = make_network(plan, job["channels"], job["classes"])
     started, started_cpu = time.monotonic(), time.process_time()
     step = train(network, rows, plan.batch, job)
@@ -167,7 +166,7 @@ def main() -> None:
     (folder / "predictions").mkdir()
     for paths in read_list(folder / "test.csv"):
         image, grid = read_scan(paths, plan.spacing_mm)
-        mask = predict(network, plan, image, grid, mirrored=job["mirrored"])
+        mask = predict(network, plan, image, grid, axes=job["mirror_axes"])
         write_label(folder / "predictions" / paths[0].name, mask, grid)
     (folder / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 

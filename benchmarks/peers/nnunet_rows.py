@@ -37,10 +37,19 @@ class Rows:
         labels: (x, y, z) int64 class indices.
         patch: Voxels of a row.
         seed: Seed of the run.
+        mirror_axes: Axes along which a row may be mirrored.
     """
 
-    def __init__(self, images: Sequence[Tensor], labels: Sequence[Tensor], patch: Sequence[int], seed: int) -> None:
+    def __init__(
+        self,
+        images: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        patch: Sequence[int],
+        seed: int,
+        mirror_axes: Sequence[int] = (0, 1, 2),
+    ) -> None:
         self.images, self.labels, self.patch, self.seed = images, labels, np.asarray(patch), seed
+        self.mirror_axes = mirror_axes
         # per class: where it is, so that a row can be centred on it
         self.places = [
             {value: np.argwhere(label.numpy() == value) for value in torch.unique(label).tolist() if value > 0}
@@ -77,7 +86,7 @@ class Rows:
         image, label = self.images[number], self.labels[number]
         centre = self._centre(np.asarray(label.shape), number if foreground else None, random)
         image, label = sample(image, label, self.patch, centre, draw_matrix(random))
-        axes = [axis for axis in (1, 2, 3) if random.random() < 0.5]
+        axes = [axis + 1 for axis in self.mirror_axes if random.random() < 0.5]
         self.intensity.set_random_state(seed=int(random.integers(2**31)))
         image = convert_to_tensor(self.intensity(image), dtype=torch.float32)
         return image.flip(axes), label.flip(axes)

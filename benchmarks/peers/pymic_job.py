@@ -1,7 +1,7 @@
 """Trains and predicts with PyMIC as released; run in PyMIC's own environment by run_peer.py, on a folder it prepared.
 
 PyMIC's own agents, networks, losses, transforms and sliding window do the work. Written here: the configuration, the
-device (PyMIC names a CUDA device whatever the configuration says), and two checks of the installed version.
+device (PyMIC names a CUDA device whatever the configuration says), and checks of the installed version.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _INTENSITY = {
     "gaussianblur": {"sigma_min": 0.0, "sigma_max": 1.0},
     "gaussiannoise": {"std_min": 0.0, "std_max": 0.15},
 }
+_AXES = ("width", "height", "depth")
 _VIEWS = ["RandomRescale", "RandomRotate", "Pad", "RandomCrop", "RandomFlip"]
 _CHANGES = ["GaussianBlur", "GammaCorrection", "ContrastAdjust", "BrightnessAdditive", "GaussianNoise"]
 
@@ -68,18 +69,10 @@ def make_configuration(job: dict[str, Any], folder: Path) -> dict[str, dict[str,
             "gpus": [0],
             "ckpt_mode": 0,  # the last checkpoint
             "output_dir": str(folder / "predictions"),
-            "sliding_window_enable": job["windows"],
-            "tta_mode": 1,  # PyMIC mirrors two axes, the recipes three
+            "sliding_window_enable": True,
+            "tta_mode": 0,  # it mirrors two fixed axes or none, the recipes the one that they train with
         },
     }
-
-
-def for_prediction(configuration: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The configuration that predicts: without windows, a volume is padded to what the network's 4 halvings need."""
-    found = copy.deepcopy(configuration)
-    if not found["testing"]["sliding_window_enable"]:
-        found["dataset"] |= {"pad_output_size": [16, 16, 16], "pad_ceil_mode": True}
-    return found
 
 
 def _network(job: dict[str, Any]) -> dict[str, Any]:
@@ -130,11 +123,10 @@ def _dataset(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         "test_transform": ["NormalizeWithMeanStd", "Pad"],
         "randomrescale_lower_bound": [0.85, 0.85, 0.85],
         "randomrescale_upper_bound": [1.15, 1.15, 1.15],
-        "randomflip_flip_depth": True,
-        "randomflip_flip_height": True,
-        "randomflip_flip_width": True,
     }
-    found |= {f"randomrotate_angle_range_{axis}": [-15, 15] for axis in "dhw"}
+    # a volume's axes are read the other way round
+    found |= {f"randomflip_flip_{name}": axis in job["mirror_axes"] for axis, name in enumerate(_AXES)}
+    found |= {f"randomrotate_angle_range_{name[0]}": [-15, 15] for name in _AXES}
     for name, limits in _INTENSITY.items():
         found |= {f"{name}_{key}": value for key, value in limits.items()}
         found |= {f"{name}_probability": 0.5, f"{name}_probability_per_channel": 1.0}
@@ -185,8 +177,10 @@ def train(configuration: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "train_seconds": round(time.monotonic() - started),
         "train_cpu_seconds": round(time.process_time() - started_cpu),
         "trained_parameters": sum(each.numel() for each in agent.net.parameters()),
-        "checks": {"flips_along_depth_in_64": _flips_along_depth(), "missing_in_log": agent.unlogged},
+        "checks": {"missing_in_log": agent.unlogged},
     }
+    if configuration["dataset"]["randomflip_flip_depth"]:
+        facts["checks"]["flips_along_depth_in_64"] = _flips_along_depth()
     if method in TEACHERS:
         largest = [max(float(each.abs().max()) for each in net.parameters()) for net in (agent.net, agent.net_ema)]
         facts["checks"] |= {"largest_student_parameter": largest[0], "largest_teacher_parameter": largest[1]}
@@ -203,8 +197,8 @@ def notes_of(checks: dict[str, Any]) -> list[str]:
         )
     if checks.get("missing_in_log"):
         notes.append(f"as released it stops when it logs {checks['missing_in_log']}; here it trains on without its log")
-    if checks["flips_along_depth_in_64"] == 0:
-        notes.append("its flip never acts along the first axis of a volume")
+    if checks.get("flips_along_depth_in_64") == 0:
+        notes.append("its flip never acts along the last axis")
     return notes
 
 
@@ -225,7 +219,7 @@ def predict(configuration: dict[str, dict[str, Any]]) -> None:
     from pymic.net_run.agent_seg import SegmentationAgent
     from pymic.net_run.infer_func import Inferer
 
-    configuration = for_prediction(configuration)
+    configuration = copy.deepcopy(configuration)
     agent = _agent_class(SegmentationAgent)(configuration, "test")
     agent.create_dataset()
     agent.create_network()

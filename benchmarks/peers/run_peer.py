@@ -26,7 +26,7 @@ from medcontrast.data.subsets import labeled_subset
 from medcontrast.engine.records import PEERS, Record, make_peer_record
 from medcontrast.engine.scoring import score_folders
 from medcontrast.errors import InputError, MedcontrastError
-from medcontrast.settings.grid import load_grid
+from medcontrast.settings.grid import GridSettings, load_grid
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -40,11 +40,13 @@ class Peer:
         script: File in this folder, called with the job's folder by the peer's Python.
         method: What the script is asked for.
         unlabeled: Whether it learns from unlabeled rows.
+        mirror_axes: Axes mirrored in training where none are asked for: the recipes' one, or nnU-Net's three.
     """
 
     script: str
     method: str
     unlabeled: bool = True
+    mirror_axes: tuple[int, ...] = (0,)
 
 
 PEERS_KNOWN = {
@@ -52,7 +54,7 @@ PEERS_KNOWN = {
     "pymic_ua_mt": Peer("pymic_job.py", "UAMT"),
     "pymic_cps": Peer("pymic_job.py", "CPS"),
     "pymic_urpc": Peer("pymic_job.py", "URPC"),
-    "nnunet_like": Peer("nnunet_like.py", "supervised", unlabeled=False),
+    "nnunet_like": Peer("nnunet_like.py", "supervised", unlabeled=False, mirror_axes=(0, 1, 2)),
 }
 
 
@@ -77,9 +79,8 @@ def run(arguments: argparse.Namespace) -> Path:
         "patch": arguments.patch,
         "labeled_rows": arguments.rows,
         "unlabeled_rows": arguments.rows if peer.unlabeled else 0,
-        "windows": arguments.windows,
         "width": arguments.width,
-        "mirrored": not arguments.no_mirror,
+        "mirror_axes": list(peer.mirror_axes) if arguments.mirror_axes is None else arguments.mirror_axes,
     }
     write_cases(manifest, arguments.split, folder, job)
     _call([str(arguments.python), str(HERE / peer.script), str(folder)], folder / "log.txt")
@@ -98,7 +99,8 @@ def results_folder(manifest: Path) -> Path:
     """Where the grid of this manifest keeps its peers' records; the manifest's own name where no grid has it."""
     for path in sorted((ROOT / "recipes" / "benchmarks").glob("*.yaml")):
         grid = load_grid(path)
-        if (path.parent / grid.manifest).resolve() == manifest.resolve():
+        # grids of encoders have no manifest of scans
+        if isinstance(grid, GridSettings) and (path.parent / grid.manifest).resolve() == manifest.resolve():
             return ROOT / "benchmarks" / "results" / grid.name / PEERS
     return ROOT / "benchmarks" / "results" / manifest.stem / PEERS
 
@@ -160,13 +162,10 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--rows", type=int, default=4, help="Labeled rows a step, and as many unlabeled ones.")
     parser.add_argument("--patch", type=int, nargs=3, default=[32, 48, 32])
-    parser.add_argument("--windows", action="store_true", help="PyMIC alone: predict by windows, not whole volumes.")
+    parser.add_argument("--mirror-axes", type=int, nargs="*", choices=(0, 1, 2), help="Default: the peer's own.")
     parser.add_argument("--seconds", type=float, help="nnunet_like alone: train this long in place of --steps.")
     parser.add_argument("--like", type=Path, help="nnunet_like alone: as long as this benchmark record's run took.")
     parser.add_argument("--width", type=int, default=32, help="nnunet_like alone: channels of its first level.")
-    parser.add_argument(
-        "--no-mirror", action="store_true", help="nnunet_like alone: predict without mirrored versions."
-    )
     parser.add_argument("--work", type=Path, default=Path("runs/peers"), help="Jobs, masks and logs.")
     parser.add_argument("--results", type=Path, help="Folder of the record; default: that of the manifest's grid.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the job's folder.")

@@ -24,21 +24,28 @@ _RULES = (
 _KEY = ("encoder", "probe", "labels", "seeds")
 
 
-def write_probe(folder: Path, rows: Sequence[ProbeRow], facts: dict[str, Any]) -> str:
+def write_probe(folder: Path, rows: Sequence[ProbeRow], facts: dict[str, Any], about: Sequence[str] = ()) -> str:
     """Writes probe.json and probe.md; returns the Markdown.
+
+    Args:
+        folder: Where to.
+        rows: What was found.
+        facts: What it was found on, for probe.json.
+        about: The same in sentences, above the tables of probe.md.
 
     Raises:
         OutputError: A file cannot be written.
     """
     content = {"facts": facts, "rules": _RULES, "rows": [asdict(row) for row in rows]}
     write_text(folder / "probe.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    page = markdown(rows)
+    head = "".join(f"{sentence}\n\n" for sentence in about)
+    page = f"{head}{markdown(rows)}"
     write_text(folder / "probe.md", page)
     return page
 
 
 def markdown(rows: Sequence[ProbeRow]) -> str:
-    """A row a classifier and share, then a table for each kind of group, and the rules."""
+    """A row a classifier and share, then a table for each kind of group, the picture and the rules."""
     columns = [*FIGURES, *spreads(rows)]
     heads = [*_KEY, *map(_title, columns), "accuracy over images"]
     cells = [[*_key(row), *(_cell(row.values.get(name)) for name in columns), _cell(row.over_images)] for row in rows]
@@ -47,7 +54,8 @@ def markdown(rows: Sequence[ProbeRow]) -> str:
         heads = [*_KEY[:3], *(f"{group}, {title}" for group, title in groups.values())]
         cells = [[*_key(row)[:3], *(_cell(row.values.get(name)) for name in groups)] for row in rows]
         lines += ["", f"By {kind}:", "", *_lines(heads, cells)]
-    return "\n".join([*lines, "", *(f"- {rule}" for rule in _RULES)]) + "\n"
+    picture = f"![Embeddings of the scored images]({FILES[2]})"
+    return "\n".join([*lines, "", picture, "", *(f"- {rule}" for rule in _RULES)]) + "\n"
 
 
 def terminal_table(rows: Sequence[ProbeRow]) -> Table:

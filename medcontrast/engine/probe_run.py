@@ -121,19 +121,20 @@ def probe_checkpoint(
     console, began = console or Console(), time.monotonic()
     place, trained = resolve_device(device), load_trained(checkpoint)
     name, total = trained.recipe.network.name, len(trained.encoder.state_dict())
-    _say(console, f"Loaded {trained.loaded} of {total} tensors of {name} from {trained.file}, step {trained.step}.")
+    about = [f"Loaded {trained.loaded} of {total} tensors of {name} from {trained.file}, step {trained.step}."]
+    _say(console, *about)
     manifest = load_image_manifest(manifest_path) if manifest_path is not None else _own_manifest(trained)
     folder = output or _default_output(trained, manifest_path, request.split)
     require_free(folder, FILES, overwrite=overwrite)
     images = probe_images(manifest, trained.recipe.data, split=request.split)
     warnings = [*images.warnings, *_seen_in_training(trained, manifest_path, images.scored)]
-    _say(console, f"{manifest.path}: images: {', '.join(f'{count} {part}' for part, count in images.sizes.items())}.")
-    for sentence in (*images.notes, *(f"Warning: {warning}" for warning in warnings)):
-        _say(console, sentence)
+    counts = ", ".join(f"{count} {part}" for part, count in images.sizes.items())
+    about += [f"{manifest.path}: images: {counts}.", *images.notes, *(f"Warning: {warning}" for warning in warnings)]
+    _say(console, *about[1:])
     rows = _rows(trained, images, request, place, console)
     facts = _facts(trained, manifest, images, request)
     seconds = round(time.monotonic() - began, 1)
-    write_probe(folder, rows, {**facts, "warnings": warnings, "device": place.type, "seconds": seconds})
+    write_probe(folder, rows, {**facts, "warnings": warnings, "device": place.type, "seconds": seconds}, about)
     _draw(folder / "embeddings.png", trained, images, manifest.classes, place)
     console.print(terminal_table(rows))
     _say(console, f"Written to {folder}")
@@ -235,5 +236,6 @@ def _draw(path: Path, trained: Trained, images: ProbeImages, classes: Sequence[s
         curves.close()
 
 
-def _say(console: Console, sentence: str) -> None:
-    console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+def _say(console: Console, *sentences: str) -> None:
+    for sentence in sentences:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)

@@ -144,6 +144,15 @@ def test_image_and_label_stay_on_each_other(peers, scans):
     assert image[~inside].mean() < 0.01
 
 
+def test_rows_are_mirrored_along_the_axes_given_alone(peers):
+    label = torch.zeros((16, 16, 16), dtype=torch.int64)
+    label[:4, :4, :4] = 1
+    rows = peers.rows.Rows([label[None].float()], [label], (16, 16, 16), 0, mirror_axes=[1])
+    rows.intensity.transforms = ()
+    corners = {tuple((row[0] > 0).nonzero().float().mean(0).gt(8).tolist()) for row in rows.batch(0, 40)[1]}
+    assert corners == {(False, False, False), (False, True, False)}
+
+
 def test_each_output_has_half_the_weight_of_the_one_above(peers):
     outputs = torch.stack([torch.full((2, 3, 4, 4, 4), value) for value in (1.0, 4.0, 10.0)], 1)
 
@@ -184,8 +193,8 @@ class Threshold(torch.nn.Module):
 def test_a_prediction_lies_on_the_scan_mirrored_or_not(peers):
     plan = peers.plan.make_plan([(16, 16, 16)], [(1.0, 1.0, 1.0)], width=2)
     scan = torch.rand((1, 21, 18, 25), generator=torch.Generator().manual_seed(0))
-    for mirrored in (False, True):
-        found = peers.like.predict(Threshold(), plan, scan, Grid((21, 18, 25), np.eye(4)), mirrored=mirrored)
+    for axes in ([], [1], [0, 1, 2]):
+        found = peers.like.predict(Threshold(), plan, scan, Grid((21, 18, 25), np.eye(4)), axes=axes)
         assert np.array_equal(found, (scan[0] > 0.5).numpy())
 
 
@@ -201,7 +210,7 @@ def test_a_scan_goes_to_the_plans_spacing_and_its_prediction_back(peers, tiny, t
         1, abs=1e-4
     )
     plan = peers.plan.make_plan([(16, 16, 16)], [(1.0, 1.0, 1.0)], width=2)
-    found = peers.like.predict(Threshold(), plan, image[:1], grid, mirrored=True)
+    found = peers.like.predict(Threshold(), plan, image[:1], grid, axes=[0, 2])
     assert np.array_equal(found, array > 0)
 
 
@@ -212,7 +221,7 @@ def test_a_record_of_equal_time_and_masks_on_an_anisotropic_mirrored_grid(peers,
         image, label = tiny.make_scan(number, (20, 18, 22), [1, 2])
         tiny.write_nifti(tmp_path / f"data/images/case_{number:02d}_0.nii", image, affine if number == 3 else None)
         tiny.write_nifti(tmp_path / f"data/labels/case_{number:02d}.nii", label, affine if number == 3 else None)
-    words = ["nnunet_like", "--manifest", manifest, "--steps", "2", "--width", "2", "--no-mirror"]
+    words = ["nnunet_like", "--manifest", manifest, "--steps", "2", "--width", "2", "--mirror-axes"]
     words += ["--work", tmp_path / "work", "--results", tmp_path / "out", "--python", sys.executable]
     record = Record.load(peers.run.run(peers.run.parse([str(word) for word in words])))
     assert record.facts["step"] == 2

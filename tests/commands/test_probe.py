@@ -86,7 +86,9 @@ def test_from_a_run_to_tables_a_picture_and_tensorboard(trained: Path, cli: Cli)
     assert facts["fine_tuning"]["steps"] == 2 and facts["fine_tuning"]["augment"] == "mirrored"
 
     page = (trained / "probe_test" / "probe.md").read_text()
+    assert page.splitlines()[:3:2] == lines[:2]  # the page says what it is of
     assert "| from scratch | finetune | 24 (100 %) | 2 |" in page and "By domain:" in page
+    assert "![Embeddings of the scored images](embeddings.png)" in page
     with Image.open(trained / "probe_test" / "embeddings.png") as picture:
         assert picture.size[0] > 900  # class and domain, side by side
     assert "probe/probe_test" in tags(trained)
@@ -228,10 +230,11 @@ def test_mirroring_goes_with_the_views(tiny: SimpleNamespace) -> None:
 def test_a_segmentation_checkpoint_is_refused(tiny: SimpleNamespace, tmp_path: Path, cli: Cli) -> None:
     run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=1))
     tiny.train(run)
-    refused(
-        cli("probe", "--ckpt", run.folder),
+    answer = cli("probe", "--ckpt", run.folder)
+    assert (answer.code, answer.out, len(answer.err.splitlines())) == (2, "", 1)
+    assert answer.err.startswith(
         f"{run.folder}/last.safetensors: method supervised segments volumes; this needs a recipe of one of the "
-        "pre-training methods simclr, moco_v2, leoclr, multi_level.",
+        f"pre-training methods {', '.join(tiny.pretraining)}.",
     )
 
 

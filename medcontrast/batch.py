@@ -25,6 +25,8 @@ class Batch(TypedDict):
         spacing_mm: (b, 3) float32.
         target: (b,) int64 class of the whole image, -1 where it has none. Of images, as the next one.
         quality: (b,) int64, 1 for images that are of low quality as they are, else 0.
+        partner: As `image`: one drawn from the row's image and its counterfactuals. Where a view asks for it.
+        attributes: (b, p) float32, the parents of each image as a generator's numbers. Where a generator trains.
         views: Versions of `image` made on the device; those of volumes share one geometry, and `label` is in it too.
     """
 
@@ -36,6 +38,8 @@ class Batch(TypedDict):
     spacing_mm: NotRequired[Tensor]
     target: NotRequired[Tensor]
     quality: NotRequired[Tensor]
+    partner: NotRequired[Tensor]
+    attributes: NotRequired[Tensor]
     views: NotRequired[dict[str, Tensor]]
 
 

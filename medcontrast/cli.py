@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 import medcontrast
-from medcontrast.commands import benchmark, check, data, evaluate, export, infer, probe, recipe, recipes, train
+from medcontrast.commands import (
+    benchmark,
+    check,
+    counterfactuals,
+    data,
+    evaluate,
+    export,
+    infer,
+    probe,
+    recipe,
+    recipes,
+    train,
+)
 from medcontrast.errors import MedcontrastError
 
 app = typer.Typer(
@@ -41,6 +53,7 @@ app.add_typer(recipe.app, name="recipe")
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("probe")(probe.probe)
+app.command("counterfactuals")(counterfactuals.counterfactuals)
 app.command("benchmark")(benchmark.benchmark)
 app.command("infer")(infer.infer)
 app.command("export")(export.export)

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from medcontrast.data.fit import recipe_manifest, require_fit
-from medcontrast.engine.build import make_method, make_pretraining_method
+from medcontrast.engine.build import make_method
+from medcontrast.engine.job import job_of
+from medcontrast.engine.run import Run
 from medcontrast.settings import PretrainRecipe, Recipe, load_recipe, recipe_from_tree, recipe_to_yaml
 from medcontrast.settings.shipped import shipped_folder, shipped_recipes
 
@@ -52,7 +54,7 @@ def test_its_manifest_fits_and_its_network_is_built(path):
         pytest.skip(f"{recipe.data.manifest} is made by a command first")
     manifest = recipe_manifest(recipe, path)
     require_fit(recipe, manifest, where=str(path))
-    made = make_pretraining_method(recipe) if path in PRETRAINING else make_method(recipe, manifest)
+    made = job_of(Run(path.parent, recipe, manifest)).method if path in PRETRAINING else make_method(recipe, manifest)
     assert made.student is not None
 
 
@@ -111,7 +113,7 @@ def test_it_trains_two_steps_when_shrunken(tiny, tmp_path, path):
 def shrink_pretraining(recipe: PretrainRecipe) -> PretrainRecipe:
     """The same recipe with a tiny encoder on few tiny images, two steps long."""
     tree = recipe.model_dump(mode="json")
-    tree["network"]["width"] = 12
+    tree["network"] |= {"filters": [4, 4, 8, 8]} if recipe.generates else {"width": 12}
     tree["data"] |= {"manifest": "data/images.json", "root": None, "size": 16, "workers": 0}
     for view in tree["augment"]["views"].values():
         view["size"] = None if view["size"] is None else 8
@@ -127,9 +129,14 @@ def test_it_pretrains_two_steps_when_shrunken(tiny, tmp_path, path):
     shape = (24, 16, 16) if recipe.data.channels == 1 else (24, 16, 16, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     (tmp_path / "data").mkdir()
-    np.savez(tmp_path / "data" / "images.npz", images=images, target=np.arange(24) % 2)
-    source = {"npz": "images.npz", "target": "target"}
-    manifest = {"kind": "images", "root": ".", "classes": ["no", "yes"], "train": [source]}
+    facts = {"target": np.arange(24) % 2, "domain": np.arange(24) // 2 % 2, "number": np.arange(24) / 3}
+    of = np.array([f"images.npz#images[{number}]" for number in range(24)])
+    np.savez(tmp_path / "data" / "images.npz", images=images, others=255 - images, of=of, **facts)
+    numbers = {name for name in getattr(recipe.method, "parents", {}) if name not in facts}
+    source = {"npz": "images.npz", "target": "target", "domain": "domain"}
+    source["attributes"] = dict.fromkeys(sorted(numbers), "number")
+    counterfactuals = {**source, "images": "others", "of": "of"}
+    manifest = {"kind": "images", "root": ".", "classes": ["no", "yes"], "train": [source, counterfactuals]}
     (tmp_path / "data" / "images.json").write_text(json.dumps(manifest), encoding="utf-8")
     written = tmp_path / "small.yaml"
     written.write_text(recipe_to_yaml(shrink_pretraining(recipe)), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -210,6 +211,58 @@ def degrade(
             loaded, output, settings, size=size, channels=channels, seed=seed, overwrite=overwrite, tell=tell
         )
     typer.echo(f"{path}: {_image_sizes(loaded)}; the test images a second time, degraded.")
+
+
+@app.command("scanners")
+def scanners(
+    manifest: Annotated[Path, typer.Argument(help="A manifest of clean images.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")],
+    size: Annotated[int, typer.Option("--size", min=8, help="Side of the images in pixels.")],
+    shares: Annotated[
+        list[str] | None,
+        typer.Option("--share", help="SCANNER=PERCENT of the training images, over the defaults; repeatable."),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Add what the other scanners see of training images, as counterfactuals.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of scanners and noise.")] = 0,
+    root: Annotated[Path | None, typer.Option("--root", help="Folder the manifest's paths start from.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Let five simulated scanners see a data set: one each training image, all of them every other."""
+    from medcontrast.commands.progress import counting
+    from medcontrast.data.image_manifest import load_image_manifest
+    from medcontrast.data.scanner_sets import write_scanners
+
+    loaded = load_image_manifest(manifest, root)
+    with counting("rendering") as tell:
+        path = write_scanners(
+            loaded,
+            output,
+            size=size,
+            shares=_scanner_shares(shares or ()),
+            exact=exact,
+            seed=seed,
+            overwrite=overwrite,
+            tell=tell,
+        )
+    typer.echo(f"{path}: {_image_sizes(load_image_manifest(path))}.")
+
+
+def _scanner_shares(texts: Sequence[str]) -> tuple[float, ...]:
+    from medcontrast.transforms.scanners import SCANNERS, SHARES
+
+    found = dict(zip(SCANNERS, SHARES, strict=True))
+    for text in texts:
+        name, _, number = text.partition("=")
+        try:
+            value = float(number) / 100.0
+        except ValueError:
+            value = -1.0
+        if name not in found or not 0.0 <= value <= 1.0:
+            raise InputError(f"--share {text}: expected SCANNER=PERCENT, of {', '.join(SCANNERS)}, such as gamma=4.4.")
+        found[name] = value
+    return tuple(found.values())
 
 
 @app.command("import")

@@ -66,6 +66,17 @@ class ImageManifest:
             raise ManifestError(f"{self.path}: image {twice[0]} stands in {split} more than once.")
         return tuple(found)
 
+    def originals(self, split: str) -> tuple[ImageCase, ...]:
+        """Every image of a split that is not another's counterfactual.
+
+        Raises:
+            ManifestError: As for `cases`, or there are counterfactuals alone.
+        """
+        found = tuple(case for case in self.cases(split) if case.of is None)
+        if not found:
+            raise ManifestError(f"{self.path}: every image of {split} is the counterfactual of another (of).")
+        return found
+
     def files(self, split: str) -> list[Path]:
         """The files and folders that a split's sources name."""
         return [self.root / source[key] for source in self.sources[split] for key in SOURCES if key in source]

@@ -5,10 +5,10 @@ Letters: b rows, c channels, x, y pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -18,11 +18,12 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from medcontrast.batch import Batch
+from medcontrast.data.counterfactuals import Counterfactuals
 from medcontrast.data.image_arrays import idx_array, npz_array
 from medcontrast.data.image_manifest import ImageManifest
 from medcontrast.data.image_sources import ImageCase
 from medcontrast.data.loading import batch_loader
-from medcontrast.data.sampler import RowKey, TwoStreamSampler
+from medcontrast.data.sampler import BalancedSampler, RowKey, TwoStreamSampler
 from medcontrast.data.slices import image_slice
 from medcontrast.errors import ImageError, InputError
 from medcontrast.settings import PretrainRecipe
@@ -127,78 +128,117 @@ def to_unit(images: Tensor) -> Tensor:
 
 
 class ImageRow(TypedDict):
-    """One row of a batch before collation: `image` (c, x, y) bytes, and what is known of it."""
+    """One row of a batch before collation: `image` and `partner` (c, x, y) bytes, and what is known of it."""
 
     image: NDArray[np.uint8]
     case: str
     index: int
     target: int
     quality: int
+    partner: NotRequired[NDArray[np.uint8]]
+    attributes: NotRequired[Tensor]
 
 
 class ImageDataset(Dataset[ImageRow]):
-    """Turns a RowKey into an image; nothing random happens here.
+    """Turns a RowKey into an image; nothing random happens here but for the choice of a partner, by the key.
 
     Args:
-        images: Those of the training split.
+        images: Those of the training split; counterfactuals stand behind the images they are of.
+        partner: Place of the image that a row is paired with.
+        attributes: (n, p), a generator's numbers of each image.
     """
 
-    def __init__(self, images: Images) -> None:
-        self.images = images
+    def __init__(
+        self, images: Images, *, partner: Callable[[RowKey], int] | None = None, attributes: Tensor | None = None
+    ) -> None:
+        self.images, self.partner, self.attributes = images, partner, attributes
 
     def __getitem__(self, key: RowKey) -> ImageRow:
         case = self.images.cases[key.case_index]
-        return ImageRow(
+        row = ImageRow(
             image=self.images[key.case_index],
             case=case.name,
             index=key.row,
             target=-1 if case.target is None else case.target,
             quality=int(case.quality == "low"),
         )
+        if self.partner is not None:
+            row["partner"] = self.images[self.partner(key)]
+        if self.attributes is not None:
+            row["attributes"] = self.attributes[key.case_index]
+        return row
 
 
 def collate_images(rows: Sequence[ImageRow]) -> Batch:
     """Stacks rows in their order; images become float32 in 0..1."""
-    return Batch(
+    batch = Batch(
         image=to_unit(torch.from_numpy(np.stack([row["image"] for row in rows]))),
         case=[row["case"] for row in rows],
         index=torch.tensor([row["index"] for row in rows], dtype=torch.int64),
         target=torch.tensor([row["target"] for row in rows], dtype=torch.int64),
         quality=torch.tensor([row["quality"] for row in rows], dtype=torch.int64),
     )
+    if "partner" in rows[0]:
+        batch["partner"] = to_unit(torch.from_numpy(np.stack([row["partner"] for row in rows])))
+    if "attributes" in rows[0]:
+        batch["attributes"] = torch.stack([row["attributes"] for row in rows])
+    return batch
 
 
 def make_image_loader(
-    recipe: PretrainRecipe, manifest: ImageManifest, *, rank: int = 0, world_size: int = 1, start_step: int = 0
+    recipe: PretrainRecipe,
+    manifest: ImageManifest,
+    *,
+    attributes: Tensor | None = None,
+    balance: float = 0.0,
+    rank: int = 0,
+    world_size: int = 1,
+    start_step: int = 0,
 ) -> tuple[DataLoader[ImageRow], TwoStreamSampler]:
     """The training batches of one process, from one step on; see `volumes.make_loader`.
 
+    Counterfactuals of the training split are no rows of their own; they are partners where the recipe asks for them.
+
+    Args:
+        recipe: What is trained.
+        manifest: Of its images.
+        attributes: (n, p), a generator's numbers of each training image.
+        balance: Share of rows whose domain is drawn uniformly; above 0 rows are drawn with replacement.
+        rank: This process.
+        world_size: Processes.
+        start_step: Where a resumed run goes on.
+
     Raises:
-        InputError: Fewer images than a step has rows, or rows that cannot be shared out evenly.
+        InputError: Fewer images than a step has rows, rows that cannot be shared out evenly, or no counterfactuals.
         ImageError: An image cannot be used.
     """
     data, train = recipe.data, recipe.train
-    cases = manifest.cases("train")
+    cases = manifest.originals("train")
     if len(cases) < train.rows:
         raise InputError(
             f"{manifest.path}: {len(cases)} training images are fewer than train.rows {train.rows}; an image would "
             "stand in a step twice. Lower train.rows."
         )
-    sampler = TwoStreamSampler(
-        len(cases),
-        0,
-        train.rows,
-        0,
-        recipe.seed,
-        steps=train.steps,
-        start_step=start_step,
-        rank=rank,
-        world_size=world_size,
-        micro_batches=train.accumulate,
-    )
+    plain = {
+        "steps": train.steps,
+        "start_step": start_step,
+        "rank": rank,
+        "world_size": world_size,
+        "micro_batches": train.accumulate,
+    }
+    if balance:
+        domains = [case.domain or "" for case in cases]
+        sampler: TwoStreamSampler = BalancedSampler(domains, balance, train.rows, recipe.seed, **plain)
+    else:
+        sampler = TwoStreamSampler(len(cases), 0, train.rows, 0, recipe.seed, **plain)
+    partner = None
+    if recipe.needs_counterfactuals:
+        paired = Counterfactuals(manifest.cases("train"), seed=recipe.seed, where=f"{manifest.path}: train")
+        cases, partner = paired.cases, paired.partner
     images = Images(cases, channels=data.channels, size=data.size, keep=data.cache == "memory")
     images.preload()
-    return batch_loader(ImageDataset(images), sampler, collate_images, workers=data.workers), sampler
+    rows = ImageDataset(images, partner=partner, attributes=attributes)
+    return batch_loader(rows, sampler, collate_images, workers=data.workers), sampler
 
 
 def _pixels(case: ImageCase) -> NDArray[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -17,7 +17,11 @@ from medcontrast.errors import InputError
 from medcontrast.methods import Method, build_method
 from medcontrast.networks.build import build_network
 from medcontrast.networks.encoders2d import Encoder, build_encoder
+from medcontrast.networks.hvae import HVAE
+from medcontrast.networks.parents import Parent, Parents
 from medcontrast.settings import AnyRecipe, PretrainRecipe, Recipe
+from medcontrast.settings.generator import HVAENetworkSettings
+from medcontrast.settings.network import EncoderSettings
 from medcontrast.settings.train import OptimizerSettings, ScheduleSettings
 
 
@@ -125,6 +129,7 @@ def make_method(recipe: Recipe, manifest: Manifest) -> Method:
 
 def make_encoder_builder(recipe: PretrainRecipe) -> Callable[[], Encoder]:
     """A function that builds the recipe's encoder with fresh weights."""
+    assert isinstance(recipe.network, EncoderSettings)
     plain = recipe.network.plain()
     return partial(build_encoder, in_channels=recipe.data.channels, **plain)
 
@@ -139,6 +144,19 @@ def make_pretraining_method(recipe: PretrainRecipe) -> Method:
     """The same as `make_method` for a recipe that pre-trains an encoder."""
     torch.manual_seed(recipe.seed)
     return build_method(recipe.method, make_encoder_builder(recipe))
+
+
+def build_generator(recipe: PretrainRecipe, parents: Sequence[Parent]) -> HVAE:
+    """The recipe's generator with fresh weights, for images in 0..1 with these parents."""
+    assert isinstance(recipe.network, HVAENetworkSettings)
+    side = recipe.data.size
+    return HVAE(Parents(parents), in_channels=recipe.data.channels, sides=(side, side), **recipe.network.plain())
+
+
+def make_generator_method(recipe: PretrainRecipe, parents: Sequence[Parent]) -> Method:
+    """The same as `make_method` for a recipe that trains a generator."""
+    torch.manual_seed(recipe.seed)
+    return build_method(recipe.method, partial(build_generator, recipe, parents))
 
 
 def make_optimizer(settings: OptimizerSettings, method: nn.Module) -> Optimizer:

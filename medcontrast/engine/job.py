@@ -16,15 +16,18 @@ from medcontrast.batch import Batch, StepInfo
 from medcontrast.data.image_manifest import ImageManifest
 from medcontrast.data.images import make_image_loader
 from medcontrast.data.manifest import Manifest
+from medcontrast.data.parents import parent_rows, training_parents
 from medcontrast.data.sampler import TwoStreamSampler
 from medcontrast.data.volumes import make_loader
-from medcontrast.engine.build import make_method, make_pretraining_method
+from medcontrast.engine.build import make_generator_method, make_method, make_pretraining_method
 from medcontrast.engine.run import Run
 from medcontrast.engine.validate import Validator
-from medcontrast.errors import CheckpointError
+from medcontrast.errors import CheckpointError, InputError
 from medcontrast.methods import Method
+from medcontrast.networks.parents import Parents
 from medcontrast.networks.transfer import encoder_of, load_encoder
 from medcontrast.settings import PretrainRecipe, Recipe, pretrains
+from medcontrast.settings.generator import HVAESettings
 from medcontrast.transforms.image_views import ImageViews
 from medcontrast.transforms.views import Views
 
@@ -175,7 +178,12 @@ class Pretraining(Job):
 
     def with_views(self, batch: Batch, info: StepInfo) -> Batch:
         views = self.views(
-            batch["image"], seed=info.seed, step=info.step, rows=batch["index"], quality=batch.get("quality")
+            batch["image"],
+            seed=info.seed,
+            step=info.step,
+            rows=batch["index"],
+            quality=batch.get("quality"),
+            partner=batch.get("partner"),
         )
         return {**batch, "views": views}
 
@@ -190,10 +198,49 @@ class Pretraining(Job):
         }
 
     def sizes(self) -> dict[str, int]:
-        return {"train": len(self.manifest.cases("train"))}
+        return {"train": len(self.manifest.originals("train"))}
 
     def next_command(self, folder: Path) -> str:
         return f"medcontrast probe --ckpt {folder}"
+
+
+class Generation(Pretraining):
+    """A generator of images, learned from images and their parents.
+
+    Attributes:
+        parents: What the images depend on, with values and statistics of the training split.
+    """
+
+    def __init__(self, recipe: PretrainRecipe, manifest: ImageManifest) -> None:
+        assert isinstance(recipe.method, HVAESettings)
+        self.recipe, self.manifest, self.balance = recipe, manifest, recipe.method.balance
+        self.cases = manifest.originals("train")
+        where = f"{manifest.path}: train"
+        self.parents = training_parents(recipe.method.parents, self.cases, manifest.classes, where=where)
+        if self.balance and any(case.domain is None for case in self.cases):
+            raise InputError(f"{where}: an image has no domain to balance by; set method.balance to 0.")
+        self.method = make_generator_method(recipe, self.parents)
+
+    def loader(self, *, rank: int, world_size: int, start_step: int) -> tuple[DataLoader[Any], TwoStreamSampler]:
+        rows = parent_rows(self.parents, self.cases, self.manifest.classes)
+        return make_image_loader(
+            self.recipe,
+            self.manifest,
+            attributes=Parents(self.parents).encode(rows),
+            balance=self.balance,
+            rank=rank,
+            world_size=world_size,
+            start_step=start_step,
+        )
+
+    def with_views(self, batch: Batch, info: StepInfo) -> Batch:
+        return batch
+
+    def header(self) -> dict[str, Any]:
+        return {**super().header(), "parents": [parent._asdict() for parent in self.parents]}
+
+    def next_command(self, folder: Path) -> str:
+        return f"medcontrast counterfactuals --ckpt {folder} --manifest {folder / 'manifest.json'} -o FOLDER"
 
 
 def job_of(run: Run) -> Job:
@@ -201,6 +248,6 @@ def job_of(run: Run) -> Job:
     recipe, manifest = run.recipe, run.manifest
     if isinstance(recipe, PretrainRecipe):
         assert isinstance(manifest, ImageManifest)
-        return Pretraining(recipe, manifest)
+        return Generation(recipe, manifest) if recipe.generates else Pretraining(recipe, manifest)
     assert isinstance(manifest, Manifest)
     return Segmentation(run.folder, recipe, manifest)

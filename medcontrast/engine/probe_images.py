@@ -110,7 +110,7 @@ def hold_out(
 
 
 def _with_target(manifest: ImageManifest, split: str, notes: list[str]) -> tuple[ImageCase, ...]:
-    cases = manifest.cases(split)
+    cases = manifest.originals(split)
     known = tuple(case for case in cases if case.target is not None)
     if not known:
         raise InputError(f"{manifest.path}: none of the {len(cases)} images of {split} has a target; a probe needs it.")

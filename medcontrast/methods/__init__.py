@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from medcontrast.methods.base import MakeNetwork, Method
@@ -10,6 +11,7 @@ from medcontrast.methods.cps import CPS
 from medcontrast.methods.dino import DINO
 from medcontrast.methods.fba_legacy import FBALegacy
 from medcontrast.methods.fba_net import FBANet
+from medcontrast.methods.hvae import HVAEGenerator
 from medcontrast.methods.mc_net import MCNet
 from medcontrast.methods.mean_teacher import MeanTeacher
 from medcontrast.methods.moco import LeOCLR, MoCo
@@ -19,6 +21,8 @@ from medcontrast.methods.multi_level import MultiLevel
 from medcontrast.methods.simclr import SimCLR
 from medcontrast.methods.supervised import Supervised
 from medcontrast.methods.ua_mt import UAMT
+from medcontrast.networks.hvae import HVAE
+from medcontrast.settings.generator import HVAESettings
 from medcontrast.settings.methods import (
     BCPSettings,
     CPSSettings,
@@ -55,10 +59,13 @@ METHODS: dict[type, Any] = {
     DINOSettings: DINO,
     LeOCLRSettings: LeOCLR,
     MultiLevelSettings: MultiLevel,
+    HVAESettings: HVAEGenerator,
 }
 
 
-def build_method(settings: MethodSettings | PretrainMethodSettings, make_network: MakeNetwork | MakeEncoder) -> Method:
+def build_method(
+    settings: MethodSettings | PretrainMethodSettings, make_network: MakeNetwork | MakeEncoder | Callable[[], HVAE]
+) -> Method:
     """The method that these settings belong to.
 
     Args:

@@ -85,6 +85,8 @@ class PhotometricSettings(Settings):
 class ViewSettings(Settings):
     """One view of every row."""
 
+    source: Literal["image", "counterfactual"] = "image"
+    """What it shows: the image, or one drawn from it and its counterfactuals, the same in every view of a row."""
     crop: CropSettings = CropSettings()
     same_crop_as: str | None = None
     """Another view whose crop, mirroring and turn this one shares."""

@@ -92,6 +92,11 @@ def require_pretraining(recipe: AnyRecipe, *, where: str) -> PretrainRecipe:
             f"{where}: method {recipe.method.name} segments volumes; this needs a recipe of one of the pre-training "
             f"methods {', '.join(_method_classes(PretrainRecipe))}."
         )
+    if recipe.generates:
+        raise RecipeError(
+            f"{where}: method {recipe.method.name} makes images and leaves no encoder behind; it is for "
+            "`medcontrast counterfactuals`."
+        )
     return recipe
 
 
@@ -197,7 +202,8 @@ def _sentence(fault: Any, settings: type[BaseModel]) -> str:
     if kind == "value_error":
         return f"{place}: {fault['ctx']['error']}" if place else str(fault["ctx"]["error"])
     if kind.startswith("union_tag"):
-        key, names = ("kind", _tags(fault)) if "kind" in fault["ctx"]["discriminator"] else ("name", _method_names())
+        key = fault["ctx"]["discriminator"].strip("'")
+        names = _method_names() if place == "method" else _tags(fault)
         got = f"but got {value[key]!r}" if isinstance(value, dict) and key in value else "but there is none"
         return f"{place}.{key}: expected one of {names}, {got}"
     if place == "method" and kind == "dict_type":
@@ -220,7 +226,7 @@ def _place(location: Iterable[int | str]) -> str:
 def _without_tags(location: Iterable[int | str]) -> list[int | str]:
     # pydantic puts the chosen member of a union between the key and its subkeys
     parts = list(location)
-    if len(parts) > 1 and parts[0] == "method":
+    if len(parts) > 1 and (parts[0] == "method" or (parts[0] == "network" and parts[1] in _network_names())):
         del parts[1]
     for place, part in enumerate(parts[:-1]):
         if part == "degrade":
@@ -272,6 +278,11 @@ def _literals(model: type[BaseModel]) -> set[Any]:
 def _method_classes(recipe: type[AnyRecipe]) -> dict[str, type[BaseModel]]:
     classes = _settings_classes(recipe.model_fields["method"].annotation)
     return {str(name): each for each in classes for name in _literals(each)}
+
+
+def _network_names() -> set[Any]:
+    classes = _settings_classes(PretrainRecipe.model_fields["network"].annotation)
+    return {name for each in classes for name in _literals(each)}
 
 
 def _method_names() -> str:

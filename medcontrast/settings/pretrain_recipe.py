@@ -1,15 +1,20 @@
-"""The recipe of a pre-training run: images in, a trained encoder out."""
+"""The recipe of a run on images: pre-training leaves a trained encoder behind, method hvae a generator."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from medcontrast.settings.base import Settings
+from medcontrast.settings.generator import HVAENetworkSettings
 from medcontrast.settings.images import ImageAugmentSettings, ImageDataSettings
 from medcontrast.settings.network import EncoderSettings
 from medcontrast.settings.pretraining import PretrainMethodSettings
 from medcontrast.settings.recipe import AboutSettings
 from medcontrast.settings.train import PretrainSettings
+
+ImageNetworkSettings = Annotated[EncoderSettings | HVAENetworkSettings, Field(discriminator="name")]
 
 
 class PretrainRecipe(Settings):
@@ -18,17 +23,38 @@ class PretrainRecipe(Settings):
     about: AboutSettings
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     data: ImageDataSettings
-    augment: ImageAugmentSettings
-    network: EncoderSettings
+    augment: ImageAugmentSettings = ImageAugmentSettings(views={})
+    network: ImageNetworkSettings
     method: PretrainMethodSettings
     train: PretrainSettings
 
     @model_validator(mode="after")
     def _parts_fit(self) -> PretrainRecipe:
-        faults = [*_view_faults(self), *_row_faults(self), *_transformer_faults(self)]
+        faults = [*_network_faults(self), *_view_faults(self), *_row_faults(self), *_transformer_faults(self)]
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    @property
+    def generates(self) -> bool:
+        """Whether it trains a generator of images, and no encoder."""
+        return self.method.name == "hvae"
+
+    @property
+    def needs_counterfactuals(self) -> bool:
+        """Whether a view shows counterfactuals, which the manifest must then have."""
+        return any(view.source == "counterfactual" for view in self.augment.views.values())
+
+
+def _network_faults(recipe: PretrainRecipe) -> list[str]:
+    network, size = recipe.network, recipe.data.size
+    if recipe.generates is not isinstance(network, HVAENetworkSettings):
+        wanted = "hvae" if recipe.generates else "an encoder such as resnet20"
+        return [f"method {recipe.method.name} trains {wanted}, but network.name is {network.name}"]
+    if isinstance(network, HVAENetworkSettings) and size % network.divisor:
+        levels = len(network.filters)
+        return [f"data.size {size} must be a multiple of {network.divisor} for a network of {levels} levels"]
+    return []
 
 
 def _view_faults(recipe: PretrainRecipe) -> list[str]:

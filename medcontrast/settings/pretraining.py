@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from medcontrast.settings.base import Settings
+from medcontrast.settings.generator import HVAESettings
 from medcontrast.settings.multi_level import MultiLevelSettings
 
 Decay = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -116,6 +117,6 @@ class DINOSettings(Settings):
 
 
 PretrainMethodSettings = Annotated[
-    SimCLRSettings | MoCoSettings | MoCoV3Settings | DINOSettings | LeOCLRSettings | MultiLevelSettings,
+    SimCLRSettings | MoCoSettings | MoCoV3Settings | DINOSettings | LeOCLRSettings | MultiLevelSettings | HVAESettings,
     Field(discriminator="name"),
 ]

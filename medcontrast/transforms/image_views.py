@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medcontrast.errors import InputError
 from medcontrast.settings.images import CropSettings, ImageAugmentSettings, ViewSettings
 from medcontrast.transforms.degrade import degrade
 from medcontrast.transforms.draws import row_generator
@@ -38,6 +39,7 @@ class ImageViews:
         step: int,
         rows: Tensor | Sequence[int],
         quality: Tensor | None = None,
+        partner: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Draws and applies.
 
@@ -47,16 +49,23 @@ class ImageViews:
             step: Optimiser step.
             rows: (b,) global row numbers.
             quality: (b,) int64; rows of 1 are of low quality as they are and are not degraded.
+            partner: As `image`, for views whose source is counterfactual.
 
         Returns:
             (b, c, s, s) by the name of the view.
+
+        Raises:
+            InputError: A view needs partners and there are none.
         """
         numbers = [int(row) for row in rows]
         draws = {"seed": seed, "step": step}
         views = {}
         with torch.autocast(image.device.type, enabled=False):
             for name, view in self.settings.views.items():
-                source = self._degraded(image, view, quality, numbers, name, draws)
+                shown = image if view.source == "image" else partner
+                if shown is None:
+                    raise InputError(f"view {name} shows counterfactuals, but the batch has no partner images.")
+                source = self._degraded(shown, view, quality, numbers, name, draws)
                 drawn_by = view.same_crop_as or name
                 boxes = _boxes(self.settings.views[drawn_by], image.shape[2:], numbers, drawn_by, **draws)
                 size = view.size or image.shape[-1]

@@ -5,6 +5,7 @@ A counterfactual is known here: the same clean image, rendered by another scanne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -69,18 +70,31 @@ def render_by_scanner(image: NDArray[Any], scanner: str, *, seed: int, number: i
     return rendered
 
 
-def draw_scanners(count: int, *, seed: int) -> list[str]:
-    """A scanner for each of `count` images by SHARES: exact numbers (largest remainders), in an order drawn by `seed`.
+def draw_scanners(count: int, *, seed: int, shares: Sequence[float] = SHARES) -> list[str]:
+    """A scanner for each of `count` images: exact numbers (largest remainders), in an order drawn by `seed`.
 
-    The rarest scanner is never left out where there are as many images as scanners.
+    A scanner with a share is never left out where there are as many images as scanners.
+
+    Args:
+        count: Images.
+        seed: Of the order.
+        shares: How often each of SCANNERS stands, in any unit.
+
+    Raises:
+        InputError: Another number of shares, a negative one, or none above 0.
     """
-    wanted = np.array(SHARES) / sum(SHARES) * count
+    if len(shares) != len(SCANNERS) or min(shares) < 0.0 or not 0.0 < sum(shares) < np.inf:
+        raise InputError(
+            f"shares of scanners are {len(SCANNERS)} numbers of 0 or more, for {', '.join(SCANNERS)}, and not all 0; "
+            f"but got {list(shares)}."
+        )
+    wanted = np.array(shares) / sum(shares) * count
     counts = np.floor(wanted).astype(int)
     for place in np.argsort(counts - wanted, kind="stable")[: count - counts.sum()]:
         counts[place] += 1
     if count >= len(SCANNERS):
-        missing = counts == 0
-        counts[0] -= missing.sum()
+        missing = (counts == 0) & (wanted > 0.0)
+        counts[counts.argmax()] -= missing.sum()
         counts[missing] = 1
     names = [name for name, number in zip(SCANNERS, counts, strict=True) for _ in range(number)]
     order = row_generator(seed, 0, 0, "scanner order").permutation(count)

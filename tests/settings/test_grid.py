@@ -75,7 +75,10 @@ def test_every_shipped_cell_has_its_recipe_with_equal_steps_and_rows(path, tmp_p
     if isinstance(grid, ProbeGridSettings):
         encoders = ProbeBenchmark(path, tmp_path, tmp_path, grid)
         found = [encoders.recipe(cell) for cell in encoders.cells()]
-        assert len({(recipe.train.steps, recipe.train.rows, recipe.data, recipe.network) for recipe in found}) == 1
+        # manifests may differ in the counterfactuals that they add
+        data = {recipe.data.model_copy(update={"manifest": ""}) for recipe in found}
+        assert len(data) == 1
+        assert len({(recipe.train.steps, recipe.train.rows, recipe.network) for recipe in found}) == 1
         return
     recipes = [SegmentationBenchmark(path, tmp_path, tmp_path, grid).recipe(cell) for cell in cells(grid)]
     assert len({(recipe.train.steps, recipe.train.labeled_rows, recipe.data.patch) for recipe in recipes}) == 1

@@ -94,3 +94,12 @@ def test_what_a_scanner_refuses():
         render_by_scanner(np.array([[0.0, 255.0]]), "plain", seed=0, number=0)
     with pytest.raises(InputError, match=r"takes an image in 0..1, but this one goes from nan"):
         render_by_scanner(np.array([[np.nan, 0.5]]), "plain", seed=0, number=0)
+
+
+def test_shares_can_be_given_in_any_unit_and_a_scanner_without_one_stays_out():
+    assert Counter(draw_scanners(40, seed=0, shares=(50, 50, 0, 0, 0))) == {"plain": 20, "gamma": 20}
+    assert Counter(draw_scanners(40, seed=0, shares=(0, 0, 1, 0, 0))) == {"contrast": 40}
+    assert Counter(draw_scanners(40, seed=0, shares=(0.001, 0, 1, 0, 0))) == {"contrast": 39, "plain": 1}
+    for wrong in ((1, 2), (0, 0, 0, 0, 0), (1, -1, 1, 1, 1), (1, 1, 1, 1, math.inf)):
+        with pytest.raises(InputError, match="shares of scanners are 5 numbers of 0 or more"):
+            draw_scanners(40, seed=0, shares=wrong)

@@ -1,0 +1,181 @@
+"""Scores of a generator: a predictor of the parents, learned from real images, looks at its counterfactuals.
+
+Letters: b rows, p numbers of the parents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medcontrast import schedules
+from medcontrast.data.image_manifest import ImageManifest
+from medcontrast.data.images import Images
+from medcontrast.data.sampler import BalancedSampler
+from medcontrast.engine.counterfactuals import ROWS
+from medcontrast.engine.generator import Action, Generator
+from medcontrast.engine.probe_embed import evaluating
+from medcontrast.errors import InputError, NonFiniteLossError
+from medcontrast.metrics.counterfactual import MeanDifference, category_effect, number_effect
+from medcontrast.networks.encoders2d import build_encoder
+from medcontrast.networks.parents import Parent
+
+PREDICTOR_ROWS = 64
+_LR, _WEIGHT_DECAY, _BALANCE = 0.002, 0.01, 0.5
+
+
+class Predictor(nn.Module):
+    """The parents of an image, as a generator's numbers: logits of categories, standardised numbers."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.encoder = build_encoder("resnet20", in_channels=channels)
+        self.head = nn.Linear(self.encoder.feature_channels, width)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(b, p) of images (b, c, x, y) in 0..1."""
+        found: Tensor = self.head(self.encoder((image - 0.5) / 0.25))
+        return found
+
+
+def train_predictor(
+    generator: Generator,
+    manifest: ImageManifest,
+    *,
+    steps: int,
+    seed: int,
+    tell: Callable[[str], None] = lambda sentence: None,
+) -> Predictor:
+    """A ResNet-20 that learns every parent from the training images; half of its rows are drawn uniform over domains.
+
+    Raises:
+        InputError: An image lacks a parent.
+        NonFiniteLossError: The loss became NaN or infinite.
+    """
+    cases = manifest.originals("train")
+    numbers = generator.numbers(cases, manifest.classes, where=f"{manifest.path}: train")
+    data, device = generator.recipe.data, generator.device
+    images = Images(cases, channels=data.channels, size=data.size)
+    torch.manual_seed(seed)
+    predictor = Predictor(data.channels, numbers.shape[1]).to(device).train()
+    optimizer = torch.optim.AdamW(predictor.parameters(), lr=_LR, weight_decay=_WEIGHT_DECAY)
+    domains = [case.domain or "" for case in cases]
+    sampler = BalancedSampler(domains, _BALANCE, PREDICTOR_ROWS, seed, steps=steps)
+    for step, keys in enumerate(sampler):
+        rate = schedules.cosine(step, steps) * schedules.warm_up(step, steps // 10)
+        for group in optimizer.param_groups:
+            group["lr"] = _LR * rate
+        places = [key.case_index for key in keys]
+        loss = parents_loss(predictor(images.load(places).to(device)), numbers[places].to(device), generator)
+        if not bool(torch.isfinite(loss)):
+            raise NonFiniteLossError(f"The predictor of the parents: its loss is not finite at step {step}.")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if (step + 1) % 100 == 0:
+            tell(f"predictor, step {step + 1} of {steps}: loss {float(loss.detach()):.3f}")
+    return predictor
+
+
+def parents_loss(found: Tensor, numbers: Tensor, generator: Generator) -> Tensor:
+    """Cross-entropy of categories and squared error of standardised numbers (b, p), added up."""
+    terms = []
+    for parent in generator.parents:
+        columns = generator.network.parents.columns(parent.name)
+        one, wanted = found[:, columns].float(), numbers[:, columns]
+        if parent.values is None:
+            terms.append(functional.mse_loss(one, wanted))
+        else:
+            terms.append(functional.cross_entropy(one, wanted.argmax(1)))
+    return torch.stack(terms).sum()
+
+
+def score_generator(
+    generator: Generator,
+    predictor: Predictor,
+    manifest: ImageManifest,
+    split: str,
+    wanted: Sequence[Action],
+    *,
+    tell: Callable[[str], None] = lambda name: None,
+) -> dict[str, Any]:
+    """Effectiveness, composition and reversibility on one split.
+
+    Args:
+        generator: Makes counterfactuals.
+        predictor: From `train_predictor`.
+        manifest: Of the images.
+        split: Scored.
+        wanted: Interventions; those that leave an image as it is do not count.
+        tell: Called with the first image's name of every pass.
+
+    Returns:
+        `images`, `counterfactuals`; `effectiveness` and, as what the predictor reaches on real images, `on_images`, by
+        parent; `composition`, `reversibility` and `reconstruction` as mean absolute differences in 0..1.
+
+    Raises:
+        InputError: An image lacks a parent, or the interventions change no image.
+
+    Paper: Monteiro 2023, section 3; De Sousa Ribeiro 2023, section 5.
+    """
+    cases = manifest.originals(split)
+    numbers = generator.numbers(cases, manifest.classes, where=f"{manifest.path}: {split}")
+    images = Images(cases, channels=generator.recipe.data.channels, size=generator.recipe.data.size)
+    composition, reversibility, reconstruction = MeanDifference(), MeanDifference(), MeanDifference()
+    real: list[tuple[Tensor, Tensor]] = []
+    made: list[tuple[Tensor, Tensor]] = []
+    with evaluating(predictor):
+        for start in range(0, len(cases), ROWS):
+            places = range(start, min(start + ROWS, len(cases)))
+            tell(cases[start].name)
+            image, own = images.load(places), numbers[start : places.stop]
+            real.append((_predicted(predictor, image, generator), own))
+            composition.add(image.numpy(), generator.counterfactual(image, own, own).numpy())
+            reconstruction.add(image.numpy(), generator.reconstruction(image, own).numpy())
+            for action in wanted:
+                changed = action.on_numbers(generator, own)
+                rows = (changed != own).any(dim=1).nonzero()[:, 0]
+                if len(rows):
+                    there = generator.counterfactual(image[rows], own[rows], changed[rows])
+                    made.append((_predicted(predictor, there, generator), changed[rows]))
+                    back = generator.counterfactual(there, changed[rows], own[rows])
+                    reversibility.add(image[rows].numpy(), back.numpy())
+    if not made:
+        raise InputError(f"{manifest.path}: the intervention leaves every image of {split} as it is.")
+    return {
+        "images": len(cases),
+        "counterfactuals": sum(len(found) for found, _ in made),
+        "effectiveness": _effects(made, generator),
+        "on_images": _effects(real, generator),
+        "composition": composition.mean,
+        "reversibility": reversibility.mean,
+        "reconstruction": reconstruction.mean,
+    }
+
+
+def _predicted(predictor: Predictor, image: Tensor, generator: Generator) -> Tensor:
+    found: Tensor = predictor(image.to(generator.device)).float().cpu()
+    return found
+
+
+def _effects(pairs: Sequence[tuple[Tensor, Tensor]], generator: Generator) -> dict[str, Any]:
+    """Of every parent: balanced accuracy and its shares, or the mean absolute error in the parent's unit."""
+    found, wanted = (torch.cat(list(part)).double().numpy() for part in zip(*pairs, strict=True))
+    return {parent.name: _effect(parent, found, wanted, generator) for parent in generator.parents}
+
+
+def _effect(
+    parent: Parent, found: NDArray[np.float64], wanted: NDArray[np.float64], generator: Generator
+) -> dict[str, Any]:
+    columns = generator.network.parents.columns(parent.name)
+    one, intended = found[:, columns], wanted[:, columns]
+    if parent.values is not None:
+        return asdict(category_effect(one.argmax(1), intended.argmax(1), parent.values))
+    return {"mean_absolute_error": parent.std * number_effect(one[:, 0], intended[:, 0])}

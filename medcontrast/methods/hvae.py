@@ -1,0 +1,51 @@
+"""The generator's method: one step of the conditional hierarchical VAE on images and their parents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from medcontrast import schedules
+from medcontrast.batch import Batch, StepInfo
+from medcontrast.errors import InputError
+from medcontrast.losses.elbo import discretised_log_likelihood, free_energy, gaussian_kl
+from medcontrast.methods.base import TeacherMethod
+from medcontrast.networks.hvae import HVAE
+from medcontrast.settings.generator import HVAESettings
+
+
+class HVAEGenerator(TeacherMethod):
+    """Free energy of images under their own parents; the averaged weights make the counterfactuals.
+
+    Paper: De Sousa Ribeiro 2023, section 4; Roschewitz 2025, section 3.
+    Deviation: latents are drawn from the global generator, which the loop seeds for every micro-batch and process: two
+        processes draw others than one. beta may warm up and latent channels may have free bits; off by default, as in
+        the public recipes.
+    """
+
+    student: HVAE
+
+    def __init__(self, settings: HVAESettings, make_network: Callable[[], HVAE]) -> None:
+        super().__init__(make_network, settings.ema_decay)
+        self.settings = settings
+
+    def losses(self, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
+        """`loss`, and its parts in nats per pixel and channel.
+
+        Raises:
+            InputError: A batch without attributes.
+        """
+        if "attributes" not in batch:
+            raise InputError("method hvae needs the attributes of every image, but the batch has none.")
+        settings = self.settings
+        found = self.student(batch["image"], batch["attributes"])
+        likelihood = discretised_log_likelihood(found.target, found.mean, found.scale, form=settings.likelihood)
+        kl = [gaussian_kl(each.mean, each.scale, each.prior_mean, each.prior_scale) for each in found.latents]
+        beta = settings.beta * schedules.warm_up(info.step, settings.beta_warm_up_steps)
+        energy = free_energy(likelihood, kl, beta=beta, free_nats=settings.free_nats)
+        return {
+            "loss": energy.loss,
+            "negative_log_likelihood": energy.negative_log_likelihood,
+            "kl": energy.kl,
+        }

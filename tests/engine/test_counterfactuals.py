@@ -1,0 +1,284 @@
+"""Tests of counterfactuals from manifest to manifest: by hand, property, golden run, whole (commands, sentences)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medcontrast.batch import StepInfo
+from medcontrast.checkpoint import load_weights
+from medcontrast.data.image_manifest import load_image_manifest
+from medcontrast.data.images import Images
+from medcontrast.engine.build import build_generator
+from medcontrast.engine.counterfactual_metrics import parents_loss, score_generator
+from medcontrast.engine.generator import Action, Generator, actions, load_generator
+from medcontrast.engine.job import job_of
+from medcontrast.errors import InputError
+from medcontrast.networks.parents import Parent
+from medcontrast.settings import load_recipe, recipe_from_tree
+
+CPU = torch.device("cpu")
+PARENTS = (Parent("domain", ("A", "B")), Parent("age", mean=2.0, std=0.5), Parent("target", ("plain", "striped")))
+
+
+def generator_tree(**train):
+    return {
+        "about": {"command": "medcontrast train tiny.yaml", "needs": "nothing", "gives": "little", "cost": "seconds"},
+        "seed": 3,
+        "data": {"manifest": "data/manifest.json", "size": 16, "channels": 1},
+        "network": {"name": "hvae", "filters": [4, 4, 8], "latent_channels": [0, 2, 4]}
+        | {f"{part}_blocks": [1, 1, 1] for part in ("encoder", "decoder")},
+        "method": {"name": "hvae", "parents": {"domain": "category", "age": "number", "target": "category"}},
+        "train": {
+            "steps": 6,
+            "rows": 4,
+            "optimizer": {"lr": 0.01},
+            "clip_norm": 350.0,
+            "precision": "32-true",
+            "log_every": 1,
+            **train,
+        },
+    }
+
+
+@pytest.fixture
+def data(tiny, tmp_path):
+    """Images of domains A and B with an age, `data/manifest.json`."""
+    path = tiny.write_images(tmp_path / "data", train=8, validation=4, test=4)
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    for split in ("train", "validation", "test"):
+        for number, entry in enumerate(tree[split]):
+            entry["attributes"] = {"age": 1.0 + number / 2}
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def run_of(tiny, tmp_path, data):
+    def make(name="run", tree=None):
+        path = tiny.write_recipe(tmp_path / f"{name}.yaml", generator_tree() if tree is None else tree)
+        return tiny.create_run(tmp_path / name, load_recipe(path), path)
+
+    return make
+
+
+def make_generator(seed=0):
+    """A generator whose counterfactuals differ from the image, with no file behind it."""
+    recipe = recipe_from_tree(generator_tree(), where="test")
+    torch.manual_seed(seed)
+    network = build_generator(recipe, PARENTS).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if (parameter == 0).all():
+                parameter.copy_(0.2 * torch.randn_like(parameter))
+    return Generator(network, recipe, file=Path("gen/last.safetensors"), step=5, device=CPU)
+
+
+# --- training
+
+
+def test_three_steps_and_a_resume_are_six_bit_for_bit(tiny, run_of):
+    whole, parts = run_of("whole"), run_of("parts")
+    tiny.train(whole)
+    tiny.train(parts, steps=3)
+    tiny.train(tiny.open_run(parts.folder), resume=True)
+    assert tiny.read_log(parts) == tiny.read_log(whole)
+    left, right = (load_weights(run.folder / "last.safetensors")[0] for run in (whole, parts))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_the_checkpoint_holds_the_averaged_network_and_its_parents(tiny, run_of):
+    run = run_of()
+    trainer = tiny.train(run)
+    found = load_generator(run.folder, CPU)
+    assert found.step == 6 and not found.network.training
+    domain, age, target = found.parents
+    assert (domain.values, target.values) == (("A", "B"), ("plain", "striped"))
+    assert (age.mean, age.std) == (pytest.approx(2.75), pytest.approx(np.std(np.arange(8) / 2)))
+    for name, tensor in trainer.method.teacher.state_dict().items():
+        assert torch.equal(tensor, found.network.state_dict()[name]), name
+    assert any(
+        not torch.equal(tensor, found.network.state_dict()[name])
+        for name, tensor in trainer.method.student.state_dict().items()
+    )
+
+
+def test_a_batch_has_the_parents_of_its_images(run_of):
+    job = job_of(run_of())
+    loader, _ = job.loader(rank=0, world_size=1, start_step=0)
+    ages = {case.name: case.attributes["age"] for case in job.manifest.cases("train")}
+    for batch in loader:
+        expected = [(ages[name] - 2.75) / job.parents[1].std for name in batch["case"]]
+        assert batch["attributes"][:, 2].tolist() == pytest.approx(expected)
+        assert "views" not in job.with_views(batch, StepInfo(0, 6))
+
+
+# --- interventions
+
+
+def test_actions_by_hand():
+    generator = make_generator()
+    uniform = actions(generator, ["uniform"], {})
+    assert [action.values for action in uniform] == [{"domain": "A"}, {"domain": "B"}]
+    assert [action.values for action in actions(generator, ["B"], {"age": "3"})] == [{"age": 3.0, "domain": "B"}]
+    (only,) = actions(generator, [], {"age": "3", "target": "striped"})
+    numbers = torch.tensor([[1.0, 0.0, 0.3, 1.0, 0.0]])
+    assert only.on_numbers(generator, numbers).tolist() == [[1.0, 0.0, 2.0, 0.0, 1.0]]
+    assert numbers[0, 3] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("domains", "values", "sentence"),
+    [
+        (["C"], {}, "domain C: the generator knows A, B"),
+        ([], {"height": "1"}, "has no parent 'height'; its parents are domain, age, target"),
+        ([], {"age": "old"}, "age old: the generator takes a number"),
+        ([], {"age": "inf"}, "age inf: the generator takes a number"),
+        ([], {"domain": "A"}, "the domain is given by --domain"),
+        ([], {}, "an intervention needs a domain or another parent"),
+    ],
+)
+def test_actions_that_are_refused(domains, values, sentence):
+    with pytest.raises(InputError, match=sentence):
+        actions(make_generator(), domains, values)
+
+
+def test_scores_by_a_predictor_that_reads_the_image_by_hand(data):
+    generator, manifest = make_generator(), load_image_manifest(data)
+    cases = manifest.cases("test")
+    images = Images(cases, channels=1, size=16).load(range(len(cases)))
+    own = generator.numbers(cases, manifest.classes, where="it")
+    wanted = actions(generator, ["uniform"], {})
+
+    class Constant(torch.nn.Module):
+        """Says: domain A, age 2, striped."""
+
+        def forward(self, image):
+            return torch.tensor([[1.0, 0.0, 0.0, 0.0, 1.0]]).expand(len(image), -1)
+
+    found = score_generator(generator, Constant(), manifest, "test", wanted)
+    assert (found["images"], found["counterfactuals"]) == (4, 4)
+    assert found["effectiveness"]["domain"] == {"balanced_accuracy": 0.5, "by_value": {"A": 1.0, "B": 0.0}}
+    ages = np.array([case.attributes["age"] for case in cases])
+    assert found["on_images"]["age"]["mean_absolute_error"] == pytest.approx(np.abs(ages - 2.0).mean(), rel=1e-5)
+    other = own.clone()
+    other[:, :2] = 1 - own[:, :2]
+    there = generator.counterfactual(images, own, other)
+    back = generator.counterfactual(there, other, own)
+    assert (there - images).abs().mean() > 1e-3
+    assert found["reversibility"] == pytest.approx(float((back - images).abs().double().mean()), rel=1e-5)
+    assert found["composition"] < 1e-6  # a fixed scale copies the residual
+    mean = generator.reconstruction(images, own)
+    assert found["reconstruction"] == pytest.approx(float((mean - images).abs().double().mean()), rel=1e-5)
+    with pytest.raises(InputError, match="leaves every image of test as it is"):
+        score_generator(generator, Constant(), manifest, "test", [])
+
+
+def test_the_predictors_loss_by_hand():
+    generator = make_generator()
+    found = torch.tensor([[2.0, 0.0, 0.5, 0.0, 0.0]])
+    loss = parents_loss(found, torch.tensor([[1.0, 0.0, 1.0, 0.0, 1.0]]), generator)
+    assert float(loss) == pytest.approx(np.log1p(np.exp(-2.0)) + 0.25 + np.log(2.0), rel=1e-6)
+
+
+# --- the command
+
+
+def test_counterfactuals_and_scores_by_the_command(cli, tiny, run_of, data, tmp_path):
+    run = run_of()
+    tiny.train(run)
+    out = tmp_path / "out"
+    words = ("counterfactuals", "--ckpt", run.folder, "--manifest", data, "--device", "cpu")
+    done = cli(*words, "-o", out, "--metrics", "test", "--predictor-steps", 2)
+    assert done.code == 0, done.err
+    assert f"{out / 'manifest.json'}: 8 training images, counterfactuals: 4 A, 4 B." in done.out
+    scores = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert (scores["images"], scores["counterfactuals"], scores["step"]) == (4, 4, 6)
+    accuracy = scores["effectiveness"]["domain"]["balanced_accuracy"]
+    assert f"effectiveness, domain: balanced_accuracy {accuracy:.4f}" in done.out
+    assert f"reversibility: mean absolute difference {scores['reversibility']:.5f} of 1" in done.out
+
+    written, before = load_image_manifest(out / "manifest.json"), load_image_manifest(data)
+    assert written.originals("train") == before.cases("train")
+    assert written.cases("test") == before.cases("test")
+    originals = {case.name: case for case in before.cases("train")}
+    generator = load_generator(run.folder, CPU)
+    others = [case for case in written.cases("train") if case.of is not None]
+    assert sorted(case.of for case in others) == sorted(originals)
+    for case in others:
+        original = originals[case.of]
+        assert {case.domain, original.domain} == {"A", "B"}
+        assert (case.target, case.attributes) == (original.target, original.attributes)
+        image = Images([original], channels=1, size=16).load([0])
+        own = generator.numbers([original], before.classes, where="it")
+        expected = generator.counterfactual(image, own, Action({"domain": case.domain}).on_numbers(generator, own))
+        made = Images([case], channels=1, size=16).load([0])
+        assert float((made - expected).abs().max()) <= 0.5 / 255 + 1e-6
+
+    done = cli(*words, "-o", tmp_path / "old", "--set", "age=4", "--set", "target=striped")
+    assert done.code == 0, done.err
+    aged = [case for case in load_image_manifest(tmp_path / "old/manifest.json").cases("train") if case.of]
+    assert {(case.attributes["age"], case.target) for case in aged} == {(4.0, 1)}
+    assert all(case.domain == originals[case.of].domain for case in aged)
+
+
+def test_what_the_command_refuses(cli, tiny, run_of, data, tmp_path):
+    run, out = run_of(), tmp_path / "out"
+    tiny.train(run, steps=1)
+    encoder = tiny.write_recipe(tmp_path / "encoder.yaml", tiny.pretrain_tree(steps=1))
+    other = tiny.create_run(tmp_path / "encoder", load_recipe(encoder), encoder)
+    tiny.train(other)
+    tree = json.loads(data.read_text(encoding="utf-8"))
+    ageless = {**tree, "train": [{k: v for k, v in entry.items() if k != "attributes"} for entry in tree["train"]]}
+    (data.parent / "ageless.json").write_text(json.dumps(ageless), encoding="utf-8")
+    strange = {**tree, "train": [{**entry, "domain": "C"} for entry in tree["train"]]}
+    (data.parent / "strange.json").write_text(json.dumps(strange), encoding="utf-8")
+
+    def refused(sentence, *words, ckpt=run.folder, manifest=data):
+        found = cli("counterfactuals", "--ckpt", ckpt, "--manifest", manifest, "-o", out, "--device", "cpu", *words)
+        assert found.code == 2, found.out
+        assert sentence in found.err and "Traceback" not in found.err, found.err
+
+    refused("was trained by method simclr, which makes no images; counterfactuals need a run of", ckpt=other.folder)
+    refused("image train/00.png: attribute age is missing", manifest=data.parent / "ageless.json")
+    refused("image train/00.png: attribute domain is 'C', but the", manifest=data.parent / "strange.json")
+    refused("domain C: the generator knows A, B.", "--domain", "C")
+    refused("--set age: expected PARENT=VALUE, each parent once", "--set", "age")
+    refused("--metrics train: a generator is scored on validation or test.", "--metrics", "train")
+    assert not list(out.glob("*.npz"))
+    probed = cli("probe", "--ckpt", run.folder)
+    assert probed.code == 2
+    assert "method hvae makes images and leaves no encoder behind" in probed.err
+
+
+def test_recipes_that_do_not_fit(cli, tiny, data, tmp_path):
+    def faults(change):
+        tree = generator_tree()
+        change(tree)
+        found = cli("check", tiny.write_recipe(tmp_path / "faulty.yaml", tree))
+        assert found.code == 2
+        return found.err
+
+    wrong = faults(lambda tree: tree["network"].update(name="hvea"))
+    assert "network.name: expected one of" in wrong and "'hvae'" in wrong and "but got 'hvea'" in wrong
+    assert "network.filter: unknown key; did you mean 'filters'?" in faults(
+        lambda tree: tree["network"].update(filter=[4])
+    )
+    assert "latent_channels is 0 at every level" in faults(lambda tree: tree["network"].update(latent_channels=[0] * 3))
+    assert "need one number for each of at least 2 levels" in faults(lambda tree: tree["network"].update(filters=[4]))
+    assert "data.size 15 must be a multiple of 2 for a network of 3 levels" in faults(
+        lambda tree: tree["data"].update(size=15)
+    )
+    assert "method hvae trains hvae, but network.name is resnet20" in faults(
+        lambda tree: tree.update(network={"name": "resnet20"})
+    )
+    assert "method simclr trains an encoder such as resnet20, but network.name is hvae" in faults(
+        lambda tree: tree.update(method={"name": "simclr"}, augment={"views": {"first": {}, "second": {}}})
+    )
+    assert "parents.domain is a category, not a number" in faults(
+        lambda tree: tree["method"].update(parents={"domain": "number"})
+    )

@@ -119,5 +119,5 @@ def test_a_record_is_written_and_stands_in_the_table(
     assert written["versions"]["torch"] == torch.__version__ and written["written"]
     text = readme.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("<!-- end -->\nafter\n") and "old" not in text
-    assert "| this | 0.5000 | that | 3.0000 | 6.0 | " in text and "1 thread(s) |" in text
+    assert "| this | 0.5000 | that | 3.0000 | 6.0 | " in text and "1 thread(s), load " in text
     assert "| CT | 1.23 |  | 8 |" in text

@@ -58,7 +58,9 @@ def equal(left, right):
 
 def test_every_teacher_method_is_tested_here():
     found = [
-        each.model_fields["name"].annotation.__args__[0] for each in METHODS if issubclass(METHODS[each], TeacherMethod)
+        each.model_fields["name"].annotation.__args__[0]
+        for each in METHODS
+        if issubclass(METHODS[each], TeacherMethod) and "segmentation" in each.model_fields
     ]
     assert sorted(found) == sorted(TEACHERS)
 

@@ -119,10 +119,10 @@ def test_settings_and_builder_agree(name, norm):
 
 
 def test_errors():
-    sentence = "There is no encoder 'ViT'; the encoders are resnet20, resnet18, resnet34, resnet50."
+    sentence = "There is no encoder 'swin'; the encoders are resnet20, resnet18, resnet34, resnet50, vit."
     with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
-        build_encoder("ViT", in_channels=1)
-    with pytest.raises(InputError, match=r"resnet50\. Did you mean 'resnet50'\?$"):
+        build_encoder("swin", in_channels=1)
+    with pytest.raises(InputError, match=r"vit\. Did you mean 'resnet50'\?$"):
         build_encoder("RESNET-50", in_channels=1)
     with pytest.raises(InputError, match="norm of an encoder is"):
         make_norm("layer", 4)

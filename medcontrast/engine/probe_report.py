@@ -59,11 +59,13 @@ def markdown(rows: Sequence[ProbeRow]) -> str:
 
 
 def terminal_table(rows: Sequence[ProbeRow]) -> Table:
-    """The first table of the page."""
-    columns = [*FIGURES, *spreads(rows)]
-    table = Table(*_KEY, *map(_title, columns))
+    """The page in short, for a terminal of 80 columns: accuracy with its interval, other figures by their means."""
+    means = ["balanced_accuracy", "roc_auc", *(name for name in spreads(rows) if name.endswith("gap accuracy"))]
+    table = Table(*_KEY[:3], "accuracy", *map(_title, means))
     for row in rows:
-        table.add_row(*_key(row), *(_cell(row.values.get(name)) for name in columns))
+        values = [row.values.get(name) for name in means]
+        shown = ["" if value is None else f"{value.mean:.3f}" for value in values]
+        table.add_row(*_key(row)[:3], _cell(row.values.get("accuracy")), *shown)
     return table
 
 

@@ -17,8 +17,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from medcontrast.errors import CheckpointError
+from medcontrast.errors import CheckpointError, InputError
 from medcontrast.files import write_atomically
+from medcontrast.settings import AnyRecipe, recipe_from_tree
 
 FORMAT = "medcontrast"
 VERSION = 1
@@ -74,6 +75,23 @@ def read_header(path: Path) -> dict[str, Any]:
     if _is_zip(path):
         return _inference_part(load_resume(path), path)[1]
     return _header(_open_safetensors(path).metadata(), path)
+
+
+def header_recipe(header: dict[str, Any], path: Path) -> AnyRecipe:
+    """The recipe that a checkpoint's header holds.
+
+    Raises:
+        CheckpointError: It is of another version.
+    """
+    try:
+        return recipe_from_tree(header["recipe"], where=str(path))
+    except InputError as error:
+        raise unusable_header(path, error) from None
+
+
+def unusable_header(path: Path, error: Exception) -> CheckpointError:
+    """What a header gets that this version cannot read."""
+    return CheckpointError(f"{path}: this version of medcontrast cannot use its header: {error}")
 
 
 def save_resume(path: Path, state: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ Letters: n images, c channels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medcontrast.data.image_manifest import KIND, ImageManifest
+from medcontrast.data.image_manifest import ImageManifest
 from medcontrast.data.image_sources import ImageCase
+from medcontrast.data.image_tables import derived_tree, set_files, write_set
 from medcontrast.data.images import Images
-from medcontrast.data.listing import refuse_existing
 from medcontrast.errors import InputError
-from medcontrast.files import write_atomically, write_text
 from medcontrast.transforms.draws import row_generator
 
 GREY = 128
@@ -61,28 +59,19 @@ def write_composites(
     """
     if not 1 <= side <= canvas // 2:
         raise InputError(f"--side {side}: an object takes at most half the canvas, {canvas // 2} pixels.")
-    path, arrays = folder / "manifest.json", folder / "composites.npz"
-    for file in (path, arrays):
-        refuse_existing(file, overwrite=overwrite)
+    path, arrays = set_files(folder, "composites.npz", overwrite=overwrite)
     pairs = list(combinations(range(len(manifest.classes)), 2))
     found: dict[str, Any] = {}
-    tree: dict[str, Any] = {
-        "kind": KIND,
-        "name": f"{manifest.name}_pairs",
-        "description": f"two objects of {side} pixels on a canvas of {canvas}; the target is the pair of classes",
-        "source": manifest.raw.get("source", ""),
-        "licence": manifest.raw.get("licence", ""),
-        "root": ".",
-        "classes": [f"{manifest.classes[a]} and {manifest.classes[b]}" for a, b in pairs],
-    }
+    description = f"two objects of {side} pixels on a canvas of {canvas}; the target is the pair of classes"
+    tree = derived_tree(manifest, "pairs", description)
+    tree["classes"] = [f"{manifest.classes[a]} and {manifest.classes[b]}" for a, b in pairs]
     for split in manifest.splits():
         tell(split)
         cases = manifest.cases(split)
         images, targets = _composites(manifest, cases, pairs, canvas, side, channels, seed, split)
         found |= {f"{split}_images": images, f"{split}_pairs": targets}
         tree[split] = [{"npz": arrays.name, "images": f"{split}_images", "target": f"{split}_pairs"}]
-    write_atomically(arrays, lambda file: np.savez_compressed(file, **found))
-    write_text(path, json.dumps(tree, indent=1, ensure_ascii=False) + "\n")
+    write_set(path, arrays, tree, found)
     return path
 
 

@@ -40,6 +40,7 @@ class ImageManifest:
     classes: tuple[str, ...]
     sources: dict[str, tuple[dict[str, Any], ...]]
     raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _cases: dict[str, tuple[ImageCase, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def splits(self) -> Iterator[str]:
         """Names of the splits that hold something."""
@@ -48,7 +49,7 @@ class ImageManifest:
                 yield name
 
     def cases(self, split: str) -> tuple[ImageCase, ...]:
-        """Every image of a split; opens lists and headers, and no image.
+        """Every image of a split; opens lists and headers once, and no image.
 
         Raises:
             ManifestError: No such split, nothing in it, or a source that cannot be used.
@@ -58,13 +59,16 @@ class ImageManifest:
         if not self.sources[split]:
             filled = ", ".join(self.splits())
             raise ManifestError(f"{self.path}: the split {split!r} is empty; it has {filled}.")
+        if split in self._cases:
+            return self._cases[split]
         found: list[ImageCase] = []
         for number, source in enumerate(self.sources[split]):
             found += expand(source, self.root, self.classes, where=f"{self.path}: {split}[{number}]")
         twice = [name for name, count in Counter(case.name for case in found).items() if count > 1]
         if twice:
             raise ManifestError(f"{self.path}: image {twice[0]} stands in {split} more than once.")
-        return tuple(found)
+        self._cases[split] = tuple(found)
+        return self._cases[split]
 
     def originals(self, split: str) -> tuple[ImageCase, ...]:
         """Every image of a split that is not another's counterfactual.

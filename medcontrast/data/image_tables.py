@@ -5,15 +5,61 @@ Letters: n images, c channels, x, y pixels.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medcontrast.data.image_manifest import KIND, ImageManifest
 from medcontrast.data.image_sources import ImageCase
+from medcontrast.data.listing import refuse_existing
+from medcontrast.files import write_atomically, write_text
 
 _COLUMNS = ("target", "domain", "quality", "patient", "text", "of")
+
+
+def derived_tree(manifest: ImageManifest, suffix: str, description: str) -> dict[str, Any]:
+    """The head of a manifest of images made from another's; its splits are still to be filled.
+
+    Args:
+        manifest: The other; source, licence and classes are taken over.
+        suffix: Behind its name.
+        description: Of what was made.
+    """
+    return {
+        "kind": KIND,
+        "name": f"{manifest.name}_{suffix}",
+        "description": description,
+        "source": manifest.raw.get("source", ""),
+        "licence": manifest.raw.get("licence", ""),
+        "root": ".",
+        "classes": list(manifest.classes),
+    }
+
+
+def set_files(folder: Path, arrays: str, *, overwrite: bool) -> tuple[Path, Path]:
+    """Manifest and .npz file that a set of images will have.
+
+    Raises:
+        OutputError: One is there, and `overwrite` is off.
+    """
+    files = folder / "manifest.json", folder / arrays
+    for file in files:
+        refuse_existing(file, overwrite=overwrite)
+    return files
+
+
+def write_set(path: Path, file: Path, tree: dict[str, Any], arrays: dict[str, Any]) -> None:
+    """Writes the arrays, then the manifest that names them.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    write_atomically(file, lambda stream: np.savez_compressed(stream, **arrays))
+    write_text(path, json.dumps(tree, indent=1, ensure_ascii=False) + "\n")
 
 
 def image_table(

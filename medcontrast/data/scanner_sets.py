@@ -5,7 +5,6 @@ What another scanner would have made of an image is known here, which makes such
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medcontrast.data.image_manifest import KIND, ImageManifest
+from medcontrast.data.image_manifest import ImageManifest
 from medcontrast.data.image_sources import ImageCase
-from medcontrast.data.image_tables import image_table
+from medcontrast.data.image_tables import derived_tree, image_table, set_files, write_set
 from medcontrast.data.images import Images
-from medcontrast.data.listing import refuse_existing
 from medcontrast.errors import InputError
-from medcontrast.files import write_atomically, write_text
 from medcontrast.transforms.scanners import SCANNERS, SHARES, draw_scanners, render_by_scanner
 
 
@@ -57,21 +54,12 @@ def write_scanners(
         InputError: No training images, or shares that are none.
         OutputError: The files exist, or cannot be written.
     """
-    path, file = folder / "manifest.json", folder / "images.npz"
-    for made in (path, file):
-        refuse_existing(made, overwrite=overwrite)
+    path, file = set_files(folder, "images.npz", overwrite=overwrite)
     if not manifest.sources["train"]:
         raise InputError(f"{manifest.path}: has no train images to draw scanners for.")
     arrays: dict[str, Any] = {}
-    tree: dict[str, Any] = {
-        "kind": KIND,
-        "name": f"{manifest.name}_scanners",
-        "description": f"seen by the simulated scanners {', '.join(SCANNERS)}; training images by one of them each",
-        "source": manifest.raw.get("source", ""),
-        "licence": manifest.raw.get("licence", ""),
-        "root": ".",
-        "classes": list(manifest.classes),
-    }
+    description = f"seen by the simulated scanners {', '.join(SCANNERS)}; training images by one of them each"
+    tree = derived_tree(manifest, "scanners", description)
     first = 0
     for split in manifest.splits():
         tell(split)
@@ -96,8 +84,7 @@ def write_scanners(
             arrays |= new
             tree[split].append(source)
         first += len(cases)
-    write_atomically(file, lambda stream: np.savez_compressed(stream, **arrays))
-    write_text(path, json.dumps(tree, indent=1, ensure_ascii=False) + "\n")
+    write_set(path, file, tree, arrays)
     return path
 
 

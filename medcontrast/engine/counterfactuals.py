@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,11 +15,11 @@ from numpy.typing import NDArray
 
 from medcontrast.data.image_manifest import ImageManifest
 from medcontrast.data.image_sources import ImageCase
-from medcontrast.data.image_tables import image_table
+from medcontrast.data.image_tables import image_table, write_set
 from medcontrast.data.images import Images
 from medcontrast.engine.generator import Action, Generator
 from medcontrast.errors import InputError
-from medcontrast.files import require_free, write_atomically, write_text
+from medcontrast.files import require_free
 
 ROWS = 128
 """Images in one forward pass."""
@@ -91,10 +90,8 @@ def write_counterfactuals(
     if not known:
         raise InputError(f"{manifest.path}: the intervention leaves every training image as it is; name another value.")
     arrays, source = image_table(_relative(folder / FILES[0], manifest.root), "train", np.concatenate(made), known)
-    arrays_to_save: dict[str, Any] = dict(arrays)
-    write_atomically(folder / FILES[0], lambda stream: np.savez_compressed(stream, **arrays_to_save))
     tree = _tree(manifest, folder, source, generator)
-    write_text(folder / FILES[1], json.dumps(tree, indent=1, ensure_ascii=False) + "\n")
+    write_set(folder / FILES[1], folder / FILES[0], tree, arrays)
     counts = Counter(case.domain or "(none)" for case in known)
     return Written(folder / FILES[1], len(cases), dict(sorted(counts.items())))
 

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medcontrast.checkpoint import load_weights, resolve_checkpoint
+from medcontrast.checkpoint import header_recipe, load_weights, resolve_checkpoint
 from medcontrast.data.image_sources import ImageCase
 from medcontrast.data.parents import as_category, parent_rows
 from medcontrast.engine.build import build_generator
 from medcontrast.errors import CheckpointError, InputError
 from medcontrast.networks.hvae import HVAE
 from medcontrast.networks.parents import Parent
-from medcontrast.settings import PretrainRecipe, recipe_from_tree
+from medcontrast.settings import PretrainRecipe
 
 UNIFORM = "uniform"
 """Asks for every domain but an image's own: a draw among these and the image itself is uniform over domains."""
@@ -94,10 +94,7 @@ def load_generator(checkpoint: Path, device: torch.device) -> Generator:
     """
     file = resolve_checkpoint(checkpoint)
     tensors, header = load_weights(file)
-    try:
-        recipe = recipe_from_tree(header["recipe"], where=str(file))
-    except InputError as error:
-        raise CheckpointError(f"{file}: this version of medcontrast cannot use its header: {error}") from None
+    recipe = header_recipe(header, file)
     if not isinstance(recipe, PretrainRecipe) or not recipe.generates:
         raise CheckpointError(
             f"{file}: was trained by method {recipe.method.name}, which makes no images; counterfactuals need a run of "

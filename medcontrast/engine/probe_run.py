@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from medcontrast.checkpoint import checkpoint_hash, load_weights, resolve_checkpoint
+from medcontrast.checkpoint import checkpoint_hash, header_recipe, load_weights, resolve_checkpoint
 from medcontrast.data.image_manifest import ImageManifest, load_image_manifest
 from medcontrast.data.image_sources import ImageCase
 from medcontrast.engine.build import make_encoder
@@ -22,13 +22,13 @@ from medcontrast.engine.probe_embed import embed
 from medcontrast.engine.probe_finetune import FineTuning, mirrored, unchanged
 from medcontrast.engine.probe_images import ProbeImages, probe_images
 from medcontrast.engine.probe_report import FILES, terminal_table, write_probe
-from medcontrast.errors import CheckpointError, InputError
+from medcontrast.errors import InputError
 from medcontrast.files import require_free
 from medcontrast.inference.predict import resolve_device
 from medcontrast.networks.encoders2d import Encoder
 from medcontrast.networks.transfer import load_encoder
 from medcontrast.render import embeddings_png
-from medcontrast.settings import PretrainRecipe, recipe_from_tree, require_pretraining
+from medcontrast.settings import PretrainRecipe, require_pretraining
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +65,7 @@ def load_trained(checkpoint: Path) -> Trained:
     """
     file = resolve_checkpoint(checkpoint)
     tensors, header = load_weights(file)
-    try:
-        tree = recipe_from_tree(header["recipe"], where=str(file))
-    except InputError as error:
-        raise CheckpointError(f"{file}: this version of medcontrast cannot use its header: {error}") from None
-    recipe = require_pretraining(tree, where=str(file))
+    recipe = require_pretraining(header_recipe(header, file), where=str(file))
     encoder = make_encoder(recipe, recipe.seed)
     loaded = load_encoder(encoder, tensors, where=str(file))
     return Trained(encoder, recipe, file, int(header["step"]), loaded)

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medcontrast.checkpoint import checkpoint_hash, load_weights, resolve_checkpoint
+from medcontrast.checkpoint import checkpoint_hash, header_recipe, load_weights, resolve_checkpoint, unusable_header
 from medcontrast.errors import CheckpointError, InputError
 from medcontrast.inference.fused import fused
 from medcontrast.labels import LabelTable
 from medcontrast.networks.build import build_network
-from medcontrast.settings import Recipe, recipe_from_tree, require_segmentation
+from medcontrast.settings import Recipe, require_segmentation
 
 
 @dataclass(frozen=True)
@@ -82,23 +82,15 @@ def load_member(path: Path, device: torch.device) -> Member:
     """
     file = resolve_checkpoint(path)
     tensors, header = load_weights(file)
-    try:
-        recipe = recipe_from_tree(header["recipe"], where=str(file))
-    except InputError as error:
-        raise _unusable(file, error) from None
-    recipe = require_segmentation(recipe, where=str(file))
+    recipe = require_segmentation(header_recipe(header, file), where=str(file))
     try:
         labels = LabelTable.from_json(header["labels"], where=str(file))
         channels = tuple(str(channel) for channel in header["channels"])
         network = _network(recipe, len(channels), labels.classes)
     except (InputError, TypeError) as error:
-        raise _unusable(file, error) from None
+        raise unusable_header(file, error) from None
     _load(network, tensors, file)
     return Member(fused(network).to(device), recipe, labels, channels, file, checkpoint_hash(file), header)
-
-
-def _unusable(file: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{file}: this version of medcontrast cannot use its header: {error}")
 
 
 def _network(recipe: Recipe, in_channels: int, classes: int) -> nn.Module:

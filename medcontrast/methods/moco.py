@@ -18,12 +18,7 @@ class MoCo(MomentumMethod):
     """
 
     def __init__(self, settings: MoCoSettings, make_encoder: MakeEncoder) -> None:
-        super().__init__(
-            make_encoder,
-            embedding_channels=settings.embedding_channels,
-            ema_decay=settings.ema_decay,
-            queue=settings.queue,
-        )
+        super().__init__(settings, make_encoder)
         self.settings = settings
 
     def losses(self, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
@@ -47,12 +42,7 @@ class LeOCLR(MomentumMethod):
     """
 
     def __init__(self, settings: LeOCLRSettings, make_encoder: MakeEncoder) -> None:
-        super().__init__(
-            make_encoder,
-            embedding_channels=settings.embedding_channels,
-            ema_decay=settings.ema_decay,
-            queue=settings.queue,
-        )
+        super().__init__(settings, make_encoder)
         self.settings = settings
 
     def losses(self, batch: Batch, info: StepInfo) -> dict[str, Tensor]:

@@ -15,6 +15,8 @@ from medcontrast.methods.averaged import AveragedMethod
 from medcontrast.networks.encoders2d import Encoder
 from medcontrast.networks.projection import ProjectionHead
 from medcontrast.networks.queue import EmbeddingQueue
+from medcontrast.settings.multi_level import MultiLevelSettings
+from medcontrast.settings.pretraining import LeOCLRSettings, MoCoSettings
 from medcontrast.transforms.draws import row_generator
 
 MakeEncoder = Callable[[], Encoder]
@@ -34,12 +36,16 @@ class MomentumMethod(AveragedMethod):
     """
 
     def __init__(
-        self, make_encoder: MakeEncoder, *, embedding_channels: int, ema_decay: float, queue: int, queues: int = 1
+        self,
+        settings: MoCoSettings | LeOCLRSettings | MultiLevelSettings,
+        make_encoder: MakeEncoder,
+        *,
+        queues: int = 1,
     ) -> None:
         encoder = make_encoder()
-        head = ProjectionHead(encoder.feature_channels, embedding_channels)
-        super().__init__(encoder, head, ema_decay=ema_decay, rising=False)
-        self.queue = EmbeddingQueue(queue, queues, embedding_channels)
+        head = ProjectionHead(encoder.feature_channels, settings.embedding_channels)
+        super().__init__(encoder, head, ema_decay=settings.ema_decay, rising=False)
+        self.queue = EmbeddingQueue(settings.queue, queues, settings.embedding_channels)
         self._fresh: list[tuple[int, Tensor]] = []
 
     def after_step(self, info: StepInfo) -> None:

@@ -31,13 +31,7 @@ class MultiLevel(MomentumMethod):
     """
 
     def __init__(self, settings: MultiLevelSettings, make_encoder: MakeEncoder) -> None:
-        super().__init__(
-            make_encoder,
-            embedding_channels=settings.embedding_channels,
-            ema_decay=settings.ema_decay,
-            queue=settings.queue,
-            queues=2,
-        )
+        super().__init__(settings, make_encoder, queues=2)
         self.settings = settings
 
     def losses(self, batch: Batch, info: StepInfo) -> dict[str, Tensor]:

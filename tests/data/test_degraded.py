@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
+
+from medcontrast.data.image_manifest import load_image_manifest
 
 
 @pytest.fixture
@@ -25,27 +25,29 @@ def test_test_images_stand_twice_and_the_others_once(degrade, tmp_path):
     )
     arrays = np.load(tmp_path / "worse/images.npz")
     original = np.load(tmp_path / "images_worse/images.npz")
-    assert np.array_equal(arrays["train_high"], original["images"][:6])
-    assert np.array_equal(arrays["test_high"], original["images"][6:])
-    assert np.array_equal(arrays["test_targets"], original["labels"][6:])
-    assert (arrays["test_low"] != arrays["test_high"]).any((1, 2, 3)).all()
-    tree = json.loads((tmp_path / "worse/manifest.json").read_text(encoding="utf-8"))
-    assert [source["quality"] for source in tree["test"]] == ["high", "low"]
-    assert [source["quality"] for source in tree["train"]] == ["high"]
+    assert np.array_equal(arrays["train_high_images"], original["images"][:6])
+    assert np.array_equal(arrays["test_high_images"], original["images"][6:])
+    assert np.array_equal(arrays["test_high_target"], original["labels"][6:])
+    assert (arrays["test_low_images"] != arrays["test_high_images"]).any((1, 2, 3)).all()
+    manifest = load_image_manifest(tmp_path / "worse/manifest.json")
+    assert [len(manifest.sources[split]) for split in ("train", "test")] == [1, 2]
+    assert [case.quality for case in manifest.cases("test")] == ["high"] * 6 + ["low"] * 6
+    assert [case.quality for case in manifest.cases("train")] == ["high"] * 6
+    assert np.array_equal(arrays["test_low_target"], arrays["test_high_target"])
 
 
 def test_severity_zero_changes_nothing_and_the_seed_decides(degrade, tmp_path):
     for name, words in (("none", ["--severity", 0.0]), ("one", []), ("same", []), ("other", ["--seed", 1])):
         assert degrade(*words, name=name).code == 0
-    arrays = {name: np.load(tmp_path / name / "images.npz")["test_low"] for name in ("none", "one", "same", "other")}
-    assert np.array_equal(arrays["none"], np.load(tmp_path / "none/images.npz")["test_high"])
+    arrays = {
+        name: np.load(tmp_path / name / "images.npz")["test_low_images"] for name in ("none", "one", "same", "other")
+    }
+    assert np.array_equal(arrays["none"], np.load(tmp_path / "none/images.npz")["test_high_images"])
     assert np.array_equal(arrays["one"], arrays["same"])
     assert not np.array_equal(arrays["one"], arrays["other"])
 
 
 def test_a_manifest_of_it_loads_with_its_qualities(degrade, tmp_path):
-    from medcontrast.data.image_manifest import load_image_manifest
-
     assert degrade().code == 0
     cases = load_image_manifest(tmp_path / "worse/manifest.json").cases("test")
     assert [case.quality for case in cases] == ["high"] * 6 + ["low"] * 6

@@ -118,7 +118,8 @@ def test_a_run_that_never_trained_may_be_made_again(recipe, tmp_path):
 
 def test_an_empty_folder_is_free(recipe, tmp_path):
     (tmp_path / "run").mkdir()
-    create(recipe, tmp_path / "run")
+    run = create(recipe, tmp_path / "run")
+    assert (run.folder / "resolved.yaml").is_file() and not run.resume_file.exists()
 
 
 def test_a_folder_that_cannot_be_written(recipe, tmp_path):

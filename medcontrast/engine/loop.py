@@ -15,6 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from medcontrast import checkpoint
+from medcontrast.allocator import freed_memory_kept
 from medcontrast.batch import Batch, StepInfo
 from medcontrast.distributed import mean_over_processes
 from medcontrast.engine.build import learning_rate, make_optimizer
@@ -91,6 +92,7 @@ class Trainer:
             self.run.cut_log(self.state.step)
         self._say(f"Resuming at step {self.state.step} of {total}.")
 
+    @freed_memory_kept()
     def fit(self, stop: StopRequest) -> Progress:
         """Trains to the recipe's last step, or until somebody asks to stop; always leaves a checkpoint."""
         train, fabric = self.run.recipe.train, self.fabric

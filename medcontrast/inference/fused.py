@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from medcontrast.networks.instance_norm import use_channels_last
+from medcontrast.networks.channels_last import use_channels_last
 
 
 def fused(network: nn.Module) -> nn.Module:

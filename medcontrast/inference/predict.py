@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medcontrast.allocator import freed_memory_kept
 from medcontrast.errors import InputError, VolumeError
 from medcontrast.inference.members import Member, load_members
 from medcontrast.inference.postprocess import finish
@@ -122,6 +123,7 @@ class Predictor:
         for slabs in zip(*streams, strict=True):
             yield torch.stack(slabs).mean(dim=0) if len(slabs) > 1 else slabs[0]
 
+    @freed_memory_kept()
     def predict_probabilities(self, image: Tensor) -> Tensor:
         """Mean probabilities of all members, (k, x, y, z), for a prepared image (c, x, y, z).
 
@@ -130,6 +132,7 @@ class Predictor:
         small = 4 * self.labels.classes * image[0].numel() <= FLOAT32_BYTES
         return joined(self.predict_slabs(image), image.shape[1:], torch.float32 if small else torch.float16)
 
+    @freed_memory_kept()
     def predict_classes(self, image: Tensor) -> Tensor:
         """The most probable class of every voxel, (x, y, z) int16 on the CPU, for a prepared image (c, x, y, z)."""
         alone = len(self.members) == 1  # the order of logits is that of probabilities
@@ -215,6 +218,7 @@ class Predictor:
         )
 
 
+@freed_memory_kept()
 def predict_probabilities(
     network: nn.Module,
     image: Tensor,
@@ -274,6 +278,7 @@ def _logit_slabs(
         )
 
 
+@freed_memory_kept()
 def predict_case(
     network: nn.Module,
     image: Tensor,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from medcontrast.errors import InputError, unknown_name
-from medcontrast.networks.instance_norm import use_channels_last
+from medcontrast.networks.channels_last import use_channels_last
 from medcontrast.networks.output import Network
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from medcontrast.errors import InputError
@@ -124,8 +125,13 @@ class Decoder(nn.Module):
         """Output from the encoder's five levels."""
         features = levels[-1]
         for up, level, skip in zip(self.ups, self.levels, reversed(levels[:-1]), strict=True):
-            features = level(up(features) + skip)
+            features = level(_added(up(features), skip))
         return Output(self.final(self.dropout(features)), features)
+
+
+def _added(fine: Tensor, skip: Tensor) -> Tensor:
+    # where no gradient is wanted the sum takes the first one's place: fresh memory costs more than the addition
+    return fine + skip if torch.is_grad_enabled() else fine.add_(skip)
 
 
 def _convolutions(in_channels: int, width: int, count: int, norm: str) -> nn.Sequential:

@@ -8,6 +8,4 @@ from pydantic import BaseModel, ConfigDict
 class Settings(BaseModel):
     """Unknown keys are forbidden, types are strict, NaN and infinity are refused, nothing changes afterwards."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

@@ -16,6 +16,7 @@ from medcontrast.commands import (
     evaluate,
     export,
     infer,
+    pack,
     probe,
     recipe,
     recipes,
@@ -57,6 +58,7 @@ app.command("counterfactuals")(counterfactuals.counterfactuals)
 app.command("benchmark")(benchmark.benchmark)
 app.command("infer")(infer.infer)
 app.command("export")(export.export)
+app.command("pack")(pack.pack)
 
 
 def main() -> None:

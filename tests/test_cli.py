@@ -14,7 +14,7 @@ def test_version_and_help(cli):
     assert cli("--version").out == f"medcontrast {medcontrast.__version__}\n"
     shown = cli("--help")
     assert shown.code == 0
-    for command in ("recipes", "check", "data", "recipe", "train", "evaluate", "probe", "infer", "export"):
+    for command in ("recipes", "check", "data", "recipe", "train", "evaluate", "probe", "infer", "export", "pack"):
         assert f" {command} " in shown.out
 
 

@@ -1,6 +1,7 @@
 """A network rewritten for inference: batch norm folded into the convolution before it, ReLU into its last pass.
 
 Same function, fewer passes over memory: on CPUs narrow layers at full resolution wait for memory, not for arithmetic.
+Convolutions go to oneDNN by name: PyTorch by itself gives some to slower code that copies every activation.
 """
 
 from __future__ import annotations
@@ -18,18 +19,21 @@ from medcontrast.networks.channels_last import use_channels_last
 def fused(network: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose blocks of convolution, batch norm and ReLU are one layer each.
 
-    A block is a Sequential of just these three, as V-Net has them; whatever else stays as it is. The copy cannot be
-    trained, and its tensors have other names.
+    A block is a Sequential of just these three, as V-Net has them; the convolution of 1x1x1 voxel that ends V-Net is
+    rewritten too, and whatever else stays as it is. The copy cannot be trained, and its tensors have other names.
 
     Args:
         network: Left alone.
     """
     made = copy.deepcopy(network).eval().requires_grad_(False)
-    for block in made.modules():
+    for block in list(made.modules()):
         if isinstance(block, nn.Sequential) and len(block) == 3:
             convolution, norm, last = block
             if isinstance(norm, nn.BatchNorm3d) and isinstance(last, nn.ReLU):
                 _fold(block, convolution, norm)
+        final = getattr(block, "final", None)
+        if isinstance(final, nn.Conv3d):
+            block.final = OneDnnConvolution(final, relu=False)
     return use_channels_last(made)
 
 
@@ -38,42 +42,55 @@ def _fold(block: nn.Sequential, convolution: nn.Module, norm: nn.BatchNorm3d) ->
     if isinstance(convolution, nn.ConvTranspose3d):
         block[0], block[1] = fuse_conv_bn_eval(convolution, norm, transpose=True), nn.Identity()
     elif isinstance(convolution, nn.Conv3d) and convolution.padding_mode == "zeros":
-        block[0] = ConvolutionReLU(fuse_conv_bn_eval(convolution, norm))
+        block[0] = OneDnnConvolution(fuse_conv_bn_eval(convolution, norm), relu=True)
         block[1] = block[2] = nn.Identity()
 
 
-class ConvolutionReLU(nn.Module):
-    """A convolution and a ReLU; on CPUs one pass of oneDNN, which PyTorch itself uses in compiled graphs alone."""
+class OneDnnConvolution(nn.Module):
+    """A convolution and the ReLU after it, if any; on CPUs one pass of oneDNN.
 
-    def __init__(self, convolution: nn.Conv3d) -> None:
+    PyTorch itself puts the two together in compiled graphs alone.
+    """
+
+    def __init__(self, convolution: nn.Conv3d, *, relu: bool) -> None:
         super().__init__()
         self.convolution = convolution
+        self.relu = relu
 
     def forward(self, image: Tensor) -> Tensor:
         """(b, c, x, y, z) in, (b, d, ...) out."""
         layer = self.convolution
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else image.dtype
-        if image.device.type != "cpu" or not _in_one_pass(dtype):
-            return functional.relu(layer(image))
+        if image.device.type != "cpu" or not _has_one_dnn(dtype):
+            out: Tensor = layer(image)
+            return functional.relu(out) if self.relu else out
         # autocast does not know the operator
         bias = None if layer.bias is None else layer.bias.to(dtype)
-        out: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            image.to(dtype),
+        out = torch.ops.mkldnn._convolution_pointwise(
+            _channels_last(image.to(dtype)),
             layer.weight.to(dtype),
             bias,
             layer.padding,
             layer.stride,
             layer.dilation,
             layer.groups,
-            "relu",
+            "relu" if self.relu else "none",
             [],
             "",
         )
         return out
 
 
-def _in_one_pass(dtype: torch.dtype) -> bool:
-    """Whether oneDNN has the two as one on this CPU, in this type."""
+def _channels_last(image: Tensor) -> Tensor:
+    """The same image; strides of one channel, which fits both layouts, say channels-last, so that the result is."""
+    if image.shape[1] > 1 or not image.is_contiguous():
+        return image
+    x, y, z = image.shape[2:]
+    return image.as_strided(image.shape, (x * y * z, 1, y * z, z, 1))
+
+
+def _has_one_dnn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes in this type on this CPU."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,9 +1,9 @@
-"""Layers that stay in the channels-last layout, in which convolutions on CPUs are fastest.
+"""Instance normalisation that stays in the channels-last layout, in which convolutions on CPUs are fastest.
 
-PyTorch's own instance normalisation and its 1x1x1 convolution copy every activation to the channels-first layout; the
-next convolution then copies it back or works in the slower layout.
+PyTorch's own copies every activation to the channels-first layout; the next convolution then copies it back or works
+in the slower layout.
 
-Letters: b rows, c and d channels, x, y, z voxels, v voxels of a row.
+Letters: b rows, c channels, x, y, z voxels, v voxels of a row.
 """
 
 from __future__ import annotations
@@ -13,52 +13,24 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 Module = TypeVar("Module", bound=nn.Module)
 LAYOUT = torch.channels_last_3d
 
 
 def use_channels_last(network: Module) -> Module:
-    """Puts a network's convolutions into the channels-last layout, and lets its other layers follow; in place.
+    """Puts a network's convolutions into the channels-last layout, and lets its instance norms follow; in place.
 
     The function of the network, its parameters' names and its checkpoints stay what they are.
     """
     for module in network.modules():
         if type(module) is nn.InstanceNorm3d and module.affine and not module.track_running_stats:
             module.__class__ = ChannelsLastInstanceNorm
-        elif type(module) is nn.Conv3d and _is_pointwise(module):
-            module.__class__ = PointwiseConvolution
     for weight in network.parameters():
         # a weight of one channel or one place lies in both layouts: with other strides DDP would copy its gradient
         if weight.ndim == 5 and not weight.is_contiguous(memory_format=LAYOUT):
             weight.data = weight.data.contiguous(memory_format=LAYOUT)
     return network
-
-
-def _is_pointwise(layer: nn.Conv3d) -> bool:
-    ones, zeros = (1, 1, 1), (0, 0, 0)
-    return layer.kernel_size == ones and layer.stride == ones and layer.padding == zeros and layer.groups == 1
-
-
-def _lies_last(image: Tensor) -> bool:
-    """Whether an activation is channels-last and nothing else, on a CPU."""
-    return (
-        image.device.type == "cpu"
-        and image.ndim == 5
-        and image.is_contiguous(memory_format=LAYOUT)
-        and not image.is_contiguous()
-    )
-
-
-class PointwiseConvolution(nn.Conv3d):
-    """`nn.Conv3d` of 1x1x1 voxel; on a CPU, channels-last in gives channels-last out, as one matrix product."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(b, d, x, y, z) out of (b, c, x, y, z)."""
-        if not _lies_last(input):
-            return super().forward(input)
-        return functional.linear(input.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
 
 
 class ChannelsLastInstanceNorm(nn.InstanceNorm3d):
@@ -73,7 +45,8 @@ class ChannelsLastInstanceNorm(nn.InstanceNorm3d):
         Raises:
             ValueError: One voxel a row and channel, as `nn.InstanceNorm3d` does.
         """
-        if not _lies_last(input) or input[0, 0].numel() == 1:
+        last = input.ndim == 5 and input.is_contiguous(memory_format=LAYOUT) and not input.is_contiguous()
+        if input.device.type != "cpu" or not last or input[0, 0].numel() == 1:
             return super().forward(input)
         result: Tensor = _Normalise.apply(input, self.weight, self.bias, self.eps)
         return result

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from medcontrast.inference.fused import ConvolutionReLU, fused
+from medcontrast.inference.fused import OneDnnConvolution, fused
 from medcontrast.networks.build import build_network
 from medcontrast.networks.output import Network
 
@@ -42,8 +42,9 @@ def test_every_norm_of_a_fused_network_is_folded() -> None:
     made = fused(network)
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv3d)]
     assert not any(isinstance(module, nn.BatchNorm3d) for module in made.modules())
-    count = sum(isinstance(module, ConvolutionReLU) for module in made.modules())
-    assert count == len(convolutions) - 1  # the last one gives logits
+    count = sum(isinstance(module, OneDnnConvolution) for module in made.modules())
+    assert count == len(convolutions)
+    assert [module.relu for module in made.modules() if isinstance(module, OneDnnConvolution)].count(False) == 1
     assert not made.training and not any(weight.requires_grad for weight in made.parameters())
     assert any(isinstance(module, nn.BatchNorm3d) for module in network.modules())  # left alone
 
@@ -52,9 +53,24 @@ def test_other_norms_stay() -> None:
     network = trained_vnet("instance")
     made = fused(network)
     image = torch.randn(1, 1, 32, 32, 32)
-    assert made.state_dict().keys() == network.state_dict().keys()
+    norms = [module for module in made.modules() if isinstance(module, nn.InstanceNorm3d)]
+    assert len(norms) == sum(isinstance(module, nn.InstanceNorm3d) for module in network.modules())
     with torch.no_grad():
-        assert torch.equal(made(image).logits, network(image).logits)
+        torch.testing.assert_close(made(image).logits, network(image).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_activations_of_one_channel_and_of_many_stay_channels_last() -> None:
+    made = fused(trained_vnet())
+    layouts = []
+    for module in made.modules():
+        if isinstance(module, OneDnnConvolution):
+            module.register_forward_hook(
+                lambda _, __, out: layouts.append(out.is_contiguous(memory_format=torch.channels_last_3d))
+            )
+    for rows in (1, 2):
+        with torch.no_grad():
+            made(torch.randn(rows, 1, 32, 32, 32))
+    assert layouts and all(layouts)
 
 
 def test_under_autocast_a_fused_network_computes_in_bfloat16() -> None:
@@ -70,7 +86,7 @@ def test_under_autocast_a_fused_network_computes_in_bfloat16() -> None:
 
 
 def test_without_onednn_the_two_layers_run_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = ConvolutionReLU(nn.Conv3d(2, 3, 3, padding=1))
+    layer = OneDnnConvolution(nn.Conv3d(2, 3, 3, padding=1), relu=True)
     image = torch.randn(1, 2, 8, 8, 8)
     with torch.no_grad():
         one = layer(image)

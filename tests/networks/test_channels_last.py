@@ -1,4 +1,4 @@
-"""Layers of the channels-last layout. Reference, gradient, property and golden run: PyTorch's own is the witness."""
+"""Channels-last instance normalisation. Reference, gradient, property and golden run: PyTorch's own is the witness."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medcontrast.networks.build import BUILDERS, build_network
-from medcontrast.networks.channels_last import (
-    LAYOUT,
-    ChannelsLastInstanceNorm,
-    PointwiseConvolution,
-    use_channels_last,
-)
+from medcontrast.networks.channels_last import LAYOUT, ChannelsLastInstanceNorm, use_channels_last
 from medcontrast.networks.ema import make_teacher, update_teacher
 
 SHAPE = (2, 3, 4, 6, 5)
@@ -139,28 +134,3 @@ def test_activations_stay_in_the_layout() -> None:
     network = build_network("dynunet", in_channels=1, classes=2, filters=(16, 32, 64))
     image = torch.randn(2, 1, 16, 32, 16)
     assert network(image).features.is_contiguous(memory_format=LAYOUT)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_a_pointwise_convolution_is_that_of_pytorch_and_stays_in_the_layout(bias: bool) -> None:
-    torch.manual_seed(3)
-    own = nn.Conv3d(SHAPE[1], 2, 1, bias=bias, dtype=torch.float64)
-    ours = use_channels_last(copy.deepcopy(own))
-    assert type(ours) is PointwiseConvolution
-    first, second = volume().requires_grad_(), volume().requires_grad_()
-    outputs = own(first), ours(second)
-    torch.testing.assert_close(*outputs)
-    assert outputs[1].is_contiguous(memory_format=LAYOUT)
-    factors = torch.randn_like(outputs[0])
-    for output in outputs:
-        (output * factors).sum().backward()
-    torch.testing.assert_close(second.grad, first.grad)
-    for mine, theirs in zip(ours.parameters(), own.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad)
-    assert ours.weight.grad.stride() == ours.weight.stride()  # else DDP copies it
-
-
-@pytest.mark.parametrize("options", [{"stride": 2}, {"padding": 1}, {"groups": 2}, {"kernel_size": 3}])
-def test_other_convolutions_stay(options: dict[str, int]) -> None:
-    layer = nn.Conv3d(4, 4, **({"kernel_size": 1} | options))
-    assert type(use_channels_last(layer)) is nn.Conv3d

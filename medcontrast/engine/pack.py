@@ -1,0 +1,168 @@
+"""A model to hand on: weights in 16 bits, and a card that says what they are, measured on the very file.
+
+model.safetensors   float16 weights with recipe and labels; `medcontrast infer --ckpt FOLDER` takes the folder
+README.md           the card
+report.json         the scores behind its figures
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+import medcontrast
+from medcontrast.checkpoint import checkpoint_hash, header_recipe, load_weights, resolve_checkpoint, save_weights
+from medcontrast.data.manifest import Manifest
+from medcontrast.engine.run import Run
+from medcontrast.engine.scoring import score_checkpoints
+from medcontrast.errors import CheckpointError, InputError
+from medcontrast.files import require_free, write_text
+from medcontrast.labels import LabelTable
+from medcontrast.settings import require_segmentation
+
+WEIGHTS, CARD, REPORT = "model.safetensors", "README.md", "report.json"
+FIGURES = {
+    "dice": "Dice",
+    "hd95_pooled_mm": "HD95 pooled, mm",
+    "assd_mm": "ASSD, mm",
+    "volume_error_ml": "volume error, ml",
+}
+
+
+def pack(
+    run: Path,
+    output: Path,
+    *,
+    notes: Path | None = None,
+    split: str = "validation",
+    device: str | None = None,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Writes the folder of a model.
+
+    Args:
+        run: The run folder; its last checkpoint is taken.
+        output: The folder to write.
+        notes: Markdown with what only people know: intended use, limits.
+        split: The cases of the run's manifest that the figures of the card come from.
+        device: Where they are predicted.
+        overwrite: Replace a packed model.
+        console: Where progress is shown.
+
+    Returns:
+        The card.
+
+    Raises:
+        CheckpointError: No run, or weights that float16 cannot hold.
+        InputError: It pre-trains; the split is empty; the folder holds a model.
+        OutputError: The folder cannot be written.
+    """
+    console = console or Console()
+    require_free(output, (WEIGHTS, CARD, REPORT), overwrite=overwrite)
+    words = _words(notes)
+    opened, source = Run.open(run), resolve_checkpoint(run)
+    tensors, header = load_weights(source)
+    require_segmentation(header_recipe(header, source), where=str(run))
+    assert isinstance(opened.manifest, Manifest)
+    opened.manifest.split(split)  # before anything is written
+    output.mkdir(parents=True, exist_ok=True)
+    save_weights(output / WEIGHTS, in_half(tensors, source), header)
+    with tempfile.TemporaryDirectory() as folder:
+        score_checkpoints(
+            [output / WEIGHTS],
+            split=split,
+            manifest_path=opened.folder / "manifest.json",
+            output=Path(folder) / "scores",
+            device=device,
+            console=console,
+        )
+        shutil.copyfile(Path(folder) / "scores" / REPORT, output / REPORT)
+    report = json.loads((output / REPORT).read_text(encoding="utf-8"))
+    write_text(output / CARD, card(output, opened.manifest, header, report, split=split, notes=words))
+    console.print(f"Written to {output}: {', '.join((WEIGHTS, CARD, REPORT))}", highlight=False)
+    return output / CARD
+
+
+def _words(notes: Path | None) -> str:
+    try:
+        return notes.read_text(encoding="utf-8") if notes is not None else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{notes}: cannot be read as text ({error}).") from None
+
+
+def in_half(tensors: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
+    """Weights in float16; whole numbers stay.
+
+    Raises:
+        CheckpointError: A value is too large for it, or none.
+    """
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    broken = [name for name, tensor in half.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise CheckpointError(f"{where}: {broken[0]} holds values that float16 does not have (beyond 65,504, or NaN).")
+    return half
+
+
+def card(
+    folder: Path, manifest: Manifest, header: dict[str, Any], report: dict[str, Any], *, split: str, notes: str
+) -> str:
+    """The model card in Markdown.
+
+    Args:
+        folder: Where the weights lie.
+        manifest: The run's.
+        header: The checkpoint's.
+        report: `report.json` of the evaluation on `split`.
+        split: Its name.
+        notes: Markdown that is put in as it is.
+    """
+    recipe = require_segmentation(header_recipe(header, folder), where=str(folder))
+    labels = LabelTable.from_json(header["labels"])
+    spacing = "as stored" if recipe.data.spacing_mm is None else f"resampled to {list(recipe.data.spacing_mm)} mm"
+    facts = {
+        "finds": ", ".join(f"{name} ({_values(values)})" for name, values in labels.targets.items()),
+        "takes": f"{', '.join(header['channels'])}; intensity {recipe.data.intensity.kind}; voxels {spacing}",
+        "trained on": f"{len(manifest.labeled)} labeled and {len(manifest.unlabeled)} unlabeled cases of {manifest.name}",
+        "data": f"{manifest.source}. {manifest.description}".strip(". ") + ".",
+        "licence of the data": manifest.licence or "not stated in the manifest",
+        "method": f"{recipe.method.name}, {header['step']} steps, seed {recipe.seed}, the last step's {header['network']}",
+        "network": f"{recipe.network.name}, patch {list(recipe.data.patch)}, norm {recipe.network.norm}",
+        "weights": f"float16, SHA-256 {checkpoint_hash(folder / WEIGHTS)}",
+        "written by": f"medcontrast {medcontrast.__version__}",
+    }
+    lines = [f"# {folder.name}", "", "```sh", f"medcontrast infer --ckpt {folder.as_posix()} scan.nii.gz", "```", ""]
+    lines += ["| | |", "|---|---|", *(f"| {name} | {words} |" for name, words in facts.items()), ""]
+    lines += _figures(report, split)
+    if notes:
+        lines += [notes.strip(), ""]
+    return "\n".join(lines)
+
+
+def _values(values: tuple[int, ...]) -> str:
+    return "value " + "+".join(map(str, values)) if len(values) == 1 else "values " + "+".join(map(str, values))
+
+
+def _figures(report: dict[str, Any], split: str) -> list[str]:
+    rows = list(report["summary"].values())
+    lines = [
+        "## Figures",
+        "",
+        f"{rows[0]['cases']} {split} cases, one run, these weights; means with 95 % bootstrap intervals over cases. "
+        "report.json says how each is defined.",
+        "",
+        f"| structure | {' | '.join(FIGURES.values())} | missed |",
+        f"|---|{'---|' * (len(FIGURES) + 1)}",
+    ]
+    for row in rows:
+        found = (row["metrics"][metric] for metric in FIGURES)
+        cells = [f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})" for value in found]
+        lines.append(f"| {row['target']} | {' | '.join(cells)} | {row['missed']} |")
+    return [*lines, ""]

@@ -1,0 +1,72 @@
+"""Tests of `medcontrast pack`: whole; the packed model against the run it came from."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from medcontrast.checkpoint import load_weights
+from medcontrast.engine.pack import in_half
+from medcontrast.errors import CheckpointError
+from medcontrast.volume import read_volume
+
+
+def test_pack_a_run(cli, refused, trained, tmp_path):
+    folder, notes = tmp_path / "models" / "tiny", tmp_path / "notes.md"
+    notes.write_text("## Limits\n\nIt has seen two scans.\n")
+    words = ("pack", trained.folder, "-o", folder, "--notes", notes, "--device", "cpu")
+    result = cli(*words)
+    assert result.code == 0, result.err
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "model.safetensors", "report.json"]
+    card = (folder / "README.md").read_text()
+    report = json.loads((folder / "report.json").read_text())
+    (name, row), *_ = report["summary"].items()
+    dice = row["metrics"]["dice"]
+    assert f"| {name} | {dice['mean']:.3f} ({dice['low']:.3f} to {dice['high']:.3f}) |" in card
+    for said in (
+        "# tiny",
+        "2 validation cases",
+        "2 labeled and 2 unlabeled",
+        "mean_teacher, 6 steps",
+        "It has seen two",
+    ):
+        assert said in card, card
+    refused(cli(*words), f"{folder / 'model.safetensors'}: exists already")
+    assert cli(*words, "--overwrite").code == 0
+
+
+def test_the_packed_model_is_the_run_in_16_bits(cli, trained, tmp_path):
+    assert cli("pack", trained.folder, "-o", tmp_path / "m", "--device", "cpu").code == 0
+    before, header = load_weights(trained.folder / "last.safetensors")
+    after, same = load_weights(tmp_path / "m" / "model.safetensors")
+    assert header == same and before.keys() == after.keys()
+    for name, weight in before.items():
+        assert after[name].dtype == weight.dtype
+        torch.testing.assert_close(after[name], weight, atol=1e-4, rtol=1e-3)
+    assert any(not torch.equal(after[name], before[name]) for name in before)  # it is rounded
+    image = trained.manifest.validation[0].images[0]
+    masks = []
+    for model in (trained.folder, tmp_path / "m"):
+        found = cli("infer", "--ckpt", model, image, "-o", tmp_path / f"of_{model.name}", "--device", "cpu")
+        assert found.code == 0, found.err
+        (file,) = (tmp_path / f"of_{model.name}").glob("*_seg.nii.gz")
+        masks.append(read_volume(file, "label").array)
+    assert np.mean(masks[0] != masks[1]) < 0.001
+
+
+def test_what_float16_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"here: b holds values that float16 does not have"):
+        in_half({"a": torch.ones(2), "b": torch.tensor([70_000.0])}, tmp_path / "here")
+    assert in_half({"count": torch.tensor(70_000)}, tmp_path)["count"].dtype == torch.int64
+
+
+def test_pack_with_wrong_words(cli, refused, trained, tmp_path):
+    out = ("-o", tmp_path / "m", "--device", "cpu")
+    refused(cli("pack", tmp_path / "nothing", *out), "not a run folder")
+    refused(cli("pack", trained.folder / "last.safetensors", *out), "not a run folder")
+    refused(cli("pack", trained.folder, *out, "--notes", tmp_path / "none.md"), "none.md: cannot be read as text")
+    refused(cli("pack", trained.folder, *out, "--split", "training"), "there is no split 'training'")
+    assert not list((tmp_path / "m").glob("*"))

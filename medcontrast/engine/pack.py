@@ -130,10 +130,10 @@ def card(
     facts = {
         "finds": ", ".join(f"{name} ({_values(values)})" for name, values in labels.targets.items()),
         "takes": f"{', '.join(header['channels'])}; intensity {recipe.data.intensity.kind}; voxels {spacing}",
-        "trained on": f"{len(manifest.labeled)} labeled and {len(manifest.unlabeled)} unlabeled cases of {manifest.name}",
+        "trained on": f"{len(manifest.labeled)} labeled, {len(manifest.unlabeled)} unlabeled cases of {manifest.name}",
         "data": f"{manifest.source}. {manifest.description}".strip(". ") + ".",
         "licence of the data": manifest.licence or "not stated in the manifest",
-        "method": f"{recipe.method.name}, {header['step']} steps, seed {recipe.seed}, the last step's {header['network']}",
+        "method": f"{recipe.method.name}, {header['step']} steps, seed {recipe.seed}; the {header['network']}",
         "network": f"{recipe.network.name}, patch {list(recipe.data.patch)}, norm {recipe.network.norm}",
         "weights": f"float16, SHA-256 {checkpoint_hash(folder / WEIGHTS)}",
         "written by": f"medcontrast {medcontrast.__version__}",

@@ -29,7 +29,7 @@ def test_pack_a_run(cli, refused, trained, tmp_path):
     for said in (
         "# tiny",
         "2 validation cases",
-        "2 labeled and 2 unlabeled",
+        "2 labeled, 2 unlabeled",
         "mean_teacher, 6 steps",
         "It has seen two",
     ):

@@ -72,9 +72,10 @@ def pack(
     tensors, header = load_weights(source)
     require_segmentation(header_recipe(header, source), where=str(run))
     assert isinstance(opened.manifest, Manifest)
-    opened.manifest.split(split)  # before anything is written
+    cases = len(opened.manifest.split(split))  # before anything is written
     output.mkdir(parents=True, exist_ok=True)
-    save_weights(output / WEIGHTS, in_half(tensors, source), header)
+    save_weights(output / WEIGHTS, in_half(tensors, source), _with_own_scores(header))
+    console.print(f"Scoring {cases} {split} cases.", highlight=False)
     with tempfile.TemporaryDirectory() as folder:
         score_checkpoints(
             [output / WEIGHTS],
@@ -82,13 +83,19 @@ def pack(
             manifest_path=opened.folder / "manifest.json",
             output=Path(folder) / "scores",
             device=device,
-            console=console,
+            console=Console(quiet=True),
         )
         shutil.copyfile(Path(folder) / "scores" / REPORT, output / REPORT)
     report = json.loads((output / REPORT).read_text(encoding="utf-8"))
     write_text(output / CARD, card(output, opened.manifest, header, report, split=split, notes=words))
     console.print(f"Written to {output}: {', '.join((WEIGHTS, CARD, REPORT))}", highlight=False)
     return output / CARD
+
+
+def _with_own_scores(header: dict[str, Any]) -> dict[str, Any]:
+    # what a recipe says of its result is not what this run gave
+    about = {**header["recipe"]["about"], "gives": f"the scores in {REPORT} beside the weights"}
+    return {**header, "recipe": {**header["recipe"], "about": about}}
 
 
 def _words(notes: Path | None) -> str:
@@ -130,7 +137,7 @@ def card(
     facts = {
         "finds": ", ".join(f"{name} ({_values(values)})" for name, values in labels.targets.items()),
         "takes": f"{', '.join(header['channels'])}; intensity {recipe.data.intensity.kind}; voxels {spacing}",
-        "trained on": f"{len(manifest.labeled)} labeled, {len(manifest.unlabeled)} unlabeled cases of {manifest.name}",
+        "trained on": f"{len(manifest.labeled)} labeled, {len(manifest.unlabeled)} unlabeled cases ({manifest.name})",
         "data": f"{manifest.source}. {manifest.description}".strip(". ") + ".",
         "licence of the data": manifest.licence or "not stated in the manifest",
         "method": f"{recipe.method.name}, {header['step']} steps, seed {recipe.seed}; the {header['network']}",

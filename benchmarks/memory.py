@@ -4,8 +4,8 @@
 
 Scans are synthetic. Each is predicted from file to label map in a process of its own; what counts is its highest
 resident size over what it held once libraries and network were loaded. Whole scans go through a thin network of the
-same kind, and a batch of windows through the wide one; the sum of both bounds what the wide one takes on the whole
-scan, which `--wide` measures.
+same kind, and a batch of windows through the wide one. What the wide one takes on the whole scan, which `--wide`
+measures, is bound by the larger of two: the thin one's peak, and its peak up to the last window plus that batch's.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,13 +93,31 @@ def predict(scan: Scan, filters: int | list[int]) -> dict[str, float]:
     )
     header = {"network": "student", "step": 0}
     member = Member(network, recipe, labels, ("image",), Path("run/last.safetensors"), "0" * 64, header)
-    predictor = Predictor((member,), recipe.inference, torch.device("cpu"))
+
+    class Watched(Predictor):
+        """Notes how high the process stood when the last window was done."""
+
+        def predict_slabs(self, image: torch.Tensor) -> Iterator[torch.Tensor]:
+            yield from super().predict_slabs(image)
+            after_windows.append(peak_bytes())
+
+        def predict_classes(self, image: torch.Tensor) -> torch.Tensor:
+            classes = super().predict_classes(image)
+            after_windows.append(peak_bytes())
+            return classes
+
+    after_windows: list[int] = []
+    predictor = Watched((member,), recipe.inference, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scan.nii"
         subprocess.run([sys.executable, __file__, "--write", str(path), *map(str, scan.sides)], check=True)
         before, began = resident_bytes(), time.perf_counter()
         predictor.predict_scan([path])
-        return {"gigabytes": (peak_bytes() - before) / 1e9, "seconds": time.perf_counter() - began}
+        return {
+            "gigabytes": (peak_bytes() - before) / 1e9,
+            "to the last window": (after_windows[-1] - before) / 1e9,
+            "seconds": time.perf_counter() - began,
+        }
 
 
 def write_scan(path: Path, sides: tuple[int, ...]) -> None:
@@ -149,9 +168,11 @@ def main() -> None:
         whole = scan._replace(sides=(x // 2, y // 2, z // 2)) if arguments.quick else scan
         found = measure(whole, scan.wide if arguments.wide else scan.thin)
         row = {"whole scan": found["gigabytes"], "seconds": found["seconds"], "limit": scan.limit_gb}
-        if not arguments.wide and not arguments.quick and scan.spacing_mm is None:
+        if not arguments.wide and not arguments.quick:
             x, y, z = scan.patch
-            row["batch of windows"] = measure(scan._replace(sides=(2 * x, 2 * y, z)), scan.wide)["gigabytes"]
+            batch = measure(scan._replace(sides=(2 * x, 2 * y, z), spacing_mm=None), scan.wide)["gigabytes"]
+            row |= {"to the last window": found["to the last window"], "batch of windows": batch}
+            row["bound of the wide network"] = max(row["whole scan"], row["to the last window"] + batch)
         rows[name] = row
         print(name, {key: round(value, 2) for key, value in row.items()}, flush=True)
     if not arguments.quick:

@@ -63,13 +63,13 @@ def _memory(records: list[dict[str, Any]]) -> list[str]:
     lines = []
     for record in records:
         if "scans" in record:
+            names = ("whole scan", "to the last window", "batch of windows", "bound of the wide network", "limit")
             lines += [
-                "| peak memory of inference beyond the network | whole scan, GB | batch of windows, GB | limit, GB |",
-                "|---|---|---|---|",
+                f"| peak memory of inference beyond the network, GB | {' | '.join(names)} |",
+                "|---|---|---|---|---|---|",
             ]
             for name, row in record["scans"].items():
-                windows = f"{row['batch of windows']:.2f}" if "batch of windows" in row else ""
-                lines.append(f"| {name} | {row['whole scan']:.2f} | {windows} | {row['limit']:.0f} |")
+                lines.append(f"| {name} | {' | '.join(f'{row[key]:.2f}' if key in row else '' for key in names)} |")
     return lines
 
 

@@ -177,6 +177,7 @@ class Predictor:
         del volumes
         if probabilities or entropy or not same_voxels(image.shape[1:], affine, grid):
             maps = self.predict_probabilities(image.as_tensor())
+            del image  # the way back takes the most memory
             # the way back needs float64, which mps has not
             maps = maps.cpu() if maps.device.type == "mps" else maps
             indices = to_scan_labels(maps, affine, grid).cpu()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from medcontrast.batch import Batch, StepInfo
 from medcontrast.losses.multi_level import Mined, level_nce
@@ -41,8 +42,11 @@ class MultiLevel(MomentumMethod):
         target = batch["target"]
         clean = batch.get("quality", torch.zeros_like(target)) == HIGH
         queries = target > 0 if settings.queued == "healthy" else torch.ones_like(target, dtype=torch.bool)
-        query_high, query_low = self._queries(query_high, query_low, queries)
+        query_high, query_low = self.queries(torch.cat([query_high, query_low])).chunk(2)
+        query_high, query_low = self._centred(query_high, query_low, clean)
+        query_high, query_low = query_high[queries], query_low[queries]
         key_high, key_low = self.keys(torch.cat([key_high, key_low]), info).chunk(2)
+        key_high, key_low = self._centred(key_high, key_low, clean)
         past = self._negatives(key_high, key_low, target, clean)
         paired = clean[queries]
         cross_past = past[LOW] if settings.cross_negatives == "low" else torch.cat([past[LOW], past[HIGH]])
@@ -61,13 +65,14 @@ class MultiLevel(MomentumMethod):
         }
         return {"loss": loss, **{name: level.loss for name, level in levels.items()}, **kept}
 
-    def _queries(self, high: Tensor, low: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of `queries`; healthy patches go through the student all the same.
+    def _centred(self, high: Tensor, low: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit embeddings (b, d) of each quality about their mean, where queries are lesions and negatives healthy.
 
-        Batch normalisation of lesions alone would take what they share, the lesion, for the mean and subtract it.
+        Else all end in one point: every query asks the shared bias to move away from healthy keys, which follow.
         """
-        high, low = self.queries(torch.cat([high, low])).chunk(2)
-        return high[queries], low[queries]
+        if self.settings.queued != "healthy":
+            return high, low
+        return _about_mean(high, clean), _about_mean(low, torch.ones_like(clean))
 
     def _level(self, query: Tensor, key: Tensor, negatives: Tensor, info: StepInfo) -> Mined:
         by_similarity, by_loss = self.settings.mine_negatives, self.settings.mine_queries
@@ -102,3 +107,8 @@ class MultiLevel(MomentumMethod):
         keep = target == 0 if self.settings.queued == "healthy" else torch.ones_like(target, dtype=torch.bool)
         self.remember(key_high, HIGH, keep & clean)
         self.remember(key_low, LOW, keep)
+
+
+def _about_mean(embedding: Tensor, counted: Tensor) -> Tensor:
+    unit = functional.normalize(embedding.float(), dim=1)
+    return functional.normalize(unit - unit[counted].mean(dim=0), dim=1) if bool(counted.any()) else unit

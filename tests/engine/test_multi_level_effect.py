@@ -21,7 +21,7 @@ from medcontrast.settings.multi_level import MultiLevelSettings
 from medcontrast.settings.pretraining import MoCoSettings
 from medcontrast.transforms.degrade import degrade
 
-SIDE, ROWS, STEPS = 20, 64, 250
+SIDE, ROWS, STEPS = 20, 64, 400
 DEGRADED = XrayDegradeSettings(kind="xray")
 
 
@@ -55,11 +55,12 @@ def train(name: str) -> Any:
         return build_encoder("resnet20", in_channels=1, width=8, norm="split_batch")
 
     queue = 512 if name == "moco_v2" else 64  # each method's own: healthy keys come in slowly and must not grow old
+    weights = dict.fromkeys(("high_weight", "low_weight", "cross_weight"), 1 / 3)  # as large a step as MoCo's
     shared = {"temperature": 0.1, "ema_decay": 0.99, "queue": queue, "embedding_channels": 32}
     method = (
         MoCo(MoCoSettings(name="moco_v2", **shared), encoder)
         if name == "moco_v2"
-        else MultiLevel(MultiLevelSettings(name="multi_level", mine_negatives=None, **shared), encoder)
+        else MultiLevel(MultiLevelSettings(name="multi_level", mine_negatives=None, **weights, **shared), encoder)
     ).train()
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.06, 0.9, weight_decay=5e-4)
     images, lesion, low = patches(1024, seed=1)

@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional
 
 from medcontrast.batch import StepInfo
 from medcontrast.errors import InputError
@@ -53,6 +52,12 @@ def keys_of(method, image):
     return head(encoder(image))
 
 
+def about_mean(embedding, counted=slice(None)):
+    unit = embedding / embedding.norm(dim=1, keepdim=True)
+    moved = unit - unit[counted].sum(0) / len(unit[counted])
+    return moved / moved.norm(dim=1, keepdim=True)
+
+
 def steps(method, numbers, optimizer):
     terms = []
     for step in numbers:
@@ -70,11 +75,11 @@ def test_each_term_is_mocos_loss_of_its_level_and_reaches_the_student_alone(name
     method, batch = fill(make()), make_batch()
     views, lesion = batch["views"], torch.tensor([0, 2])
     quality = HIGH if name == "high" else LOW
-    query = method.head(method.student(views["query_high" if name == "high" else "query_low"][lesion]))
-    key = keys_of(method, views["key_low" if name == "low" else "key_high"][lesion])
+    query = about_mean(method.head(method.student(views["query_high" if name == "high" else "query_low"])))[lesion]
+    key = about_mean(keys_of(method, views["key_low" if name == "low" else "key_high"]))[lesion]
     # healthy keys of the step stand before those of the queue
-    own = keys_of(method, views["key_high" if quality == HIGH else "key_low"])[[1, 3]]
-    negatives = torch.cat([functional.normalize(own), method.queue.rows[quality]])
+    own = about_mean(keys_of(method, views["key_high" if quality == HIGH else "key_low"]))[[1, 3]]
+    negatives = torch.cat([own, method.queue.rows[quality]])
     expected = queue_nce(query, key, negatives, temperature=0.07)
     term = method.losses(batch, info())[name]
     torch.testing.assert_close(term, expected, rtol=1e-4, atol=1e-5)
@@ -119,9 +124,10 @@ def test_the_queues_hold_healthy_keys_alone_and_clean_ones_of_clean_images_alone
     for step in range(4):
         batch = make_batch(step, quality=torch.tensor([0, 0, 0, step % 2]))
         with torch.no_grad():
+            clean = [0, 1, 2] if step % 2 else [0, 1, 2, 3]
             healthy = [1] if step % 2 else [1, 3]
-            seen[HIGH] += list(keys_of(method, batch["views"]["key_high"][healthy]))
-            seen[LOW] += list(keys_of(method, batch["views"]["key_low"][[1, 3]]))
+            seen[HIGH] += list(about_mean(keys_of(method, batch["views"]["key_high"]), clean)[healthy])
+            seen[LOW] += list(about_mean(keys_of(method, batch["views"]["key_low"]))[[1, 3]])
         method.losses(batch, info(step))
         method.after_step(info(step))
     assert method.queue.count.tolist() == [6, 8]
@@ -151,7 +157,7 @@ def test_a_row_of_low_quality_has_no_clean_terms():
     changed["views"]["query_low"][0] = 0.3
     moved = method.losses(changed, info())
     assert float(moved["low"].detach()) != pytest.approx(float(terms["low"].detach()), abs=1e-5)
-    torch.testing.assert_close(moved["cross"], terms["cross"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(moved["high"], terms["high"], rtol=1e-5, atol=1e-6)
 
 
 def test_flat_similarities_give_the_logarithm_of_the_queue():
@@ -164,9 +170,8 @@ def test_flat_similarities_give_the_logarithm_of_the_queue():
         method.queue.enqueue_class(quality, torch.ones(8, 6))
     for name, value in method.losses(make_batch(), info()).items():
         if name in LEVELS:
-            assert float(value.detach()) == pytest.approx(
-                math.log(1 + 2 + 8), abs=1e-5
-            )  # 2 healthy rows, 8 in the queue
+            # 2 healthy rows, 8 in the queue
+            assert float(value.detach()) == pytest.approx(math.log(1 + 2 + 8), abs=1e-5)
 
 
 @pytest.mark.parametrize("target", [(0, 0, 0, 0), (1, 1, 1, 1)])
@@ -256,3 +261,14 @@ def test_healthy_patches_share_the_batch_statistics_of_the_lesions():
     method.student.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
     method.losses(make_batch(target=(1, 0, 0, 0)), info())
     assert seen == [8]  # all rows in both qualities
+
+
+def test_a_shift_of_all_embeddings_gains_nothing():
+    """What made every embedding end in one point: a bias that moves all of them away from the healthy keys."""
+    method, batch = make(), make_batch()
+    with torch.no_grad():
+        for head in (method.head, method.momentum[1]):
+            head.last.bias.add_(100.0)
+    terms = method.losses(batch, info())
+    for name in LEVELS:  # all unit embeddings lie close together now, and are told apart all the same
+        assert float(terms[name].detach()) != pytest.approx(math.log(1 + 2), abs=1e-2)

@@ -105,7 +105,5 @@ def _finetune_faults(recipe: PretrainRecipe) -> list[str]:
     if recipe.train.init_from is None:
         faults.append("method hvae_finetune starts from a trained generator; name its run in train.init_from")
     if recipe.train.steps <= first:
-        faults.append(
-            f"train.steps {recipe.train.steps} must be above method.predictor_steps {first}, which are its first"
-        )
+        faults.append(f"train.steps {recipe.train.steps} must be above method.predictor_steps {first}, its first ones")
     return faults

@@ -78,5 +78,5 @@ def test_runs_in_float32_under_autocast():
 
 def test_what_is_refused():
     one = torch.tensor(1.0)
-    with pytest.raises(InputError, match="damping must be 0 or above, but got -1.0"):
+    with pytest.raises(InputError, match=r"damping must be 0 or above, but got -1\.0"):
         lagrangian(one, one, bound=one, multiplier=one, damping=-1.0)

@@ -268,7 +268,7 @@ class Greys(torch.nn.Module):
 
 
 def test_steps_make_the_predictor_find_what_was_intended():
-    method, batch = make(predictor_steps=1, bound=100.0), make_batch(rows=6)
+    method, batch = make(predictor_steps=1, bound=1e6), make_batch(rows=6)
     method.predictor = Greys()
     batch["image"] = Greys.places[batch["attributes"][:, :3].argmax(1)].reshape(-1, 1, 1, 1) + 0.1 * batch["image"]
     found = run(method, optimizer_of(method, weight_decay=0.0), range(45), batch=batch)

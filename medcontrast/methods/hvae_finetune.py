@@ -37,9 +37,10 @@ class HVAEFinetune(TeacherMethod):
         measured: Steps whose free energy `bound` is the mean of.
 
     Paper: Roschewitz 2025 (CF+); De Sousa Ribeiro 2023.
-    Deviation: numbers count too, by the squared error of their standardised values. The multiplier follows by plain
-        ascent (`losses.lagrangian.ascended`). Each process and micro-batch has its own free energy in the loss, which
-        differs from that of the joined batch where damping squares it.
+    Deviation: numbers count too, by the squared error of their standardised values. There is no dropout, which would
+        differ between an image's mean and its counterfactual's. The multiplier follows by plain ascent
+        (`losses.lagrangian.ascended`). Each process and micro-batch has its own free energy in the loss, which differs
+        from that of the joined batch where damping squares it.
     """
 
     student: HVAE
@@ -59,9 +60,9 @@ class HVAEFinetune(TeacherMethod):
         self._fresh: list[Tensor] = []
 
     def train(self, mode: bool = True) -> HVAEFinetune:
-        """Sets the mode of everything but the teacher and the frozen encoder, which stay in evaluation mode."""
+        """Sets the mode of everything but the generators, which stay in evaluation mode."""
         super().train(mode)
-        self.student.encoder.eval()
+        self.student.eval()
         return self
 
     def parts(self) -> dict[str, list[nn.Parameter]]:

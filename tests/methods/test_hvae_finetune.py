@@ -165,11 +165,11 @@ def test_encoder_and_predictor_and_generator_move_in_their_own_steps_alone(name)
         assert moved(states[step], states[step + 1]) == expected, step
 
 
-def test_frozen_parts_run_in_evaluation_mode():
+def test_generators_run_in_evaluation_mode_and_the_predictor_once_it_has_learned():
     method = make()
     for step, learns in ((0, True), (FIRST, False)):
         losses(method, step)
-        assert method.student.decoder.training and not method.student.encoder.training
+        assert not any(module.training for each in (method.student, method.teacher) for module in each.modules())
         assert method.predictor.training is learns
 
 

@@ -109,7 +109,7 @@ class HVAEFinetuneSettings(GeneratorMethodSettings):
     bound: float | None = None
     """Largest free energy, in nats per pixel and channel; null takes the one that the generator starts with, the mean
     over the batches of the predictor's steps."""
-    multiplier_rate: float = Field(default=1.0, gt=0.0)
-    """By how much the multiplier of the bound moves where the free energy exceeds it by one nat."""
+    multiplier_rate: float = Field(default=0.1, gt=0.0)
+    """By how much the multiplier of the bound moves in a step where the free energy exceeds it by one nat."""
     damping: float = Field(default=0.0, ge=0.0)
     """Against oscillation around the bound; 0, as published, turns it off."""

@@ -5,14 +5,14 @@
 Scans are synthetic. Each is predicted from file to label map in a process of its own; what counts is its highest
 resident size over what it held once libraries and network were loaded. Whole scans go through a thin network of the
 same kind, and a batch of windows through the wide one. What the wide one takes on the whole scan, which `--wide`
-measures, is bound by the larger of two: the thin one's peak, and its peak up to the last window plus that batch's.
+measures, is bound by the largest of three: the peak of preparing the image, that of the thin one's windows plus that
+batch's, and that of the way back to the scan's grid. Linux alone tells peaks by phase.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -95,29 +95,33 @@ def predict(scan: Scan, filters: int | list[int]) -> dict[str, float]:
     member = Member(network, recipe, labels, ("image",), Path("run/last.safetensors"), "0" * 64, header)
 
     class Watched(Predictor):
-        """Notes how high the process stood when the last window was done."""
+        """Notes how high the process stood in each phase."""
 
         def predict_slabs(self, image: torch.Tensor) -> Iterator[torch.Tensor]:
+            note("preparing")
             yield from super().predict_slabs(image)
-            after_windows.append(peak_bytes())
+            note("windows")
 
         def predict_classes(self, image: torch.Tensor) -> torch.Tensor:
+            note("preparing")
             classes = super().predict_classes(image)
-            after_windows.append(peak_bytes())
+            note("windows")
             return classes
 
-    after_windows: list[int] = []
+    def note(phase: str) -> None:
+        peaks[phase] = (peak_bytes() - before) / 1e9
+        forget_peak()
+
+    peaks: dict[str, float] = {}
     predictor = Watched((member,), recipe.inference, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scan.nii"
         subprocess.run([sys.executable, __file__, "--write", str(path), *map(str, scan.sides)], check=True)
+        forget_peak()
         before, began = resident_bytes(), time.perf_counter()
         predictor.predict_scan([path])
-        return {
-            "gigabytes": (peak_bytes() - before) / 1e9,
-            "to the last window": (after_windows[-1] - before) / 1e9,
-            "seconds": time.perf_counter() - began,
-        }
+        note("way back")
+        return {**peaks, "seconds": time.perf_counter() - began}
 
 
 def write_scan(path: Path, sides: tuple[int, ...]) -> None:
@@ -128,14 +132,23 @@ def write_scan(path: Path, sides: tuple[int, ...]) -> None:
 
 
 def peak_bytes() -> int:
-    """Highest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """Highest resident size of this process since `forget_peak`."""
+    return _status("VmHWM")
+
+
+def forget_peak() -> None:
+    """The highest resident size counts from now on."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def resident_bytes() -> int:
-    """Resident size of this process now; where the system does not say it, the highest so far."""
-    status = Path("/proc/self/statm")
-    return int(status.read_text().split()[1]) * resource.getpagesize() if status.is_file() else peak_bytes()
+    """Resident size of this process now."""
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:"))
+    return 1024 * int(line.split()[1])
 
 
 def measure(scan: Scan, filters: int | list[int]) -> dict[str, float]:
@@ -167,12 +180,12 @@ def main() -> None:
         x, y, z = scan.sides
         whole = scan._replace(sides=(x // 2, y // 2, z // 2)) if arguments.quick else scan
         found = measure(whole, scan.wide if arguments.wide else scan.thin)
-        row = {"whole scan": found["gigabytes"], "seconds": found["seconds"], "limit": scan.limit_gb}
+        row = found | {"limit": scan.limit_gb}
         if not arguments.wide and not arguments.quick:
             x, y, z = scan.patch
-            batch = measure(scan._replace(sides=(2 * x, 2 * y, z), spacing_mm=None), scan.wide)["gigabytes"]
-            row |= {"to the last window": found["to the last window"], "batch of windows": batch}
-            row["bound of the wide network"] = max(row["whole scan"], row["to the last window"] + batch)
+            batch = measure(scan._replace(sides=(2 * x, 2 * y, z), spacing_mm=None), scan.wide)["windows"]
+            row["batch of windows"] = batch
+            row["bound of the wide network"] = max(found["preparing"], found["windows"] + batch, found["way back"])
         rows[name] = row
         print(name, {key: round(value, 2) for key, value in row.items()}, flush=True)
     if not arguments.quick:

@@ -63,10 +63,10 @@ def _memory(records: list[dict[str, Any]]) -> list[str]:
     lines = []
     for record in records:
         if "scans" in record:
-            names = ("whole scan", "to the last window", "batch of windows", "bound of the wide network", "limit")
+            names = ("preparing", "windows", "way back", "batch of windows", "bound of the wide network", "limit")
             lines += [
                 f"| peak memory of inference beyond the network, GB | {' | '.join(names)} |",
-                "|---|---|---|---|---|---|",
+                "|---|---|---|---|---|---|---|",
             ]
             for name, row in record["scans"].items():
                 lines.append(f"| {name} | {' | '.join(f'{row[key]:.2f}' if key in row else '' for key in names)} |")

@@ -113,13 +113,18 @@ def test_it_trains_two_steps_when_shrunken(tiny, tmp_path, path):
 def shrink_pretraining(recipe: PretrainRecipe) -> PretrainRecipe:
     """The same recipe with a tiny encoder on few tiny images, two steps long."""
     tree = recipe.model_dump(mode="json")
-    tree["network"] |= {"filters": [4, 4, 8, 8]} if recipe.generates else {"width": 12}
+    if recipe.generates:
+        blocks = ("latent_channels", "encoder_blocks", "decoder_blocks")
+        tree["network"] |= {"filters": [4, 4, 8, 8]} | {name: tree["network"][name][-4:] for name in blocks}
+    else:
+        tree["network"]["width"] = 12
     tree["data"] |= {"manifest": "data/images.json", "root": None, "size": 16, "workers": 0}
     for view in tree["augment"]["views"].values():
         view["size"] = None if view["size"] is None else 8
     if "queue" in tree["method"]:
         tree["method"]["queue"] = 16
-    tree["train"] |= {"steps": 2, "rows": 8, "accumulate": 1, "precision": "32-true", "log_every": 1, "init_from": None}
+    tree["train"] |= {"steps": 2, "accumulate": 1, "precision": "32-true", "log_every": 1, "init_from": None}
+    tree["train"]["rows"] = 16  # split batch normalisation needs two in each part
     if recipe.method.name == "hvae_finetune":
         tree["method"]["predictor_steps"], tree["train"]["init_from"] = 1, "start"
     return recipe_from_tree(tree, where="shrunken")

@@ -276,7 +276,7 @@ def _idx(path: Path) -> NDArray[np.uint8]:
 
 
 def _picture(path: Path) -> NDArray[Any]:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(path) as picture:
@@ -287,7 +287,8 @@ def _picture(path: Path) -> NDArray[Any]:
                 return _fractions(np.asarray(picture), str(path))
             if picture.mode.startswith("I"):
                 return _sixteen_bits(np.asarray(picture), path)
-            return np.asarray(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
+            upright = ImageOps.exif_transpose(picture)  # cameras note how they were held instead of turning the pixels
+            return np.asarray(upright.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
     except FileNotFoundError:
         raise ImageError(f"{path}: there is no such image.") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:

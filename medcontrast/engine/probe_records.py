@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medcontrast.engine.records import deciding, recipe_digest, require_same
-from medcontrast.errors import InputError
+from medcontrast.engine.records import deciding, read_record, recipe_digest, require_same
 from medcontrast.files import write_text
 from medcontrast.settings import PretrainRecipe
 from medcontrast.settings.grid import ProbeCell
@@ -61,17 +60,15 @@ class ProbeRecord:
         Raises:
             InputError: The file is no such record.
         """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content.pop("format") != _FORMAT:
-                raise ValueError("another format")
+
+        def checked(content: dict[str, Any]) -> ProbeRecord:
             record = cls(**content)
             marks = [*record.hits.values(), *(marks for names in record.groups.values() for marks in names.values())]
             if {len(each) for each in marks} != {record.images} or set("".join(marks)) - {"0", "1"}:
                 raise ValueError("marks that are not one digit an image")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: not a probe record ({error}); delete it to run its cell again.") from None
-        return record
+            return record
+
+        return read_record(path, _FORMAT, checked)
 
     def require_recipe(self, recipe: PretrainRecipe, path: Path) -> None:
         """Refuses a record of another recipe than the grid now asks for.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medcontrast.engine.run import CHANGEABLE_ON_RESUME, leaves
 from medcontrast.errors import InputError
@@ -15,6 +15,8 @@ from medcontrast.files import write_text
 from medcontrast.metrics.report import Report
 from medcontrast.settings import Recipe
 from medcontrast.settings.grid import Cell
+
+Made = TypeVar("Made")
 
 _FORMAT = "medcontrast benchmark record 1"
 METRICS = (
@@ -66,17 +68,15 @@ class Record:
         Raises:
             InputError: The file is no such record.
         """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content.pop("format") != _FORMAT:
-                raise ValueError("another format")
+
+        def checked(content: dict[str, Any]) -> Record:
             record = cls(**content)
             lengths = {len(values) for figures in record.scores.values() for values in figures.values()}
             if lengths != {len(record.cases)}:
                 raise ValueError("lists of different lengths")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: not a benchmark record ({error}); delete it to run its cell again.") from None
-        return record
+            return record
+
+        return read_record(path, _FORMAT, checked)
 
     def require_recipe(self, recipe: Recipe, path: Path) -> None:
         """Refuses a record of another recipe than the grid now asks for, as after an edit.
@@ -109,6 +109,27 @@ def make_peer_record(
         facts: As of a grid's record, and `peer` ({"name", "version"}) and `notes`, sentences for below the table.
     """
     return Record(row, labeled, run, settings, recipe_digest(settings), *_scores(report), facts)
+
+
+def read_record(path: Path, format_: str, make: Callable[[dict[str, Any]], Made]) -> Made:
+    """What `make` makes of a record's content, which it may refuse with a ValueError.
+
+    Args:
+        path: The JSON file.
+        format_: What it says of itself, such as "medcontrast benchmark record 1".
+        make: From the content without that.
+
+    Raises:
+        InputError: The file is no such record.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("format") != format_:
+            raise ValueError("another format")
+        return make(content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        kind = " ".join(format_.split()[1:-1])
+        raise InputError(f"{path}: not a {kind} ({error}); delete it to run its cell again.") from None
 
 
 def load_records(folder: Path, names: Sequence[str]) -> dict[str, Record]:

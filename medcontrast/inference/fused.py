@@ -20,7 +20,7 @@ def fused(network: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose blocks of convolution, batch norm and ReLU are one layer each.
 
     A block is a Sequential of just these three, as V-Net has them; the convolution of 1x1x1 voxel that ends V-Net is
-    rewritten too, and whatever else stays as it is. The copy cannot be trained, and its tensors have other names.
+    rewritten too, and whatever else stays as it is. The copy cannot be trained.
 
     Args:
         network: Left alone.
@@ -33,7 +33,7 @@ def fused(network: nn.Module) -> nn.Module:
                 _fold(block, convolution, norm)
         final = getattr(block, "final", None)
         if isinstance(final, nn.Conv3d):
-            block.final = OneDnnConvolution(final, relu=False)
+            OneDnnConvolution.take(final, relu=False)
     return use_channels_last(made)
 
 
@@ -42,38 +42,42 @@ def _fold(block: nn.Sequential, convolution: nn.Module, norm: nn.BatchNorm3d) ->
     if isinstance(convolution, nn.ConvTranspose3d):
         block[0], block[1] = fuse_conv_bn_eval(convolution, norm, transpose=True), nn.Identity()
     elif isinstance(convolution, nn.Conv3d) and convolution.padding_mode == "zeros":
-        block[0] = OneDnnConvolution(fuse_conv_bn_eval(convolution, norm), relu=True)
+        block[0] = OneDnnConvolution.take(fuse_conv_bn_eval(convolution, norm), relu=True)
         block[1] = block[2] = nn.Identity()
 
 
-class OneDnnConvolution(nn.Module):
+class OneDnnConvolution(nn.Conv3d):
     """A convolution and the ReLU after it, if any; on CPUs one pass of oneDNN.
 
     PyTorch itself puts the two together in compiled graphs alone.
     """
 
-    def __init__(self, convolution: nn.Conv3d, *, relu: bool) -> None:
-        super().__init__()
-        self.convolution = convolution
-        self.relu = relu
+    relu: bool
 
-    def forward(self, image: Tensor) -> Tensor:
+    @classmethod
+    def take(cls, layer: nn.Conv3d, *, relu: bool) -> OneDnnConvolution:
+        """The layer itself, from now on one of these; its parameters keep their names."""
+        layer.__class__ = cls
+        assert isinstance(layer, cls)
+        layer.relu = relu
+        return layer
+
+    def forward(self, input: Tensor) -> Tensor:
         """(b, c, x, y, z) in, (b, d, ...) out."""
-        layer = self.convolution
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else image.dtype
-        if image.device.type != "cpu" or not _has_one_dnn(dtype):
-            out: Tensor = layer(image)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
+        if input.device.type != "cpu" or not _has_one_dnn(dtype):
+            out = super().forward(input)
             return functional.relu(out) if self.relu else out
         # autocast does not know the operator
-        bias = None if layer.bias is None else layer.bias.to(dtype)
+        bias = None if self.bias is None else self.bias.to(dtype)
         out = torch.ops.mkldnn._convolution_pointwise(
-            _channels_last(image.to(dtype)),
-            layer.weight.to(dtype),
+            _channels_last(input.to(dtype)),
+            self.weight.to(dtype),
             bias,
-            layer.padding,
-            layer.stride,
-            layer.dilation,
-            layer.groups,
+            self.padding,
+            self.stride,
+            self.dilation,
+            self.groups,
             "relu" if self.relu else "none",
             [],
             "",

@@ -24,7 +24,7 @@ from medcontrast.errors import InputError, VolumeError
 from medcontrast.inference.members import Member, load_members
 from medcontrast.inference.postprocess import finish
 from medcontrast.inference.record import geometry, measured_volumes, prediction_record
-from medcontrast.inference.windows import even_slabs, joined, mirrored, window_slabs
+from medcontrast.inference.windows import SLAB_PLANES, even_slabs, joined, mirrored, window_slabs
 from medcontrast.labels import LabelTable
 from medcontrast.settings.train import InferenceSettings
 from medcontrast.transforms.volume3d import (
@@ -39,8 +39,6 @@ from medcontrast.volume import Grid, Volume, read_volume, require_usable_image
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 _ALL_AXES = (0, 1, 2)
-_SLAB_PLANES = 16
-"""Several networks may have windows of several sizes; their slabs are brought to this many planes each."""
 FLOAT32_BYTES = 2**30
 """Above this size the probabilities of a whole image are kept in float16, where they must be kept at all."""
 
@@ -116,12 +114,13 @@ class Predictor:
 
     def predict_slabs(self, image: Tensor) -> Iterator[Tensor]:
         """Mean probabilities of all members, (k, some x, y, z) float32 one after another, for an image (c, x, y, z)."""
-        streams = [
-            even_slabs((slab.softmax(dim=0) for slab in self._logit_slabs(member, image)), _SLAB_PLANES)
-            for member in self.members
-        ]
-        for slabs in zip(*streams, strict=True):
-            yield torch.stack(slabs).mean(dim=0) if len(slabs) > 1 else slabs[0]
+        streams = [(slab.softmax(dim=0) for slab in self._logit_slabs(member, image)) for member in self.members]
+        if len(streams) == 1:
+            yield from streams[0]
+            return
+        # networks may have windows of several sizes
+        for slabs in zip(*(even_slabs(stream, SLAB_PLANES) for stream in streams), strict=True):
+            yield torch.stack(slabs).mean(dim=0)
 
     @freed_memory_kept()
     def predict_probabilities(self, image: Tensor) -> Tensor:

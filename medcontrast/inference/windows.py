@@ -18,6 +18,9 @@ from medcontrast.transforms.crop import PAD_VALUE
 DEVICE_BYTES = 4 * 2**30
 """Above this size the values of a whole image are kept in main memory instead of on the device."""
 
+SLAB_PLANES = 16
+"""No slab that is given has more planes along x than this, so that what is made of one stays small."""
+
 WindowFunction = Callable[[Tensor], Tensor]
 """Windows (n, c, *patch) in, logits (n, k, *patch) out, in any float type."""
 
@@ -90,8 +93,8 @@ def window_slabs(
 ) -> Iterator[Tensor]:
     """The averaged logits of overlapping windows, slab by slab along x.
 
-    A slab is given as soon as no further window reaches it, so that no more than a window's length of the image is held
-    for all classes at once.
+    Slabs are given as soon as no further window reaches them, so that no more than a window's length of the image is
+    held for all classes at once.
 
     Args:
         image: (1, c, x, y, z); smaller than the patch it is padded on both sides, and the result cropped again.
@@ -122,13 +125,14 @@ def window_slabs(
         for start, part in zip(group, logits_of(windows).float(), strict=True):
             if buffer is None:
                 buffer = _Slab(len(part), (window[0], *_triple(padded.shape[2:])[1:]), device)
-            if start[0] > buffer.start:
-                yield buffer.advance(start[0])[(slice(None), slice(None), *inner[2:])]
+            for slab in buffer.advance(start[0]):
+                yield slab[(slice(None), slice(None), *inner[2:])]
             buffer.add(start, part, weights)
     assert buffer is not None
-    # an image that was padded along x has one column of windows, so that this slab is the first and only one
-    rest = buffer.advance(buffer.start + window[0])[(slice(None), slice(None), *inner[2:])]
-    yield rest[:, inner[1]] if padded.shape[2] > size[0] else rest
+    # an image that was padded along x has one column of windows, so that these slabs are the first and only ones
+    kept = (before[0], before[0] + size[0]) if padded.shape[2] > size[0] else (0, window[0])
+    for slab in buffer.advance(buffer.start + window[0], kept):
+        yield slab[(slice(None), slice(None), *inner[2:])]
 
 
 class _Slab:
@@ -145,16 +149,19 @@ class _Slab:
         self.total[(slice(None), *place)].addcmul_(part, weights)
         self.weight[place] += weights
 
-    def advance(self, start: int) -> Tensor:
-        """Moves on to `start`; gives the means (k, some x, y, z) of what is left behind."""
+    def advance(self, start: int, kept: tuple[int, int] | None = None) -> Iterator[Tensor]:
+        """Moves on to `start`; gives the means (k, some x, y, z) of what is left behind, or of its `kept` planes."""
         planes = start - self.start
-        done = self.total[:, :planes] / self.weight[:planes]
-        for sums, axis in ((self.total, 1), (self.weight, 0)):
-            kept = sums.narrow(axis, planes, sums.shape[axis] - planes).clone()
-            sums.zero_()
-            sums.narrow(axis, 0, kept.shape[axis]).copy_(kept)
+        first, end = kept or (0, planes)
+        for plane in range(first, end, SLAB_PLANES):
+            part = slice(plane, min(plane + SLAB_PLANES, end))
+            yield self.total[:, part] / self.weight[part]
+        if planes:
+            for sums, axis in ((self.total, 1), (self.weight, 0)):
+                rest = sums.narrow(axis, planes, sums.shape[axis] - planes).clone()
+                sums.zero_()
+                sums.narrow(axis, 0, rest.shape[axis]).copy_(rest)
         self.start = start
-        return done
 
 
 def even_slabs(slabs: Iterator[Tensor], planes: int) -> Iterator[Tensor]:

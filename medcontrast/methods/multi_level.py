@@ -20,8 +20,8 @@ class MultiLevel(MomentumMethod):
 
     high: clean lesion against clean healthy patches. low: degraded lesion against degraded healthy patches, which share
     whatever degradation does and differ in the lesion alone. cross: degraded lesion with its clean version as positive,
-    against degraded healthy patches. Queries of both qualities go through the student
-    together, so that batch normalisation cannot tell them apart by giving each its own statistics.
+    against degraded healthy patches. Patches of both qualities, lesion and healthy, go through the student
+    together, so that batch normalisation has the same statistics for all of them.
 
     A row of `quality` 1 has no clean version: its *_high views are not looked at.
 
@@ -43,7 +43,7 @@ class MultiLevel(MomentumMethod):
         queries = target > 0 if settings.queued == "healthy" else torch.ones_like(target, dtype=torch.bool)
         query_high, query_low = self._queries(query_high, query_low, queries)
         key_high, key_low = self.keys(torch.cat([key_high, key_low]), info).chunk(2)
-        past = [self.past(HIGH), self.past(LOW)]
+        past = self._negatives(key_high, key_low, target, clean)
         paired = clean[queries]
         cross_past = past[LOW] if settings.cross_negatives == "low" else torch.cat([past[LOW], past[HIGH]])
         levels = {
@@ -62,12 +62,12 @@ class MultiLevel(MomentumMethod):
         return {"loss": loss, **{name: level.loss for name, level in levels.items()}, **kept}
 
     def _queries(self, high: Tensor, low: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-        if not bool(queries.any()):
-            # nothing to learn from, but every parameter keeps its place in the graph
-            empty = self.queries(low)[:0]
-            return empty, empty
-        high, low = self.queries(torch.cat([high[queries], low[queries]])).chunk(2)
-        return high, low
+        """Those of `queries`; healthy patches go through the student all the same.
+
+        Batch normalisation of lesions alone would take what they share, the lesion, for the mean and subtract it.
+        """
+        high, low = self.queries(torch.cat([high, low])).chunk(2)
+        return high[queries], low[queries]
 
     def _level(self, query: Tensor, key: Tensor, negatives: Tensor, info: StepInfo) -> Mined:
         by_similarity, by_loss = self.settings.mine_negatives, self.settings.mine_queries
@@ -85,6 +85,17 @@ class MultiLevel(MomentumMethod):
             loss_pace=loss,
             soft=by_loss is not None and by_loss.soft,
         )
+
+    def _negatives(self, high: Tensor, low: Tensor, target: Tensor, clean: Tensor) -> list[Tensor]:
+        """Keys of the queue of each quality; where it holds healthy ones, this step's own healthy keys too.
+
+        Against old keys alone a query gains by drifting with its encoder, away from healthy and lesion alike.
+        """
+        past = [self.past(HIGH), self.past(LOW)]
+        if self.settings.queued != "healthy":
+            return past
+        healthy = target == 0
+        return [torch.cat([high[healthy & clean], past[HIGH]]), torch.cat([low[healthy], past[LOW]])]
 
     def _remember(self, key_high: Tensor, key_low: Tensor, target: Tensor, clean: Tensor) -> None:
         """Keeps keys for the queues: of healthy patches alone, and clean ones of images that are clean."""

@@ -61,6 +61,16 @@ def test_alpha_palettes_and_bits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(case, channels=1, size=6), ((grey > 128) * 255)[None])
 
 
+@pytest.mark.parametrize(("orientation", "turned"), [(1, lambda a: a), (3, lambda a: a[::-1, ::-1]), (6, np.rot90)])
+def test_a_photograph_stands_as_its_camera_was_held(tmp_path: Path, orientation: int, turned: Any) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = colours(4, 6)
+    stored = np.ascontiguousarray(turned(upright))  # 6: to be turned by 90 degrees clockwise
+    case = picture(tmp_path / "x.png", stored, exif=exif)
+    np.testing.assert_array_equal(read_pixels(case), upright)
+
+
 @pytest.mark.parametrize("top", [65535, 200])
 def test_sixteen_bits_are_a_share_of_all_sixteen_however_dark_the_image(tmp_path: Path, top: int) -> None:
     array = np.linspace(0, top, 36).reshape(6, 6).astype(np.uint16)

@@ -53,8 +53,7 @@ def test_other_norms_stay() -> None:
     network = trained_vnet("instance")
     made = fused(network)
     image = torch.randn(1, 1, 32, 32, 32)
-    norms = [module for module in made.modules() if isinstance(module, nn.InstanceNorm3d)]
-    assert len(norms) == sum(isinstance(module, nn.InstanceNorm3d) for module in network.modules())
+    assert made.state_dict().keys() == network.state_dict().keys()
     with torch.no_grad():
         torch.testing.assert_close(made(image).logits, network(image).logits, atol=1e-5, rtol=1e-5)
 
@@ -86,7 +85,7 @@ def test_under_autocast_a_fused_network_computes_in_bfloat16() -> None:
 
 
 def test_without_onednn_the_two_layers_run_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = OneDnnConvolution(nn.Conv3d(2, 3, 3, padding=1), relu=True)
+    layer = OneDnnConvolution.take(nn.Conv3d(2, 3, 3, padding=1), relu=True)
     image = torch.randn(1, 2, 8, 8, 8)
     with torch.no_grad():
         one = layer(image)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from medcontrast.errors import InputError, VolumeError
 from medcontrast.inference.outputs import Outputs, write_prediction
 from medcontrast.inference.predict import Predictor, evaluating, predict_case, predict_probabilities, resolve_device
+from medcontrast.inference.windows import SLAB_PLANES
 from medcontrast.settings.train import InferenceSettings
 
 SHAPE = (30, 37, 21)
@@ -339,7 +340,9 @@ def test_classes_by_slabs_are_those_of_the_whole(tmp_path: Path, tools: SimpleNa
     image = torch.sin(torch.arange(40 * 18 * 20) * 0.11).reshape(1, 40, 18, 20) * 60 + 60
     whole = predictor.predict_probabilities(image)
     assert torch.equal(predictor.predict_classes(image), whole.argmax(dim=0).to(torch.int16))
-    assert len(list(predictor.predict_slabs(image))) == 3
+    slabs = list(predictor.predict_slabs(image))
+    assert len(slabs) >= 3 and all(slab.shape[1] <= SLAB_PLANES for slab in slabs)
+    assert torch.equal(torch.cat(slabs, dim=1), whole)
 
 
 def test_the_window_of_the_settings_replaces_the_patch(tools: SimpleNamespace) -> None:

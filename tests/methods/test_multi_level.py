@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 from medcontrast.batch import StepInfo
 from medcontrast.errors import InputError
@@ -71,7 +72,10 @@ def test_each_term_is_mocos_loss_of_its_level_and_reaches_the_student_alone(name
     quality = HIGH if name == "high" else LOW
     query = method.head(method.student(views["query_high" if name == "high" else "query_low"][lesion]))
     key = keys_of(method, views["key_low" if name == "low" else "key_high"][lesion])
-    expected = queue_nce(query, key, method.queue.rows[quality], temperature=0.07)
+    # healthy keys of the step stand before those of the queue
+    own = keys_of(method, views["key_high" if quality == HIGH else "key_low"])[[1, 3]]
+    negatives = torch.cat([functional.normalize(own), method.queue.rows[quality]])
+    expected = queue_nce(query, key, negatives, temperature=0.07)
     term = method.losses(batch, info())[name]
     torch.testing.assert_close(term, expected, rtol=1e-4, atol=1e-5)
     term.backward()
@@ -160,7 +164,9 @@ def test_flat_similarities_give_the_logarithm_of_the_queue():
         method.queue.enqueue_class(quality, torch.ones(8, 6))
     for name, value in method.losses(make_batch(), info()).items():
         if name in LEVELS:
-            assert float(value.detach()) == pytest.approx(math.log(9), abs=1e-5)
+            assert float(value.detach()) == pytest.approx(
+                math.log(1 + 2 + 8), abs=1e-5
+            )  # 2 healthy rows, 8 in the queue
 
 
 @pytest.mark.parametrize("target", [(0, 0, 0, 0), (1, 1, 1, 1)])
@@ -227,3 +233,26 @@ def test_missing_views_and_no_level_are_refused():
         make().losses(batch, info())
     with pytest.raises(ValueError, match="must be above 0"):
         make(high_weight=0.0, low_weight=0.0, cross_weight=0.0)
+
+
+def test_a_row_of_low_quality_gives_no_clean_negative():
+    batch = make_batch(target=(1, 0, 1, 0), quality=torch.tensor([0, 1, 0, 0]))
+    worse = {**batch, "views": {**batch["views"], "key_high": batch["views"]["key_high"].clone()}}
+    worse["views"]["key_high"][1] += 1.0
+    better = {**batch, "views": {**batch["views"], "key_high": batch["views"]["key_high"].clone()}}
+    better["views"]["key_high"][3] += 1.0
+    terms, same, other = (make().losses(each, info()) for each in (batch, worse, better))
+    for name in LEVELS:
+        torch.testing.assert_close(same[name], terms[name])
+    assert float((other["high"] - terms["high"]).detach().abs()) > 1e-3
+
+
+def test_healthy_patches_share_the_batch_statistics_of_the_lesions():
+    """Else what all lesions share would be subtracted with the mean."""
+    torch.manual_seed(0)
+    settings = MultiLevelSettings(name="multi_level", queue=8, embedding_channels=6, mine_negatives=None)
+    method = MultiLevel(settings, lambda: build_encoder("resnet20", in_channels=1, width=4, norm="batch")).train()
+    seen = []
+    method.student.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    method.losses(make_batch(target=(1, 0, 0, 0)), info())
+    assert seen == [8]  # all rows in both qualities

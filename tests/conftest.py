@@ -49,7 +49,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-PRETRAINING = ("simclr", "moco_v2", "moco_v3", "dino", "leoclr", "multi_level", "hvae")
+PRETRAINING = ("simclr", "moco_v2", "moco_v3", "dino", "leoclr", "multi_level", "hvae", "hvae_finetune")
 
 
 def write_nifti(path: Path, array: NDArray[Any], affine: NDArray[np.float64] | None = None) -> Path:

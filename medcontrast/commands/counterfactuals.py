@@ -11,7 +11,7 @@ from medcontrast.errors import InputError
 
 
 def counterfactuals(
-    checkpoint: Annotated[Path, typer.Option("--ckpt", help="Run folder or checkpoint of method hvae.")],
+    checkpoint: Annotated[Path, typer.Option("--ckpt", help="Run folder or checkpoint of a generator.")],
     manifest: Annotated[Path, typer.Option("--manifest", help="Manifest of images with the generator's parents.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")],
     domains: Annotated[

@@ -159,9 +159,9 @@ def make_generator_method(recipe: PretrainRecipe, parents: Sequence[Parent]) -> 
     return build_method(recipe.method, partial(build_generator, recipe, parents))
 
 
-def make_optimizer(settings: OptimizerSettings, method: nn.Module) -> Optimizer:
-    """SGD or AdamW over everything that takes a gradient."""
-    parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
+def make_optimizer(settings: OptimizerSettings, method: Method) -> Optimizer:
+    """SGD or AdamW over everything that takes a gradient, one group for each of the method's parts."""
+    parameters = [{"params": part} for part in method.parts().values()]
     if settings.name == "sgd":
         return SGD(
             parameters,

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medcontrast import schedules
 from medcontrast.data.image_manifest import ImageManifest
@@ -23,26 +22,13 @@ from medcontrast.engine.counterfactuals import ROWS
 from medcontrast.engine.generator import Action, Generator
 from medcontrast.engine.probe_embed import evaluating
 from medcontrast.errors import InputError, NonFiniteLossError
+from medcontrast.losses.parents import parent_losses
 from medcontrast.metrics.counterfactual import MeanDifference, category_effect, number_effect
-from medcontrast.networks.encoders2d import build_encoder
 from medcontrast.networks.parents import Parent
+from medcontrast.networks.predictor import Predictor
 
 PREDICTOR_ROWS = 64
 _LR, _WEIGHT_DECAY, _BALANCE = 0.002, 0.01, 0.5
-
-
-class Predictor(nn.Module):
-    """The parents of an image, as a generator's numbers: logits of categories, standardised numbers."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.encoder = build_encoder("resnet20", in_channels=channels)
-        self.head = nn.Linear(self.encoder.feature_channels, width)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """(b, p) of images (b, c, x, y) in 0..1."""
-        found: Tensor = self.head(self.encoder((image - 0.5) / 0.25))
-        return found
 
 
 def train_predictor(
@@ -62,6 +48,7 @@ def train_predictor(
     cases = manifest.originals("train")
     numbers = generator.numbers(cases, manifest.classes, where=f"{manifest.path}: train")
     data, device = generator.recipe.data, generator.device
+    widths = [parent.width for parent in generator.parents]
     images = Images(cases, channels=data.channels, size=data.size)
     torch.manual_seed(seed)
     predictor = Predictor(data.channels, numbers.shape[1]).to(device).train()
@@ -73,7 +60,8 @@ def train_predictor(
         for group in optimizer.param_groups:
             group["lr"] = _LR * rate
         places = [key.case_index for key in keys]
-        loss = parents_loss(predictor(images.load(places).to(device)), numbers[places].to(device), generator)
+        found = predictor(images.load(places).to(device))
+        loss = torch.stack(parent_losses(found, numbers[places].to(device), widths)).sum()
         if not bool(torch.isfinite(loss)):
             raise NonFiniteLossError(f"The predictor of the parents: its loss is not finite at step {step}.")
         optimizer.zero_grad(set_to_none=True)
@@ -84,22 +72,9 @@ def train_predictor(
     return predictor
 
 
-def parents_loss(found: Tensor, numbers: Tensor, generator: Generator) -> Tensor:
-    """Cross-entropy of categories and squared error of standardised numbers (b, p), added up."""
-    terms = []
-    for parent in generator.parents:
-        columns = generator.network.parents.columns(parent.name)
-        one, wanted = found[:, columns].float(), numbers[:, columns]
-        if parent.values is None:
-            terms.append(functional.mse_loss(one, wanted))
-        else:
-            terms.append(functional.cross_entropy(one, wanted.argmax(1)))
-    return torch.stack(terms).sum()
-
-
 def score_generator(
     generator: Generator,
-    predictor: Predictor,
+    predictor: nn.Module,
     manifest: ImageManifest,
     split: str,
     wanted: Sequence[Action],
@@ -160,7 +135,7 @@ def score_generator(
     }
 
 
-def _predicted(predictor: Predictor, image: Tensor, generator: Generator) -> Tensor:
+def _predicted(predictor: nn.Module, image: Tensor, generator: Generator) -> Tensor:
     found: Tensor = predictor(image.to(generator.device)).float().cpu()
     return found
 

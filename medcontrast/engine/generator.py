@@ -98,15 +98,24 @@ def load_generator(checkpoint: Path, device: torch.device) -> Generator:
     if not isinstance(recipe, PretrainRecipe) or not recipe.generates:
         raise CheckpointError(
             f"{file}: was trained by method {recipe.method.name}, which makes no images; counterfactuals need a run of "
-            "method hvae."
+            "method hvae or hvae_finetune."
         )
     try:
-        parents = [Parent(**{**each, "values": each["values"] and tuple(each["values"])}) for each in header["parents"]]
-        network = build_generator(recipe, parents)
+        network = build_generator(recipe, header_parents(header))
         network.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError, InputError) as error:
         raise CheckpointError(f"{file}: its tensors or parents are not those of its recipe ({error}).") from None
     return Generator(network.to(device).eval(), recipe, file, int(header["step"]), device)
+
+
+def header_parents(header: Mapping[str, Any]) -> tuple[Parent, ...]:
+    """The parents that a generator's checkpoint was trained with.
+
+    Raises:
+        KeyError: It is not a generator's.
+        TypeError: It is of another version.
+    """
+    return tuple(Parent(**{**each, "values": each["values"] and tuple(each["values"])}) for each in header["parents"])
 
 
 @dataclass(frozen=True)

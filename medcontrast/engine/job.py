@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,15 @@ from medcontrast.data.parents import parent_rows, training_parents
 from medcontrast.data.sampler import TwoStreamSampler
 from medcontrast.data.volumes import make_loader
 from medcontrast.engine.build import make_generator_method, make_method, make_pretraining_method
+from medcontrast.engine.generator import header_parents
 from medcontrast.engine.run import Run
 from medcontrast.engine.validate import Validator
 from medcontrast.errors import CheckpointError, InputError
 from medcontrast.methods import Method
-from medcontrast.networks.parents import Parents
-from medcontrast.networks.transfer import encoder_of, load_encoder
+from medcontrast.networks.parents import Parent, Parents
+from medcontrast.networks.transfer import encoder_of, load_encoder, load_generator_tensors
 from medcontrast.settings import PretrainRecipe, Recipe, pretrains
-from medcontrast.settings.generator import HVAESettings
+from medcontrast.settings.generator import GeneratorMethodSettings, HVAEFinetuneSettings
 from medcontrast.transforms.image_views import ImageViews
 from medcontrast.transforms.views import Views
 
@@ -212,7 +214,7 @@ class Generation(Pretraining):
     """
 
     def __init__(self, recipe: PretrainRecipe, manifest: ImageManifest) -> None:
-        assert isinstance(recipe.method, HVAESettings)
+        assert isinstance(recipe.method, GeneratorMethodSettings)
         self.recipe, self.manifest, self.balance = recipe, manifest, recipe.method.balance
         self.cases = manifest.originals("train")
         where = f"{manifest.path}: train"
@@ -241,6 +243,46 @@ class Generation(Pretraining):
 
     def next_command(self, folder: Path) -> str:
         return f"medcontrast counterfactuals --ckpt {folder} --manifest {folder / 'manifest.json'} -o FOLDER"
+
+    def take_over(self, tensors: dict[str, Tensor], header: dict[str, Any], *, where: Path) -> str:
+        """The same; what is fine-tuned takes every tensor of a generator of the same parents, or none.
+
+        Raises:
+            CheckpointError: Nothing fits, or the generator is of another architecture or of other parents.
+        """
+        if not isinstance(self.recipe.method, HVAEFinetuneSettings):
+            return super().take_over(tensors, header, where=where)
+        try:
+            theirs = header_parents(header)
+        except (KeyError, TypeError):
+            raise CheckpointError(
+                f"{where}: holds no generator; name a run of method hvae in train.init_from."
+            ) from None
+        _require_same_parents(self.parents, theirs, where)
+        loaded = load_generator_tensors(self.method.student, tensors, where=str(where))
+        self.method.load_student(tensors)  # the averaged weights start from them too
+        return f"Initialised {loaded} of {loaded} tensors, the whole generator, from {where}."
+
+
+def _require_same_parents(ours: Sequence[Parent], theirs: Sequence[Parent], where: Path) -> None:
+    """A generator takes numbers, whose meaning lies in the parents' order, values and statistics."""
+    if len(ours) == len(theirs) and all(_same(*pair) for pair in zip(ours, theirs, strict=True)):
+        return
+    held, wanted = ("; ".join(_described(parent) for parent in parents) for parents in (theirs, ours))
+    raise CheckpointError(
+        f"{where}: its parents ({held}) are not those of this recipe and its training images ({wanted}); take the "
+        "recipe's parents and manifest from that run."
+    )
+
+
+def _same(one: Parent, other: Parent) -> bool:
+    numbers = ((one.mean, other.mean), (one.std, other.std))
+    return one[:2] == other[:2] and all(math.isclose(*pair, rel_tol=1e-6, abs_tol=1e-9) for pair in numbers)
+
+
+def _described(parent: Parent) -> str:
+    values = f"{parent.mean:.6g} +- {parent.std:.6g}" if parent.values is None else ", ".join(parent.values)
+    return f"{parent.name}: {values}"
 
 
 def job_of(run: Run) -> Job:

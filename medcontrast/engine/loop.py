@@ -133,8 +133,8 @@ class Trainer:
         """One optimiser step over all micro-batches; returns the mean of every term."""
         train, seed = self.run.recipe.train, self.run.recipe.seed
         rate = learning_rate(train.optimizer, train.schedule, info.step, train.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        for part, group in zip(self.method.parts(), optimizer.param_groups, strict=True):
+            group["lr"] = self.method.rate(part, rate, info)
         means: dict[str, Tensor] = {}
         for micro in range(train.accumulate):
             # dropout draws from the global generator: seeding it here makes it, too, a function of the step
@@ -149,6 +149,7 @@ class Trainer:
                 self.fabric.backward(terms["loss"] / train.accumulate)
             for name, value in joined.items():
                 means[name] = means.get(name, torch.zeros_like(value)) + value / train.accumulate
+        _let_rest(optimizer)
         if train.clip_norm is not None:
             norm = self.fabric.clip_gradients(wrapped, optimizer, max_norm=train.clip_norm, error_if_nonfinite=False)
             means["gradient_norm"] = torch.as_tensor(norm)
@@ -223,6 +224,14 @@ class Trainer:
     def _say(self, sentence: str) -> None:
         if self.fabric.is_global_zero:
             self.console.print(sentence, highlight=False)
+
+
+def _let_rest(optimizer: Any) -> None:
+    """Takes the gradients of resting parts away: weight decay and averages of past gradients leave them alone too."""
+    for group in optimizer.param_groups:
+        if group["lr"] == 0.0:
+            for parameter in group["params"]:
+                parameter.grad = None
 
 
 def _require_finite(joined: dict[str, Tensor], terms: dict[str, Tensor], batch: Batch, info: StepInfo) -> None:

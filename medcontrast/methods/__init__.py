@@ -12,6 +12,7 @@ from medcontrast.methods.dino import DINO
 from medcontrast.methods.fba_legacy import FBALegacy
 from medcontrast.methods.fba_net import FBANet
 from medcontrast.methods.hvae import HVAEGenerator
+from medcontrast.methods.hvae_finetune import HVAEFinetune
 from medcontrast.methods.mc_net import MCNet
 from medcontrast.methods.mean_teacher import MeanTeacher
 from medcontrast.methods.moco import LeOCLR, MoCo
@@ -22,7 +23,7 @@ from medcontrast.methods.simclr import SimCLR
 from medcontrast.methods.supervised import Supervised
 from medcontrast.methods.ua_mt import UAMT
 from medcontrast.networks.hvae import HVAE
-from medcontrast.settings.generator import HVAESettings
+from medcontrast.settings.generator import HVAEFinetuneSettings, HVAESettings
 from medcontrast.settings.methods import (
     BCPSettings,
     CPSSettings,
@@ -60,6 +61,7 @@ METHODS: dict[type, Any] = {
     LeOCLRSettings: LeOCLR,
     MultiLevelSettings: MultiLevel,
     HVAESettings: HVAEGenerator,
+    HVAEFinetuneSettings: HVAEFinetune,
 }
 
 

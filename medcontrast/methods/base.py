@@ -37,6 +37,14 @@ class Method(nn.Module, ABC):
         """The network a user should predict with: the teacher where there is one."""
         return self.student
 
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """What the optimiser trains, by parts that learn at rates of their own; by default one part."""
+        return {"all": [parameter for parameter in self.parameters() if parameter.requires_grad]}
+
+    def rate(self, part: str, rate: float, info: StepInfo) -> float:
+        """A part's learning rate in this step; at 0 it rests, and nothing moves it. By default the recipe's `rate`."""
+        return rate
+
     def load_student(self, tensors: dict[str, Tensor]) -> int:
         """Takes over tensors whose name and shape fit the student; returns how many."""
         own = self.student.state_dict()

@@ -9,10 +9,10 @@ from torch import Tensor
 from medcontrast import schedules
 from medcontrast.batch import Batch, StepInfo
 from medcontrast.errors import InputError
-from medcontrast.losses.elbo import discretised_log_likelihood, free_energy, gaussian_kl
+from medcontrast.losses.elbo import FreeEnergy, discretised_log_likelihood, free_energy, gaussian_kl
 from medcontrast.methods.base import TeacherMethod
 from medcontrast.networks.hvae import HVAE
-from medcontrast.settings.generator import HVAESettings
+from medcontrast.settings.generator import GeneratorMethodSettings, HVAESettings
 
 
 class HVAEGenerator(TeacherMethod):
@@ -36,16 +36,24 @@ class HVAEGenerator(TeacherMethod):
         Raises:
             InputError: A batch without attributes.
         """
-        if "attributes" not in batch:
-            raise InputError("method hvae needs the attributes of every image, but the batch has none.")
-        settings = self.settings
-        found = self.student(batch["image"], batch["attributes"])
-        likelihood = discretised_log_likelihood(found.target, found.mean, found.scale, form=settings.likelihood)
-        kl = [gaussian_kl(each.mean, each.scale, each.prior_mean, each.prior_scale) for each in found.latents]
-        beta = settings.beta * schedules.warm_up(info.step, settings.beta_warm_up_steps)
-        energy = free_energy(likelihood, kl, beta=beta, free_nats=settings.free_nats)
+        beta = self.settings.beta * schedules.warm_up(info.step, self.settings.beta_warm_up_steps)
+        energy = energy_of(self.student, batch, self.settings, beta=beta)
         return {
             "loss": energy.loss,
             "negative_log_likelihood": energy.negative_log_likelihood,
             "kl": energy.kl,
         }
+
+
+def energy_of(network: HVAE, batch: Batch, settings: GeneratorMethodSettings, *, beta: float) -> FreeEnergy:
+    """The free energy of a batch's images under their own parents.
+
+    Raises:
+        InputError: A batch without attributes.
+    """
+    if "attributes" not in batch:
+        raise InputError(f"method {settings.name} needs the attributes of every image, but the batch has none.")
+    found = network(batch["image"], batch["attributes"])
+    likelihood = discretised_log_likelihood(found.target, found.mean, found.scale, form=settings.likelihood)
+    kl = [gaussian_kl(each.mean, each.scale, each.prior_mean, each.prior_scale) for each in found.latents]
+    return free_energy(likelihood, kl, beta=beta, free_nats=settings.free_nats)

@@ -1,4 +1,4 @@
-"""Taking a pre-trained encoder out of a checkpoint: all of its tensors, or a sentence that says which do not fit."""
+"""Taking a trained encoder or generator out of a checkpoint: all tensors, or a sentence that says which do not fit."""
 
 from __future__ import annotations
 
@@ -51,20 +51,40 @@ def load_encoder(encoder: nn.Module, tensors: Mapping[str, Tensor], *, where: st
         )
     if not fitting:
         nearest = min(prefixes, key=lambda prefix: len(faults[prefix]))
-        lines = faults[nearest]
-        more = [f"  ... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-        raise CheckpointError(
-            "\n".join(
-                [
-                    f"{where}: of another architecture than this encoder; {len(lines)} of its {len(own)} tensors "
-                    "do not fit, and nothing was loaded:",
-                    *(f"  - {line}" for line in lines[:_SHOWN]),
-                    *more,
-                ]
-            )
-        )
+        raise _another_architecture(faults[nearest], len(own), "encoder", where)
     encoder.load_state_dict({name: tensors[fitting[0] + name] for name in own})
     return len(own)
+
+
+def load_generator_tensors(network: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> int:
+    """Fills every parameter and buffer of a generator from that of another run.
+
+    Args:
+        network: Changed in place, or not at all.
+        tensors: Of the checkpoint.
+        where: File named in messages.
+
+    Returns:
+        How many tensors were loaded: all of the generator's.
+
+    Raises:
+        CheckpointError: The generator is of another architecture (the layers that do not fit are named).
+    """
+    own = network.state_dict()
+    lines = _faults(own, tensors, "", "generator")
+    lines += [f"{name}: the generator has none" for name in tensors if name not in own]
+    if lines:
+        raise _another_architecture(lines, len(own), "generator", where)
+    network.load_state_dict(dict(tensors))
+    return len(own)
+
+
+def _another_architecture(lines: list[str], total: int, noun: str, where: str) -> CheckpointError:
+    more = [f"  ... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    first = f"{where}: of another architecture than this {noun}; {len(lines)} of its {total} tensors do not fit, and "
+    return CheckpointError(
+        "\n".join([f"{first}nothing was loaded:", *(f"  - {line}" for line in lines[:_SHOWN]), *more])
+    )
 
 
 def _prefixes(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
@@ -79,14 +99,14 @@ def _prefixes(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[
     return sorted(prefix for prefix, count in found.items() if 2 * count >= len(own))
 
 
-def _faults(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], prefix: str) -> list[str]:
+def _faults(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], prefix: str, noun: str = "encoder") -> list[str]:
     lines = []
     for name, wanted in own.items():
         held = tensors.get(prefix + name)
         if held is None:
-            lines.append(f"{name}: missing; the encoder has {tuple(wanted.shape)}")
+            lines.append(f"{name}: missing; the {noun} has {tuple(wanted.shape)}")
         elif held.shape != wanted.shape:
-            lines.append(f"{name}: the checkpoint has {tuple(held.shape)}, the encoder {tuple(wanted.shape)}")
+            lines.append(f"{name}: the checkpoint has {tuple(held.shape)}, the {noun} {tuple(wanted.shape)}")
     return lines
 
 

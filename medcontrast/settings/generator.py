@@ -57,16 +57,14 @@ class HVAENetworkSettings(Settings):
         return self.model_dump(exclude={"name"})
 
 
-class HVAESettings(Settings):
-    """A causal mechanism of images (De Sousa Ribeiro et al. 2023): what `medcontrast counterfactuals` works with."""
+class GeneratorMethodSettings(Settings):
+    """What the methods share that train a generator: its parents, its free energy, its averaged weights."""
 
-    name: Literal["hvae"]
+    name: str
     parents: dict[str, Literal["category", "number"]] = Field(min_length=1)
     """What images depend on: `domain`, `target`, or an attribute of the manifest, each a category or a number."""
     beta: float = Field(default=1.0, ge=0.0)
     """Weight of the KL."""
-    beta_warm_up_steps: int = Field(default=0, ge=0)
-    """beta rises in equal steps to its value."""
     free_nats: float = Field(default=0.0, ge=0.0)
     """A latent channel whose KL is below this has no pull; 0 turns it off."""
     likelihood: Literal["gaussian", "logistic"] = "gaussian"
@@ -76,7 +74,7 @@ class HVAESettings(Settings):
     """Share of rows whose domain is drawn uniformly; the others follow the data. 0 shows every image once a round."""
 
     @model_validator(mode="after")
-    def _categories(self) -> HVAESettings:
+    def _categories(self) -> GeneratorMethodSettings:
         for name in ("domain", "target"):
             if self.parents.get(name, "category") != "category":
                 raise ValueError(f"parents.{name} is a category, not a number")
@@ -86,3 +84,32 @@ class HVAESettings(Settings):
     def views(self) -> tuple[str, ...]:
         """None: it learns from the images as they are."""
         return ()
+
+
+class HVAESettings(GeneratorMethodSettings):
+    """A causal mechanism of images (De Sousa Ribeiro et al. 2023): what `medcontrast counterfactuals` works with."""
+
+    name: Literal["hvae"]
+    beta_warm_up_steps: int = Field(default=0, ge=0)
+    """beta rises in equal steps to its value."""
+
+
+class HVAEFinetuneSettings(GeneratorMethodSettings):
+    """Fine-tuning of a trained generator (Roschewitz et al. 2025, CF+): a predictor must find the new parents.
+
+    In the run's first steps the predictor learns the parents from real images, and the generator does not move. In all
+    others it is the other way round.
+    """
+
+    name: Literal["hvae_finetune"]
+    predictor_steps: int = Field(default=1000, ge=1)
+    """First steps of the run, in which the predictor learns."""
+    predictor_lr: float = Field(default=0.002, gt=0.0, le=10.0)
+    """Its learning rate, which warms up over a tenth of its steps and falls along half a cosine."""
+    bound: float | None = None
+    """Largest free energy, in nats per pixel and channel; null takes the one that the generator starts with, the mean
+    over the batches of the predictor's steps."""
+    multiplier_rate: float = Field(default=0.1, gt=0.0)
+    """By how much the multiplier of the bound moves in a step where the free energy exceeds it by one nat."""
+    damping: float = Field(default=0.0, ge=0.0)
+    """Against oscillation around the bound; 0, as published, turns it off."""

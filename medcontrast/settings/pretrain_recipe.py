@@ -1,4 +1,4 @@
-"""The recipe of a run on images: pre-training leaves a trained encoder behind, method hvae a generator."""
+"""The recipe of a run on images: pre-training leaves a trained encoder behind, hvae and hvae_finetune a generator."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from medcontrast.settings.base import Settings
-from medcontrast.settings.generator import HVAENetworkSettings
+from medcontrast.settings.generator import GeneratorMethodSettings, HVAEFinetuneSettings, HVAENetworkSettings
 from medcontrast.settings.images import ImageAugmentSettings, ImageDataSettings
 from medcontrast.settings.network import EncoderSettings
 from medcontrast.settings.pretraining import PretrainMethodSettings
@@ -30,7 +30,8 @@ class PretrainRecipe(Settings):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> PretrainRecipe:
-        faults = [*_network_faults(self), *_view_faults(self), *_row_faults(self), *_transformer_faults(self)]
+        parts = (_network_faults, _view_faults, _row_faults, _transformer_faults, _finetune_faults)
+        faults = [fault for part in parts for fault in part(self)]
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -38,7 +39,7 @@ class PretrainRecipe(Settings):
     @property
     def generates(self) -> bool:
         """Whether it trains a generator of images, and no encoder."""
-        return self.method.name == "hvae"
+        return isinstance(self.method, GeneratorMethodSettings)
 
     @property
     def needs_counterfactuals(self) -> bool:
@@ -95,3 +96,14 @@ def _transformer_faults(recipe: PretrainRecipe) -> list[str]:
         for name, size in sizes.items()
         if size % patch
     ]
+
+
+def _finetune_faults(recipe: PretrainRecipe) -> list[str]:
+    if not isinstance(recipe.method, HVAEFinetuneSettings):
+        return []
+    faults, first = [], recipe.method.predictor_steps
+    if recipe.train.init_from is None:
+        faults.append("method hvae_finetune starts from a trained generator; name its run in train.init_from")
+    if recipe.train.steps <= first:
+        faults.append(f"train.steps {recipe.train.steps} must be above method.predictor_steps {first}, its first ones")
+    return faults

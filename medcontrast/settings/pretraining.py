@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from medcontrast.settings.base import Settings
-from medcontrast.settings.generator import HVAESettings
+from medcontrast.settings.generator import HVAEFinetuneSettings, HVAESettings
 from medcontrast.settings.multi_level import MultiLevelSettings
 
 Decay = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -117,6 +117,13 @@ class DINOSettings(Settings):
 
 
 PretrainMethodSettings = Annotated[
-    SimCLRSettings | MoCoSettings | MoCoV3Settings | DINOSettings | LeOCLRSettings | MultiLevelSettings | HVAESettings,
+    SimCLRSettings
+    | MoCoSettings
+    | MoCoV3Settings
+    | DINOSettings
+    | LeOCLRSettings
+    | MultiLevelSettings
+    | HVAESettings
+    | HVAEFinetuneSettings,
     Field(discriminator="name"),
 ]

@@ -14,7 +14,7 @@ from medcontrast.checkpoint import load_weights
 from medcontrast.data.image_manifest import load_image_manifest
 from medcontrast.data.images import Images
 from medcontrast.engine.build import build_generator
-from medcontrast.engine.counterfactual_metrics import parents_loss, score_generator
+from medcontrast.engine.counterfactual_metrics import score_generator
 from medcontrast.engine.generator import Action, Generator, actions, load_generator
 from medcontrast.engine.job import job_of
 from medcontrast.errors import InputError
@@ -176,13 +176,6 @@ def test_scores_by_a_predictor_that_reads_the_image_by_hand(data):
     assert found["reconstruction"] == pytest.approx(float((mean - images).abs().double().mean()), rel=1e-5)
     with pytest.raises(InputError, match="leaves every image of test as it is"):
         score_generator(generator, Constant(), manifest, "test", [])
-
-
-def test_the_predictors_loss_by_hand():
-    generator = make_generator()
-    found = torch.tensor([[2.0, 0.0, 0.5, 0.0, 0.0]])
-    loss = parents_loss(found, torch.tensor([[1.0, 0.0, 1.0, 0.0, 1.0]]), generator)
-    assert float(loss) == pytest.approx(np.log1p(np.exp(-2.0)) + 0.25 + np.log(2.0), rel=1e-6)
 
 
 # --- the command

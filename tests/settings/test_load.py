@@ -11,7 +11,7 @@ from medcontrast.settings import load_recipe, recipe_from_tree, recipe_to_yaml
 from medcontrast.settings.shipped import find_recipe, shipped_recipes
 
 METHODS = ("supervised", "mean_teacher", "ua_mt", "cps", "mc_net", "bcp", "fba_net", "fba_legacy")
-PRETRAINING = ("simclr", "moco_v2", "moco_v3", "dino", "leoclr", "multi_level", "hvae")
+PRETRAINING = ("simclr", "moco_v2", "moco_v3", "dino", "leoclr", "multi_level", "hvae", "hvae_finetune")
 METHOD_NAMES = ", ".join(f"'{name}'" for name in (*METHODS, *PRETRAINING))
 
 

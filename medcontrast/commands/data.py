@@ -223,7 +223,7 @@ def boxes(
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training images.")] = 20,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Images a step.")] = 32,
     lr: Annotated[float, typer.Option("--lr", min=0.0, help="Learning rate of AdamW.")] = 0.001,
-    threshold: Annotated[float, typer.Option("--threshold", help="Share of a map's maximum.")] = 0.5,
+    threshold: Annotated[float, typer.Option("--threshold", help="Share of a map's maximum.")] = 0.7,
     largest: Annotated[int, typer.Option("--largest", min=1, help="Boxes an image at most.")] = 1,
     splits: Annotated[
         list[str] | None, typer.Option("--split", help="Whose images get boxes; repeatable; default train.")

@@ -30,7 +30,7 @@ from medcontrast.errors import InputError
 from medcontrast.files import require_free, write_text
 from medcontrast.metrics.classification import accuracy
 from medcontrast.networks.encoders2d import Encoder, build_encoder
-from medcontrast.networks.grad_cam import grad_cam
+from medcontrast.networks.grad_cam import grad_cam, on_pixels
 from medcontrast.render import BoxedImage, boxes_png
 
 FILES = ("manifest.json", "lesion_boxes.png")
@@ -64,7 +64,7 @@ class BoxRequest:
     epochs: int = 20
     rows: int = 32
     lr: float = 0.001
-    threshold: float = 0.5
+    threshold: float = 0.7
     largest: int = 1
     seed: int = 0
     splits: tuple[str, ...] = ("train",)
@@ -194,19 +194,6 @@ def class_maps(classifier: Classifier, image: Tensor, target: Tensor) -> Tensor:
         maps = encoder.stages(image)[-1]
         found = grad_cam(maps, lambda stage: functional.linear(stage.mean((-2, -1)), head.weight, head.bias), target)
     return on_pixels(found, encoder.stage_strides[-1], (image.shape[2], image.shape[3]))
-
-
-def on_pixels(maps: Tensor, stride: int, sides: tuple[int, int]) -> Tensor:
-    """Maps (n, p, q) of a stage on the pixels (n, x, y) of its image, linear in between.
-
-    Kernels are odd and padded alike on both sides, so that place i looks at pixel stride * i; taking it for the middle
-    of its `stride` pixels would move everything by (stride - 1) / 2 pixels.
-    """
-    spread = [(side - 1) * stride + 1 for side in maps.shape[1:]]
-    out = functional.interpolate(maps[:, None], spread, mode="bilinear", align_corners=True)
-    rest = [max(0, side - there) for side, there in zip(sides, spread, strict=True)]
-    out = functional.pad(out, (0, rest[1], 0, rest[0]), mode="replicate")
-    return out[:, 0, : sides[0], : sides[1]]
 
 
 def map_boxes(

@@ -26,6 +26,8 @@ class Batch(TypedDict):
         target: (b,) int64 class of the whole image, -1 where it has none. Of images, as the next one.
         quality: (b,) int64, 1 for images that are of low quality as they are, else 0.
         partner: As `image`: one drawn from the row's image and its counterfactuals. Where a view asks for it.
+        lesion_box: (b, 4) float32, what a row's patches are taken around: top, left, bottom, right in shares of the
+            image's sides; NaN where it has no lesion box. Where a view's crop asks for it.
         attributes: (b, p) float32, the parents of each image as a generator's numbers. Where a generator trains.
         views: Versions of `image` made on the device; those of volumes share one geometry, and `label` is in it too.
     """
@@ -39,6 +41,7 @@ class Batch(TypedDict):
     target: NotRequired[Tensor]
     quality: NotRequired[Tensor]
     partner: NotRequired[Tensor]
+    lesion_box: NotRequired[Tensor]
     attributes: NotRequired[Tensor]
     views: NotRequired[dict[str, Tensor]]
 

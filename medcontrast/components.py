@@ -79,3 +79,23 @@ def _largest(components: NDArray[np.unsignedinteger], parts: NDArray[np.uint32])
         members = np.flatnonzero(part_of == part)
         keep[members[np.argmax(sizes[members])]] = True
     return keep
+
+
+def component_boxes(mask: NDArray[np.bool_], count: int) -> list[tuple[int, int, int, int]]:
+    """Bounding boxes of the largest connected components (edges and corners) of a 2D mask.
+
+    Args:
+        mask: (x, y).
+        count: At most so many, the largest component first; of equal ones that whose first pixel comes first.
+
+    Returns:
+        (first x, first y, end x, end y), the ends not included.
+    """
+    components = cc3d.connected_components(np.ascontiguousarray(mask, np.uint32), connectivity=8)
+    sizes = np.bincount(components.ravel())[1:]
+    boxes = []
+    for number in np.argsort(-sizes, kind="stable")[:count] + 1:
+        places = np.argwhere(components == number)
+        (x, y), (end_x, end_y) = places.min(0).tolist(), (places.max(0) + 1).tolist()
+        boxes.append((x, y, end_x, end_y))
+    return boxes

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medcontrast.components import largest_component
+from medcontrast.components import component_boxes, largest_component
 from medcontrast.errors import VolumeError
 
 PICTURE = np.array(
@@ -123,3 +123,15 @@ def test_bad_input() -> None:
         largest_component(np.zeros((2, 2, 2, 2), int))
     with pytest.raises(VolumeError, match=r"Connectivity is 6 .* but got 8"):
         largest_component(PICTURE, connectivity=8)
+
+
+def test_boxes_of_components_come_the_largest_first() -> None:
+    mask = PICTURE > 0
+    # with corners: 1 1 / 1 at the upper left (3), a lone 2 (1), 1 2 2 / 2 in the middle (4), 1 1 at the bottom (2)
+    boxes = [(2, 2, 4, 5), (0, 0, 2, 2), (4, 0, 5, 2), (0, 4, 1, 5)]
+    assert component_boxes(mask, 9) == boxes
+    assert component_boxes(mask, 2) == boxes[:2]
+    assert component_boxes(np.eye(3, dtype=bool), 9) == [(0, 0, 3, 3)]
+    assert component_boxes(np.zeros((3, 4), bool), 1) == []
+    tie = np.array([[True, False, True], [False, False, False], [True, False, False]])
+    assert component_boxes(tie, 2) == [(0, 0, 1, 1), (0, 2, 1, 3)]

@@ -10,8 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medcontrast.errors import OutputError, VolumeError
-from medcontrast.render import OverlayRow, Point, curve_png, overlay_grid_png, overlay_png, points_png
+from medcontrast.errors import InputError, OutputError, VolumeError
+from medcontrast.render import (
+    BoxedImage,
+    OverlayRow,
+    Point,
+    boxes_png,
+    curve_png,
+    overlay_grid_png,
+    overlay_png,
+    points_png,
+)
 
 RED = {1: (255, 0, 0), 2: (0, 0, 255)}
 SHAPE = (20, 30, 40)
@@ -206,3 +215,25 @@ def test_points_of_groups_are_drawn_in_their_colours(tmp_path):
     assert orange.any()
     assert np.argwhere(blue).mean(axis=0)[1] > np.argwhere(orange).mean(axis=0)[1]
     assert height > 100
+
+
+def test_boxes_are_drawn_where_they_are_on_grey_and_on_colour(tmp_path):
+    heat = np.zeros((40, 40))
+    heat[10:20, 5:35] = 1.0
+    for channels in (1, 3):
+        image = np.zeros((40, 40, channels), np.uint8)
+        boxes_png(tmp_path / "x.png", [BoxedImage(image, heat, [(10.0, 5.0, 20.0, 35.0)])])
+        orange = np.abs(pixels(tmp_path / "x.png") - (230, 159, 0)).max(axis=2) < 40
+        picture = pixels(tmp_path / "x.png").shape
+        above = orange[: picture[0] // 2]
+        rows, columns = np.flatnonzero(above.any(axis=1)), np.flatnonzero(above.any(axis=0))
+        # 10 x 30 pixels of the image: three times as wide as high
+        assert (columns[-1] - columns[0]) / (rows[-1] - rows[0]) == pytest.approx(3.0, abs=0.2)
+        dark = pixels(tmp_path / "x.png")[: picture[0] // 2].sum(axis=2) == 0
+        side = np.flatnonzero(dark.any(axis=1))
+        assert (rows[0] - side[0]) / (side[-1] - side[0]) == pytest.approx(0.25, abs=0.03)
+    many = [BoxedImage(np.zeros((8, 8, 1), np.uint8), np.ones((8, 8)), [], str(number)) for number in range(8)]
+    boxes_png(tmp_path / "y.png", many, title="all")
+    assert pixels(tmp_path / "y.png").shape[0] > 1000
+    with pytest.raises(InputError, match="A picture of boxes needs an image at least"):
+        boxes_png(tmp_path / "z.png", [])

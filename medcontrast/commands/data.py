@@ -213,6 +213,57 @@ def degrade(
     typer.echo(f"{path}: {_image_sizes(loaded)}; the test images a second time, degraded.")
 
 
+@app.command("boxes")
+def boxes(
+    manifest: Annotated[Path, typer.Argument(help="A manifest of images with targets, the healthy class first.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")],
+    size: Annotated[int, typer.Option("--size", min=8, help="Side in pixels at which images are classified.")],
+    channels: Annotated[int, typer.Option("--channels", help="1 or 3.")] = 1,
+    encoder: Annotated[str, typer.Option("--encoder", help="resnet20, resnet18, resnet34 or resnet50.")] = "resnet20",
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training images.")] = 20,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Images a step.")] = 32,
+    lr: Annotated[float, typer.Option("--lr", min=0.0, help="Learning rate of AdamW.")] = 0.001,
+    threshold: Annotated[float, typer.Option("--threshold", help="Share of a map's maximum.")] = 0.7,
+    largest: Annotated[int, typer.Option("--largest", min=1, help="Boxes an image at most.")] = 1,
+    splits: Annotated[
+        list[str] | None, typer.Option("--split", help="Whose images get boxes; repeatable; default train.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the classifier.")] = 0,
+    root: Annotated[Path | None, typer.Option("--root", help="Folder the manifest's paths start from.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find lesion boxes by Grad-CAM of a small classifier, for images of a manifest that have none."""
+    _require_channels(channels)
+
+    from medcontrast.commands.progress import counting
+    from medcontrast.data.image_manifest import load_image_manifest
+    from medcontrast.engine.lesion_boxes import BoxRequest, write_lesion_boxes
+    from medcontrast.inference.predict import resolve_device
+
+    request = BoxRequest(
+        size=size,
+        channels=channels,
+        encoder=encoder,
+        epochs=epochs,
+        rows=rows,
+        lr=lr,
+        threshold=threshold,
+        largest=largest,
+        seed=seed,
+        splits=tuple(dict.fromkeys(splits or ("train",))),
+    )
+    loaded, place = load_image_manifest(manifest, root), resolve_device(device)
+    with counting("finding boxes") as tell:
+        written = write_lesion_boxes(loaded, output, request, device=place, overwrite=overwrite, tell=tell)
+    typer.echo(
+        f"Classifier: accuracy {written.accuracy:.4f} on {written.judged} images that it did not learn from "
+        f"({written.commonest:.4f} by naming their commonest class)."
+    )
+    counts = ", ".join(f"{some} of {all_} images of {split}" for split, (some, all_) in written.found.items())
+    typer.echo(f"{written.manifest}: boxes for {counts} that are not healthy and had none.")
+
+
 @app.command("scanners")
 def scanners(
     manifest: Annotated[Path, typer.Argument(help="A manifest of clean images.")],

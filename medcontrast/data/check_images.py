@@ -15,6 +15,7 @@ from medcontrast.data.check import Finding
 from medcontrast.data.image_manifest import ImageManifest, overlaps
 from medcontrast.data.image_sources import ImageCase
 from medcontrast.data.images import read_pixels
+from medcontrast.data.lesion_boxes import box_faults, healthy_fault
 from medcontrast.errors import ImageError, ManifestError, VolumeError
 
 NONE = "(none)"
@@ -104,6 +105,7 @@ def check_image_manifest(
             report.warnings.append(Finding(split, "", text))
         _check_facts(split, report)
     report.faults += [Finding("splits", "", text) for text in overlaps(report.cases)]
+    _check_table(report)
     return report
 
 
@@ -121,7 +123,11 @@ def _check_image(
     except (ImageError, ManifestError, VolumeError) as error:
         report.faults.append(Finding(split, case.name, str(error)))
         return False
-    report.images.append(SeenImage(split, case, (pixels.shape[0], pixels.shape[1]), pixels.shape[2]))
+    sides = pixels.shape[0], pixels.shape[1]
+    report.images.append(SeenImage(split, case, sides, pixels.shape[2]))
+    healthy = healthy_fault(case.lesion_boxes, case.target, report.manifest.classes)
+    faults = [*([healthy] if healthy else []), *box_faults(case.lesion_boxes, sides)]
+    report.faults += [Finding(split, case.name, text) for text in faults]
     if pixels.min() == pixels.max():
         return True  # two of them are alike without being one image
     _check_copies(split, case, pixels, report, seen)
@@ -157,6 +163,7 @@ def _check_facts(split: str, report: ImageCheckReport) -> None:
         if absent:
             text = f"the class {absent[0]} does not occur; a probe needs every class in train and in what it scores"
             report.warnings.append(Finding(split, "", text))
+    _check_boxes(split, report)
     for kind, values in kinds.items():
         for value, count in sorted(Counter(values).items()):
             if count == 1 and value != NONE:
@@ -166,6 +173,27 @@ def _check_facts(split: str, report: ImageCheckReport) -> None:
         parts = ", ".join(f"{count} of {number}" for number, count in sorted(channels.items()))
         text = f"images differ in channels: {parts}; data.channels converts them"
         report.notes.append(Finding(split, "", text))
+
+
+def _check_boxes(split: str, report: ImageCheckReport) -> None:
+    cases = [case for case in report.cases[split] if case.target != 0]
+    boxed = sum(bool(case.lesion_boxes) for case in cases)
+    if boxed:
+        count = sum(len(case.lesion_boxes) for case in cases)
+        text = f"{boxed} of {len(cases)} images that are not of the healthy class have lesion boxes, {count} in all"
+        rest = "" if boxed == len(cases) else "; crops around lesions are random in the others"
+        report.notes.append(Finding(split, "", text + rest))
+
+
+def _check_table(report: ImageCheckReport) -> None:
+    """Boxes by name: each name is that of an image, as far as every split was looked at."""
+    if set(report.cases) != set(report.manifest.splits()) or not all(report.cases.values()):
+        return
+    names = {case.name for cases in report.cases.values() for case in cases}
+    lost = [name for name in report.manifest.lesion_boxes if name not in names]
+    if lost:
+        text = f"{len(lost)} of its names are of no image of the manifest, such as {lost[0]}"
+        report.faults.append(Finding("lesion_boxes", "", text))
 
 
 def _kinds(manifest: ImageManifest, cases: Sequence[ImageCase]) -> dict[str, list[str]]:

@@ -72,8 +72,9 @@ def write_degraded(
         if split == _TWICE:
             parts["low"] = _worse(images, settings, seed)
         tree[split] = []
+        known_on_grid = [images.case_on_grid(index) for index in range(len(images))]
         for quality, part in parts.items():
-            known = [replace(case, quality=quality) for case in cases]
+            known = [replace(case, quality=quality) for case in known_on_grid]
             new, source = image_table(file.name, f"{split}_{quality}", part, known)
             arrays |= new
             tree[split].append(source)

@@ -8,18 +8,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from medcontrast.data.image_sources import SOURCES, ImageCase, expand, source_kind
+from medcontrast.data.lesion_boxes import Box, parse_boxes
 from medcontrast.data.manifest import read_json, root_folder
 from medcontrast.errors import ManifestError
 
 IMAGE_SPLITS = ("train", "validation", "test")
 KIND = "images"
-_KEYS = {"kind", "name", "description", "source", "licence", "root", "classes", *IMAGE_SPLITS}
+BOXES, MADE_BY = "lesion_boxes", "lesion_boxes_made_by"
+"""A table of boxes by name of the image, for sources of every kind, and how it came about."""
+_KEYS = {"kind", "name", "description", "source", "licence", "root", "classes", BOXES, MADE_BY, *IMAGE_SPLITS}
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class ImageManifest:
         root: Folder that relative paths in the file started from.
         classes: Names of the targets, target 0 first; empty where no image has one.
         sources: Split -> its sources as they stand in the file.
+        lesion_boxes: Image -> its lesion boxes, of those in the manifest's own table.
     """
 
     path: Path
@@ -39,6 +43,7 @@ class ImageManifest:
     root: Path
     classes: tuple[str, ...]
     sources: dict[str, tuple[dict[str, Any], ...]]
+    lesion_boxes: dict[str, tuple[Box, ...]] = field(default_factory=dict)
     raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _cases: dict[str, tuple[ImageCase, ...]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -67,8 +72,18 @@ class ImageManifest:
         twice = [name for name, count in Counter(case.name for case in found).items() if count > 1]
         if twice:
             raise ManifestError(f"{self.path}: image {twice[0]} stands in {split} more than once.")
-        self._cases[split] = tuple(found)
+        self._cases[split] = tuple(self._with_boxes(case) for case in found)
         return self._cases[split]
+
+    def _with_boxes(self, case: ImageCase) -> ImageCase:
+        boxes = self.lesion_boxes.get(case.name)
+        if boxes is None:
+            return case
+        if case.lesion_boxes:
+            raise ManifestError(
+                f"{self.path}: image {case.name} has boxes of its own and in the table {BOXES}; keep one of them."
+            )
+        return replace(case, lesion_boxes=boxes)
 
     def originals(self, split: str) -> tuple[ImageCase, ...]:
         """Every image of a split that is not another's counterfactual.
@@ -121,12 +136,13 @@ def load_image_manifest(path: Path, root: Path | None = None) -> ImageManifest:
     if twice:
         faults.append(f"classes: {twice[0]!r} stands in it more than once")
     sources = {split: _sources(raw.get(split, []), split, faults) for split in IMAGE_SPLITS}
+    boxes = _boxes(raw.get(BOXES, {}), faults)
     if not any(sources.values()):
         faults.append(f"no images: at least one of {', '.join(IMAGE_SPLITS)} is needed")
     if faults:
         raise ManifestError("\n".join([f"{path}: {len(faults)} fault(s):", *(f"  - {fault}" for fault in faults)]))
     name = str(raw.get("name") or path.stem)
-    return ImageManifest(path, name, root_folder(raw, path, root), tuple(classes), sources, raw)
+    return ImageManifest(path, name, root_folder(raw, path, root), tuple(classes), sources, boxes, raw)
 
 
 def overlaps(splits: Mapping[str, Sequence[ImageCase]]) -> list[str]:
@@ -150,6 +166,19 @@ def require_apart(manifest: ImageManifest) -> None:
     faults = overlaps({split: manifest.cases(split) for split in manifest.splits()})
     if faults:
         raise ManifestError("\n".join([f"{manifest.path}: splits must not overlap:", *(f"  - {f}" for f in faults)]))
+
+
+def _boxes(table: Any, faults: list[str]) -> dict[str, tuple[Box, ...]]:
+    if not isinstance(table, dict):
+        faults.append(f"{BOXES}: expected boxes by name of the image, but got {type(table).__name__}")
+        return {}
+    found = {}
+    for name, boxes in table.items():
+        try:
+            found[name] = parse_boxes(boxes, f"{BOXES}: {name}")
+        except ManifestError as error:
+            faults.append(str(error).removesuffix("."))
+    return found
 
 
 def _sources(entries: Any, split: str, faults: list[str]) -> tuple[dict[str, Any], ...]:

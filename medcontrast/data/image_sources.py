@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medcontrast.data.image_arrays import csv_rows, idx_array, npz_column, npz_length
+from medcontrast.data.lesion_boxes import Box, parse_boxes
 from medcontrast.errors import ManifestError
 
 QUALITIES = ("high", "low")
@@ -19,6 +20,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
 _COLUMNS = ("target", "domain", "quality", "patient", "text", "of")
 _KNOWN = (*_COLUMNS, "attributes")
 """What may be known of an image, whatever it comes from."""
+_BOXES = "lesion_boxes"
+"""May be known of an image, not of a whole volume."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class ImageCase:
         of: Name of the image that this one is a counterfactual of.
         attributes: Numbers, such as age.
         label: Label volume of a slice.
+        lesion_boxes: Parts of the image that hold a lesion, in pixels of its file.
     """
 
     name: str
@@ -54,6 +58,7 @@ class ImageCase:
     of: str | None = None
     attributes: dict[str, float] = field(default_factory=dict)
     label: Path | None = None
+    lesion_boxes: tuple[Box, ...] = ()
 
 
 class Source(NamedTuple):
@@ -106,6 +111,8 @@ class _Place:
             raise ManifestError(f"{where}: attributes are numbers by name, but got {attributes!r}.") from None
         if not all(math.isfinite(value) for value in found["attributes"].values()):
             raise ManifestError(f"{where}: attributes must be finite, but got {attributes!r}.")
+        if _BOXES in found:
+            found[_BOXES] = parse_boxes(found[_BOXES], where)
         return found
 
     def _target(self, value: Any, where: str) -> int:
@@ -146,20 +153,22 @@ def expand(source: dict[str, Any], root: Path, classes: tuple[str, ...], *, wher
 
 
 def _single(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
-    known = place.facts({key: source.get(key) for key in _KNOWN})
+    known = place.facts({key: source.get(key) for key in (*_KNOWN, _BOXES)})
     return [ImageCase(name=str(source.get("name") or _name(source["image"])), file=path, **known)]
 
 
 def _npz(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
     key, attributes = source.get("images", "images"), source.get("attributes") or {}
     same = {"quality": source["quality"]} if source.get("quality") in QUALITIES else {}  # of all images
-    arrays = {name: source[name] for name in _COLUMNS if source.get(name) is not None and name not in same}
+    wanted = [name for name in (*_COLUMNS, _BOXES) if name not in same]
+    arrays = {name: source[name] for name in wanted if source.get(name) is not None}
     named = isinstance(attributes, dict) and all(
         isinstance(name, str) for name in (*arrays.values(), *attributes.values())
     )
     if not named:
         raise ManifestError(
-            f"{place.where}: {', '.join(_COLUMNS)} are names of arrays here, and attributes names of arrays by name."
+            f"{place.where}: {', '.join((*_COLUMNS, _BOXES))} are names of arrays here, and attributes names of arrays "
+            "by name."
         )
     count = npz_length(path, key, place.where)
     columns = {name: npz_column(path, array, count, place.where) for name, array in arrays.items()}
@@ -200,7 +209,7 @@ def _csv(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
     cases = []
     for index in _chosen(source, len(rows), place.where):
         row = rows[index]
-        known: dict[str, Any] = {key: row.get(key) for key in _COLUMNS}
+        known: dict[str, Any] = {key: row.get(key) for key in (*_COLUMNS, _BOXES)}
         known["attributes"] = {name: row[name] for name in wanted}
         name, file = _name(folder, row["image"]), place.root / folder / row["image"]
         cases.append(ImageCase(name=name, file=file, **place.facts(known, f"row {index + 1} ({name})")))
@@ -278,8 +287,8 @@ _CHOICE = ("rows", "folds", "take", "without")
 """Which images of a source with many: first and end; every how many-th, and which of those; places left out."""
 
 SOURCES: dict[str, Source] = {
-    "image": Source(("name", *_KNOWN), _single),
-    "npz": Source(("images", *_CHOICE, *_KNOWN), _npz),
+    "image": Source(("name", *_KNOWN, _BOXES), _single),
+    "npz": Source(("images", *_CHOICE, *_KNOWN, _BOXES), _npz),
     "folder": Source(("target", "domain", "quality", *_CHOICE), _folder),
     "csv": Source(("attributes", "relative_to", *_CHOICE), _csv),
     "idx": Source(("target", "csv", "attributes", *_CHOICE), _idx),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from medcontrast.data.image_manifest import KIND, ImageManifest
 from medcontrast.data.image_sources import ImageCase
+from medcontrast.data.lesion_boxes import boxes_text
 from medcontrast.data.listing import refuse_existing
 from medcontrast.files import write_atomically, write_text
 
@@ -71,7 +72,7 @@ def image_table(
         file: The .npz file, as the manifest will name it.
         prefix: Of the arrays' names.
         images: (n, c, x, y) bytes.
-        cases: What is known of each.
+        cases: What is known of each; lesion boxes in pixels of these images.
     """
     arrays: dict[str, NDArray[Any]] = {f"{prefix}_images": np.ascontiguousarray(images.transpose(0, 2, 3, 1))}
     source: dict[str, Any] = {"npz": file, "images": f"{prefix}_images"}
@@ -82,6 +83,9 @@ def image_table(
             whole = column == "target" and None not in values
             arrays[f"{prefix}_{column}"] = np.array(values if whole else ["" if v is None else str(v) for v in values])
             source[column] = f"{prefix}_{column}"
+    if any(case.lesion_boxes for case in cases):
+        arrays[f"{prefix}_lesion_boxes"] = np.array([boxes_text(case.lesion_boxes) for case in cases])
+        source["lesion_boxes"] = f"{prefix}_lesion_boxes"
     # an attribute that some images lack has no number to stand for it
     shared = [name for name in cases[0].attributes if all(name in case.attributes for case in cases)]
     for name in shared:

@@ -6,6 +6,7 @@ Letters: b rows, c channels, x, y pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -22,6 +23,8 @@ from medcontrast.data.counterfactuals import Counterfactuals
 from medcontrast.data.image_arrays import idx_array, npz_array
 from medcontrast.data.image_manifest import ImageManifest
 from medcontrast.data.image_sources import ImageCase
+from medcontrast.data.lesion_boxes import moved_box
+from medcontrast.data.lesion_draws import LesionBoxes
 from medcontrast.data.loading import batch_loader
 from medcontrast.data.sampler import BalancedSampler, RowKey, TwoStreamSampler
 from medcontrast.data.slices import image_slice
@@ -45,7 +48,11 @@ def read_image(case: ImageCase, *, channels: int, size: int) -> NDArray[np.uint8
         ImageError: As for `read_pixels`.
         VolumeError: The volume of a slice cannot be used.
     """
-    values = read_pixels(case)[..., :3].astype(np.float32)  # an alpha channel says nothing of tissue
+    return _on_grid(read_pixels(case), channels=channels, size=size)
+
+
+def _on_grid(pixels: NDArray[Any], *, channels: int, size: int) -> NDArray[np.uint8]:
+    values = pixels[..., :3].astype(np.float32)  # an alpha channel says nothing of tissue
     if channels == 1 and values.shape[-1] == 3:
         values = (values @ np.array(LUMA, dtype=np.float32))[..., None]
     if channels == 3 and values.shape[-1] == 1:
@@ -100,6 +107,7 @@ class Images:
         """
         self.cases, self.channels, self.size, self.keep = tuple(cases), channels, size, keep
         self._kept: dict[int, NDArray[np.uint8]] = {}
+        self._sides: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -107,10 +115,26 @@ class Images:
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         found = self._kept.get(index)
         if found is None:
-            found = read_image(self.cases[index], channels=self.channels, size=self.size)
+            pixels = read_pixels(self.cases[index])
+            self._sides[index] = pixels.shape[0], pixels.shape[1]
+            found = _on_grid(pixels, channels=self.channels, size=self.size)
             if self.keep:
                 self._kept[index] = found
         return found
+
+    def sides(self, index: int) -> tuple[int, int]:
+        """Height and width of an image as it lies in its file, in pixels."""
+        if index not in self._sides:
+            self[index]
+        return self._sides[index]
+
+    def case_on_grid(self, index: int) -> ImageCase:
+        """What is known of an image, its lesion boxes in pixels of the grid."""
+        case = self.cases[index]
+        if not case.lesion_boxes:
+            return case
+        grid = (self.size, self.size)
+        return replace(case, lesion_boxes=tuple(moved_box(box, self.sides(index), grid) for box in case.lesion_boxes))
 
     def preload(self) -> None:
         """Reads every image that is kept, so that one that cannot be used is named before training starts."""
@@ -136,22 +160,29 @@ class ImageRow(TypedDict):
     target: int
     quality: int
     partner: NotRequired[NDArray[np.uint8]]
+    lesion_box: NotRequired[NDArray[np.float32]]
     attributes: NotRequired[Tensor]
 
 
 class ImageDataset(Dataset[ImageRow]):
-    """Turns a RowKey into an image; nothing random happens here but for the choice of a partner, by the key.
+    """Turns a RowKey into an image; nothing random happens here but for choices of partner and lesion box, by the key.
 
     Args:
         images: Those of the training split; counterfactuals stand behind the images they are of.
         partner: Place of the image that a row is paired with.
+        lesion_box: The box (top, left, bottom, right in shares of the sides) that a row's patches are taken around.
         attributes: (n, p), a generator's numbers of each image.
     """
 
     def __init__(
-        self, images: Images, *, partner: Callable[[RowKey], int] | None = None, attributes: Tensor | None = None
+        self,
+        images: Images,
+        *,
+        partner: Callable[[RowKey], int] | None = None,
+        lesion_box: Callable[[RowKey], NDArray[np.float32]] | None = None,
+        attributes: Tensor | None = None,
     ) -> None:
-        self.images, self.partner, self.attributes = images, partner, attributes
+        self.images, self.partner, self.lesion_box, self.attributes = images, partner, lesion_box, attributes
 
     def __getitem__(self, key: RowKey) -> ImageRow:
         case = self.images.cases[key.case_index]
@@ -164,6 +195,8 @@ class ImageDataset(Dataset[ImageRow]):
         )
         if self.partner is not None:
             row["partner"] = self.images[self.partner(key)]
+        if self.lesion_box is not None:
+            row["lesion_box"] = self.lesion_box(key)
         if self.attributes is not None:
             row["attributes"] = self.attributes[key.case_index]
         return row
@@ -180,6 +213,8 @@ def collate_images(rows: Sequence[ImageRow]) -> Batch:
     )
     if "partner" in rows[0]:
         batch["partner"] = to_unit(torch.from_numpy(np.stack([row["partner"] for row in rows])))
+    if "lesion_box" in rows[0]:
+        batch["lesion_box"] = torch.from_numpy(np.stack([row["lesion_box"] for row in rows]))
     if "attributes" in rows[0]:
         batch["attributes"] = torch.stack([row["attributes"] for row in rows])
     return batch
@@ -209,7 +244,8 @@ def make_image_loader(
         start_step: Where a resumed run goes on.
 
     Raises:
-        InputError: Fewer images than a step has rows, rows that cannot be shared out evenly, or no counterfactuals.
+        InputError: Fewer images than a step has rows, rows that cannot be shared out evenly, no counterfactuals, or no
+            lesion boxes.
         ImageError: An image cannot be used.
     """
     data, train = recipe.data, recipe.train
@@ -237,7 +273,10 @@ def make_image_loader(
         cases, partner = paired.cases, paired.partner
     images = Images(cases, channels=data.channels, size=data.size, keep=data.cache == "memory")
     images.preload()
-    rows = ImageDataset(images, partner=partner, attributes=attributes)
+    boxes = None
+    if recipe.needs_lesion_boxes:
+        boxes = LesionBoxes(images, manifest.classes, seed=recipe.seed, where=f"{manifest.path}: train").drawn
+    rows = ImageDataset(images, partner=partner, lesion_box=boxes, attributes=attributes)
     return batch_loader(rows, sampler, collate_images, workers=data.workers), sampler
 
 

@@ -130,13 +130,13 @@ def make_folder(folder: Path) -> None:
 
 
 def manifest_text(tree: Tree) -> str:
-    """JSON with one case and one label a line, so that differences between versions can be read."""
+    """JSON with one case, one label and one image's boxes a line, so that differences between versions can be read."""
     parts = []
     for key, value in tree.items():
-        if key in SPLITS and value:
+        if key in (*SPLITS, "train") and value:
             lines = ",\n".join(f"  {json.dumps(entry, ensure_ascii=False)}" for entry in value)
             parts.append(f" {json.dumps(key)}: [\n{lines}\n ]")
-        elif key == "labels" and isinstance(value, dict):
+        elif key in ("labels", "lesion_boxes") and value and isinstance(value, dict):
             lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in value.items())
             parts.append(f" {json.dumps(key)}: {{\n{lines}\n }}")
         else:

@@ -96,4 +96,4 @@ def _rendered(
     for place, (number, scanner) in enumerate(pairs):
         seen = render_by_scanner(clean[number][0] / 255.0, scanner, seed=seed, number=first + number)
         out[place, 0] = np.rint(seen * 255.0)
-    return out, [replace(clean.cases[number], domain=scanner, of=None) for number, scanner in pairs]
+    return out, [replace(clean.case_on_grid(number), domain=scanner, of=None) for number, scanner in pairs]

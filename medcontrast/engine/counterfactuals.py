@@ -85,7 +85,7 @@ def write_counterfactuals(
             if len(rows):
                 found = generator.counterfactual(part[rows], own[rows], changed[rows])
                 made.append((found * 255.0).round().to(torch.uint8).numpy())
-                of = [cases[start + row] for row in rows.tolist()]
+                of = [images.case_on_grid(start + row) for row in rows.tolist()]
                 known += [replace(case, of=case.name, **action.on_facts(case, manifest.classes)) for case in of]
     if not known:
         raise InputError(f"{manifest.path}: the intervention leaves every training image as it is; name another value.")

@@ -186,6 +186,7 @@ class Pretraining(Job):
             rows=batch["index"],
             quality=batch.get("quality"),
             partner=batch.get("partner"),
+            lesion_box=batch.get("lesion_box"),
         )
         return {**batch, "views": views}
 

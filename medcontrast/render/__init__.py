@@ -1,12 +1,15 @@
 """Pictures of results as PNG."""
 
+from medcontrast.render.boxes import BoxedImage, boxes_png
 from medcontrast.render.charts import Point, curve_png, points_png
 from medcontrast.render.embeddings import embeddings_png, principal_plane
 from medcontrast.render.overlays import OverlayRow, overlay_grid_png, overlay_png
 
 __all__ = [
+    "BoxedImage",
     "OverlayRow",
     "Point",
+    "boxes_png",
     "curve_png",
     "embeddings_png",
     "overlay_grid_png",

@@ -38,12 +38,14 @@ class ImageDataSettings(Settings):
 class CropSettings(Settings):
     """Which part of the image a view shows."""
 
-    kind: Literal["random", "whole", "centre"] = "random"
-    """random: a box of drawn area and shape; whole: the image as it is; centre: the middle box, `area` of the image."""
+    kind: Literal["random", "lesion", "whole", "centre"] = "random"
+    """random: a box of drawn area and shape; lesion: the same, moved so that it holds a lesion box of the manifest (or
+    lies within one that is larger), and random where an image has none; whole: the image as it is; centre: the middle
+    box, `area` of the image."""
     area: ShareSpan = (0.2, 1.0)
-    """random: smallest and largest share of the image's area; centre takes the smaller one."""
+    """random, lesion: smallest and largest share of the image's area; centre takes the smaller one."""
     ratio: tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]] = (0.75, 1.3333333333333333)
-    """random: smallest and largest width over height, drawn on a logarithmic scale."""
+    """random, lesion: smallest and largest width over height, drawn on a logarithmic scale."""
 
     @model_validator(mode="after")
     def _possible(self) -> CropSettings:

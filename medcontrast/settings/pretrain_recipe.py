@@ -46,6 +46,11 @@ class PretrainRecipe(Settings):
         """Whether a view shows counterfactuals, which the manifest must then have."""
         return any(view.source == "counterfactual" for view in self.augment.views.values())
 
+    @property
+    def needs_lesion_boxes(self) -> bool:
+        """Whether a view's crop is around lesion boxes, which the manifest must then have."""
+        return any(view.crop.kind == "lesion" for view in self.augment.views.values())
+
 
 def _network_faults(recipe: PretrainRecipe) -> list[str]:
     network, size = recipe.network, recipe.data.size

@@ -40,6 +40,7 @@ class ImageViews:
         rows: Tensor | Sequence[int],
         quality: Tensor | None = None,
         partner: Tensor | None = None,
+        lesion_box: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Draws and applies.
 
@@ -50,12 +51,13 @@ class ImageViews:
             rows: (b,) global row numbers.
             quality: (b,) int64; rows of 1 are of low quality as they are and are not degraded.
             partner: As `image`, for views whose source is counterfactual.
+            lesion_box: (b, 4) top, left, bottom, right in shares of the sides, NaN for none; for crops around lesions.
 
         Returns:
             (b, c, s, s) by the name of the view.
 
         Raises:
-            InputError: A view needs partners and there are none.
+            InputError: A view needs partners or lesion boxes and there are none.
         """
         numbers = [int(row) for row in rows]
         draws = {"seed": seed, "step": step}
@@ -67,12 +69,21 @@ class ImageViews:
                     raise InputError(f"view {name} shows counterfactuals, but the batch has no partner images.")
                 source = self._degraded(shown, view, quality, numbers, name, draws)
                 drawn_by = view.same_crop_as or name
-                boxes = _boxes(self.settings.views[drawn_by], image.shape[2:], numbers, drawn_by, **draws)
+                lesions = self._lesions(drawn_by, lesion_box)
+                boxes = _boxes(self.settings.views[drawn_by], image.shape[2:], numbers, drawn_by, lesions, **draws)
                 size = view.size or image.shape[-1]
                 out = crop_views(source, boxes, size)
                 out = change_photometry(out, view.photometric, rows=numbers, stream=name, **draws)
                 views[name] = (out - self.mean) / self.std
         return views
+
+    def _lesions(self, name: str, lesion_box: Tensor | None) -> list[list[float] | None] | None:
+        """What the crop of each row is to hold."""
+        if self.settings.views[name].crop.kind != "lesion":
+            return None
+        if lesion_box is None:
+            raise InputError(f"view {name} is cropped around lesion boxes, but the batch has none.")
+        return [None if np.isnan(box[0]) else box for box in lesion_box.tolist()]
 
     def _degraded(
         self,
@@ -138,15 +149,22 @@ def _whole(count: int) -> Tensor:
 
 
 def _boxes(
-    view: ViewSettings, sides: Sequence[int], rows: Sequence[int], stream: str, *, seed: int, step: int
+    view: ViewSettings,
+    sides: Sequence[int],
+    rows: Sequence[int],
+    stream: str,
+    lesions: Sequence[Sequence[float] | None] | None = None,
+    *,
+    seed: int,
+    step: int,
 ) -> Tensor:
     """(b, 2, 3) from view to image; every number is drawn whatever the settings."""
     boxes = np.empty((len(rows), 2, 3))
-    for place, row in enumerate(rows):
+    for place, (row, lesion) in enumerate(zip(rows, lesions or [None] * len(rows), strict=True)):
         generator = row_generator(seed, step, row, f"box {stream}")
         mirrored = generator.random() < view.flip
         angle = np.deg2rad(view.rotation_degrees) * (2.0 * generator.random() - 1.0)
-        height, width, middle_x, middle_y = _part(view.crop, sides, generator)
+        height, width, middle_x, middle_y = _part(view.crop, sides, generator, lesion)
         cos, sin = np.cos(angle), np.sin(angle)
         # a turn is rigid in pixels of the image: in half-sides its off-diagonals carry the part's shape
         tall = sides[0] * height / (sides[1] * width)
@@ -157,9 +175,12 @@ def _boxes(
 
 
 def _part(
-    crop: CropSettings, sides: Sequence[int], generator: np.random.Generator
+    crop: CropSettings, sides: Sequence[int], generator: np.random.Generator, lesion: Sequence[float] | None
 ) -> tuple[float, float, float, float]:
     """Height, width (shares of the image's) and middle (-1..1) of the part that a view shows.
+
+    Its size is drawn alike with and without a lesion (top, left, bottom, right in shares), or scale would tell them
+    apart; its place is drawn uniformly among those where it lies in the image and holds the lesion or lies within it.
 
     Paper: the drawing of area and ratio is that of Inception's crops (Szegedy 2015), as SimCLR and MoCo use it; sides
     are not rounded to pixels here.
@@ -177,10 +198,20 @@ def _part(
         wanted = np.exp(low + (high - low) * ratio[attempt]) / shape
         width, height = (share * wanted) ** 0.5, (share / wanted) ** 0.5
         if width <= 1.0 and height <= 1.0:
+            top, left, bottom, far = lesion or (None,) * 4
             return (
                 height,
                 width,
-                (1.0 - height) * (2.0 * down[attempt] - 1.0),
-                (1.0 - width) * (2.0 * right[attempt] - 1.0),
+                _middle(height, down[attempt], top, bottom),
+                _middle(width, right[attempt], left, far),
             )
     return 1.0, 1.0, 0.0, 0.0
+
+
+def _middle(side: float, drawn: float, start: float | None, end: float | None) -> float:
+    """Middle (-1..1) along one axis of a part with this side (0..1) that holds start..end, or lies in it."""
+    if start is None or end is None:
+        return (1.0 - side) * (2.0 * drawn - 1.0)
+    first, last = sorted((start, end - side))
+    first, last = max(first, 0.0), min(last, 1.0 - side)
+    return 2.0 * (first + (last - first) * drawn) + side - 1.0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from medcontrast.errors import InputError
 from medcontrast.settings.degrade import XrayDegradeSettings
 from medcontrast.settings.images import CropSettings, ImageAugmentSettings, PhotometricSettings, ViewSettings
 from medcontrast.transforms.degrade import degrade
@@ -25,9 +26,10 @@ def noise(rows=4, channels=1, sides=(16, 16), dtype=torch.float64):
     return torch.rand(rows, channels, *sides, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
-def make(image, *, seed=5, step=7, rows=None, quality=None, mean=0.0, std=1.0, **views):
+def make(image, *, seed=5, step=7, rows=None, quality=None, lesion_box=None, mean=0.0, std=1.0, **views):
     made = ImageViews(ImageAugmentSettings(views=views), mean=mean, std=std)
-    return made(image, seed=seed, step=step, rows=range(len(image)) if rows is None else rows, quality=quality)
+    rows = range(len(image)) if rows is None else rows
+    return made(image, seed=seed, step=step, rows=rows, quality=quality, lesion_box=lesion_box)
 
 
 def crop(flip=0.0, rotation=0.0, photometric=PLAIN, **keys):
@@ -158,6 +160,67 @@ def test_boxes_stay_within_the_image_and_have_the_asked_area_and_shape():
     area, shape = height * width, width / height
     assert 0.2 <= float(area.min()) < 0.22 and 0.48 < float(area.max()) <= 0.5
     assert 0.5 <= float(shape.min()) < 0.55 and 1.8 < float(shape.max()) <= 2.0
+
+
+def lesion(kind="lesion", **keys):
+    return crop(kind=kind, area=(0.1, 0.3), ratio=(0.5, 2.0), **keys)
+
+
+def edges(boxes):
+    """Top, left, bottom, right of what a view shows, in shares of the image's sides."""
+    half, middle = boxes[:, (0, 1), (0, 1)].abs() / 2, (boxes[:, :, 2] + 1) / 2
+    return torch.cat([middle - half, middle + half], dim=1)
+
+
+def test_a_patch_holds_its_lesion_or_lies_within_it_and_stays_in_the_image():
+    small, large, corner = [0.45, 0.45, 0.55, 0.55], [0.1, 0.05, 0.9, 0.95], [0.0, 0.9, 0.1, 1.0]
+    for box, holds in ((small, True), (corner, True), (large, False)):
+        found = edges(_boxes(lesion(), (20, 20), range(300), "a", [box] * 300, seed=1, step=2))
+        assert float(found.min()) >= -1e-12 and float(found.max()) <= 1 + 1e-12
+        lesion_box = torch.tensor(box, dtype=torch.float64)
+        outer, inner = (found, lesion_box.expand(300, 4)) if holds else (lesion_box.expand(300, 4), found)
+        for axis in (0, 1):
+            assert bool((outer[:, axis] <= inner[:, axis] + 1e-12).all())
+            assert bool((outer[:, axis + 2] >= inner[:, axis + 2] - 1e-12).all())
+        if box is not corner:
+            # the place is drawn uniformly between its two ends, here alike on both sides of the box
+            middle = (found[:, :2] + found[:, 2:]) / 2
+            torch.testing.assert_close(middle.mean(0), (lesion_box[:2] + lesion_box[2:]) / 2, rtol=0.0, atol=0.04)
+            assert float(middle.std(0).min()) > 0.03
+
+
+def test_a_patch_that_holds_a_lesion_one_way_lies_within_it_the_other_way():
+    strip = [0.45, 0.0, 0.5, 1.0]
+    found = edges(_boxes(lesion(), (20, 20), range(100), "a", [strip] * 100, seed=1, step=2))
+    assert bool((found[:, 0] <= 0.45 + 1e-12).all()) and bool((found[:, 2] >= 0.5 - 1e-12).all())
+    assert float(found[:, 1].min()) < 0.1 and float(found[:, 3].max()) > 0.9
+
+
+def test_patches_of_lesions_are_as_large_as_others_and_without_boxes_they_are_random_crops():
+    some = [[0.3, 0.6, 0.4, 0.7], None] * 10
+    found = _boxes(lesion(flip=0.5, rotation=20.0), (20, 30), range(20), "a", some, seed=1, step=2)
+    plain = _boxes(lesion("random", flip=0.5, rotation=20.0), (20, 30), range(20), "a", seed=1, step=2)
+    assert torch.equal(found[:, :, :2], plain[:, :, :2])  # size, turn and mirroring
+    assert torch.equal(found[1::2], plain[1::2]) and bool((found[::2] != plain[::2]).any(2).any(1).all())
+
+
+def test_a_lesion_is_seen_in_every_patch_and_each_view_draws_its_own():
+    image, boxes = torch.zeros(6, 1, 16, 16), torch.full((6, 4), torch.nan)
+    image[:, :, 4:6, 10:12] = 1.0
+    boxes[:3] = torch.tensor([4, 10, 6, 12]) / 16
+    views = make(image, lesion_box=boxes, a=lesion(size=32), b=lesion(size=32), c=lesion(size=32, same_crop_as="a"))
+    seen = {name: view.amax((1, 2, 3)) > 0.5 for name, view in views.items()}
+    assert bool(seen["a"][:3].all()) and bool(seen["b"][:3].all())
+    assert not torch.equal(views["a"][:3], views["b"][:3]) and torch.equal(views["a"], views["c"])
+    alone = make(image[2:], rows=[2, 3, 4, 5], lesion_box=boxes[2:], a=lesion(size=32))["a"]
+    assert torch.equal(alone, views["a"][2:])
+    for keys in ({"step": 8}, {"seed": 6}):
+        assert not torch.equal(make(image, lesion_box=boxes, a=lesion(size=32), **keys)["a"][:3], views["a"][:3])
+
+
+def test_a_crop_around_lesions_needs_a_batch_with_boxes():
+    with pytest.raises(InputError, match="view a is cropped around lesion boxes, but the batch has none"):
+        make(noise(), a=lesion())
 
 
 def test_shrinking_averages_blocks():

@@ -152,6 +152,8 @@ def test_it_pretrains_two_steps_when_shrunken(tiny, tmp_path, path):
     source["attributes"] = dict.fromkeys(sorted(numbers), "number")
     counterfactuals = {**source, "images": "others", "of": "of"}
     manifest = {"kind": "images", "root": ".", "classes": ["no", "yes"], "train": [source, counterfactuals]}
+    if recipe.needs_lesion_boxes:
+        manifest["lesion_boxes"] = {name: [[2, 3, 9, 12]] for name in of[1::2]}
     (tmp_path / "data" / "images.json").write_text(json.dumps(manifest), encoding="utf-8")
     written = tmp_path / "small.yaml"
     small = shrink_pretraining(recipe)

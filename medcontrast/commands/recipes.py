@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 
-def recipes() -> None:
+import typer
+
+
+def recipes(
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Only recipes whose file or method has one of these in its name.")
+    ] = None,
+) -> None:
     """List the recipes that come along."""
     from rich.console import Console
-    from rich.table import Column, Table
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
 
+    from medcontrast.errors import InputError
     from medcontrast.settings import load_recipe
     from medcontrast.settings.shipped import shipped_folder, shipped_recipes
 
-    table = Table(Column("recipe", no_wrap=True), "method", "needs", "costs", "gives", show_lines=True)
+    console, shown = Console(), 0
     for path in shipped_recipes():
-        recipe = load_recipe(path)
-        name = path.relative_to(shipped_folder("recipes")).as_posix()
-        table.add_row(f"recipes/{name}", recipe.method.name, recipe.about.needs, recipe.about.cost, recipe.about.gives)
-    Console().print(table)
+        recipe, name = load_recipe(path), path.relative_to(shipped_folder("recipes")).as_posix()
+        if words and not any(word in name or word in recipe.method.name for word in words):
+            continue
+        lines = Table.grid(padding=(0, 2))
+        for what, said in (("needs", recipe.about.needs), ("costs", recipe.about.cost), ("gives", recipe.about.gives)):
+            lines.add_row(what, Text(said))
+        console.print(f"recipes/{name}  ({recipe.method.name})", highlight=False, markup=False)
+        console.print(Padding(lines, (0, 0, 1, 4)), highlight=False)
+        shown += 1
+    if not shown:
+        raise InputError(f"No recipe has {' or '.join(words or [])} in its name; `medcontrast recipes` lists them all.")

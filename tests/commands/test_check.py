@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from medcontrast.settings.shipped import shipped_folder, shipped_recipes
+
 
 def test_check_without_faults(cli, place):
     result = cli("check", place)
@@ -38,4 +40,15 @@ def test_check_refuses_overlapping_splits(cli, refused, place):
 def test_recipes_lists_what_comes_along(cli):
     result = cli("recipes")
     assert result.code == 0
-    assert "recipes/" in result.out and "fba_net" in result.out
+    for path in shipped_recipes():
+        assert f"recipes/{path.relative_to(shipped_folder('recipes')).as_posix()}  (" in result.out
+
+
+def test_recipes_by_name_and_by_method(cli, refused):
+    result = cli("recipes", "hippocampus_fba", "leoclr")
+    assert result.code == 0
+    assert "recipes/hippocampus_fbanet_8.yaml  (fba_net)" in result.out
+    assert "recipes/pairs_centre.yaml  (leoclr)" in result.out
+    assert "quickstart" not in result.out
+    assert "needs  Medical Segmentation Decathlon Task04" in result.out
+    refused(cli("recipes", "abacus"), "No recipe has abacus in its name; `medcontrast recipes` lists them all.")

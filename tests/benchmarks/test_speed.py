@@ -114,10 +114,10 @@ def test_a_record_is_written_and_stands_in_the_table(
     monkeypatch.setattr(speed.record, "RESULTS", tmp_path / "results")
     other = {"seconds": 3.0, "ratio": 6.0}
     speed.record.write_record("a", ["torch"], {"what": "this", "seconds": 0.5, "others": {"that": other}, "threads": 1})
-    speed.record.write_record("b", ["torch"], {"scans": {"CT": {"whole scan": 1.234, "limit": 8.0}}})
+    speed.record.write_record("b", ["torch"], {"scans": {"CT": {"windows": 1.234, "limit": 8.0}}})
     written = json.loads((tmp_path / "results" / "a.json").read_text())
     assert written["versions"]["torch"] == torch.__version__ and written["written"]
     text = readme.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("<!-- end -->\nafter\n") and "old" not in text
     assert "| this | 0.5000 | that | 3.0000 | 6.0 | " in text and "1 thread(s), load " in text
-    assert "| CT | 1.23 |  | 8 |" in text
+    assert "| CT |  | 1.23 |  |  |  | 8.00 |" in text

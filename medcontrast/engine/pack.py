@@ -73,7 +73,6 @@ def pack(
     require_segmentation(header_recipe(header, source), where=str(run))
     assert isinstance(opened.manifest, Manifest)
     cases = len(opened.manifest.split(split))  # before anything is written
-    output.mkdir(parents=True, exist_ok=True)
     save_weights(output / WEIGHTS, in_half(tensors, source), _with_own_scores(header))
     console.print(f"Scoring {cases} {split} cases.", highlight=False)
     with tempfile.TemporaryDirectory() as folder:

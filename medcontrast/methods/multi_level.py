@@ -110,5 +110,7 @@ class MultiLevel(MomentumMethod):
 
 
 def _about_mean(embedding: Tensor, counted: Tensor) -> Tensor:
+    """Unit vectors about the mean of the counted rows, or about 0 where none counts; without waiting for the device."""
     unit = functional.normalize(embedding.float(), dim=1)
-    return functional.normalize(unit - unit[counted].mean(dim=0), dim=1) if bool(counted.any()) else unit
+    total = (unit * counted[:, None]).sum(dim=0)
+    return functional.normalize(unit - total / counted.sum().clamp(min=1), dim=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from medcontrast.batch import Batch, StepInfo
 from medcontrast.losses.multi_level import Mined, level_nce
@@ -19,10 +18,10 @@ HIGH, LOW = 0, 1
 class MultiLevel(MomentumMethod):
     """InfoNCE at three levels, with queues of healthy keys of each quality.
 
-    high: clean lesion against clean healthy patches. low: degraded lesion against degraded healthy patches, which share
-    whatever degradation does and differ in the lesion alone. cross: degraded lesion with its clean version as positive,
-    against degraded healthy patches. Patches of both qualities, lesion and healthy, go through the student
-    together, so that batch normalisation has the same statistics for all of them.
+    high: clean patch against clean healthy patches. low: degraded patch against degraded healthy patches, which share
+    whatever degradation does and differ in the lesion alone. cross: degraded patch with its clean version as positive,
+    against degraded healthy patches. Lesions are nobody's negatives. Patches of both qualities, lesion and healthy, go
+    through the student together, so that batch normalisation has the same statistics for all of them.
 
     A row of `quality` 1 has no clean version: its *_high views are not looked at.
 
@@ -41,13 +40,10 @@ class MultiLevel(MomentumMethod):
         query_high, key_high, query_low, key_low = views_of(batch, settings.views, settings.name)
         target = batch["target"]
         clean = batch.get("quality", torch.zeros_like(target)) == HIGH
-        queries = target > 0 if settings.queued == "healthy" else torch.ones_like(target, dtype=torch.bool)
-        query_high, query_low = self.queries(torch.cat([query_high, query_low])).chunk(2)
-        query_high, query_low = self._centred(query_high, query_low, clean)
-        query_high, query_low = query_high[queries], query_low[queries]
+        queries = target > 0 if settings.queries == "lesion" else torch.ones_like(target, dtype=torch.bool)
+        query_high, query_low = (each[queries] for each in self.queries(torch.cat([query_high, query_low])).chunk(2))
         key_high, key_low = self.keys(torch.cat([key_high, key_low]), info).chunk(2)
-        key_high, key_low = self._centred(key_high, key_low, clean)
-        past = self._negatives(key_high, key_low, target, clean)
+        past = [self.past(HIGH), self.past(LOW)]
         paired = clean[queries]
         cross_past = past[LOW] if settings.cross_negatives == "low" else torch.cat([past[LOW], past[HIGH]])
         levels = {
@@ -64,15 +60,6 @@ class MultiLevel(MomentumMethod):
             for part in ("negatives_kept", "queries_kept")
         }
         return {"loss": loss, **{name: level.loss for name, level in levels.items()}, **kept}
-
-    def _centred(self, high: Tensor, low: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit embeddings (b, d) of each quality about their mean, where queries are lesions and negatives healthy.
-
-        Else all end in one point: every query asks the shared bias to move away from healthy keys, which follow.
-        """
-        if self.settings.queued != "healthy":
-            return high, low
-        return _about_mean(high, clean), _about_mean(low, torch.ones_like(clean))
 
     def _level(self, query: Tensor, key: Tensor, negatives: Tensor, info: StepInfo) -> Mined:
         by_similarity, by_loss = self.settings.mine_negatives, self.settings.mine_queries
@@ -91,26 +78,8 @@ class MultiLevel(MomentumMethod):
             soft=by_loss is not None and by_loss.soft,
         )
 
-    def _negatives(self, high: Tensor, low: Tensor, target: Tensor, clean: Tensor) -> list[Tensor]:
-        """Keys of the queue of each quality; where it holds healthy ones, this step's own healthy keys too.
-
-        Against old keys alone a query gains by drifting with its encoder, away from healthy and lesion alike.
-        """
-        past = [self.past(HIGH), self.past(LOW)]
-        if self.settings.queued != "healthy":
-            return past
-        healthy = target == 0
-        return [torch.cat([high[healthy & clean], past[HIGH]]), torch.cat([low[healthy], past[LOW]])]
-
     def _remember(self, key_high: Tensor, key_low: Tensor, target: Tensor, clean: Tensor) -> None:
         """Keeps keys for the queues: of healthy patches alone, and clean ones of images that are clean."""
         keep = target == 0 if self.settings.queued == "healthy" else torch.ones_like(target, dtype=torch.bool)
         self.remember(key_high, HIGH, keep & clean)
         self.remember(key_low, LOW, keep)
-
-
-def _about_mean(embedding: Tensor, counted: Tensor) -> Tensor:
-    """Unit vectors about the mean of the counted rows, or about 0 where none counts; without waiting for the device."""
-    unit = functional.normalize(embedding.float(), dim=1)
-    total = (unit * counted[:, None]).sum(dim=0)
-    return functional.normalize(unit - total / counted.sum().clamp(min=1), dim=1)

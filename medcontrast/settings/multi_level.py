@@ -48,7 +48,10 @@ class MultiLevelSettings(Settings):
     cross_negatives: Literal["low", "both"] = "low"
     """low: healthy patches of the query's quality, so that quality tells nothing; both: clean ones too."""
     queued: Literal["healthy", "all"] = "healthy"
-    """healthy: lesion patches are queries, healthy ones negatives; all: every patch is both, as in MoCo."""
+    """healthy: healthy patches alone are negatives; all: lesions too, as in MoCo."""
+    queries: Literal["lesion", "all"] = "all"
+    """all: healthy patches are told from each other as well, without which an encoder with fresh weights ends in one point;
+    lesion: lesion patches alone, as in the public code, which starts from pre-trained weights."""
     mine_negatives: NegativeMiningSettings | None = NegativeMiningSettings()
     """null: all count from the first step."""
     mine_queries: QueryMiningSettings | None = None

@@ -52,12 +52,6 @@ def keys_of(method, image):
     return head(encoder(image))
 
 
-def about_mean(embedding, counted=slice(None)):
-    unit = embedding / embedding.norm(dim=1, keepdim=True)
-    moved = unit - unit[counted].sum(0) / len(unit[counted])
-    return moved / moved.norm(dim=1, keepdim=True)
-
-
 def steps(method, numbers, optimizer):
     terms = []
     for step in numbers:
@@ -70,16 +64,14 @@ def steps(method, numbers, optimizer):
     return terms
 
 
+@pytest.mark.parametrize(("queries", "rows"), [("all", [0, 1, 2, 3]), ("lesion", [0, 2])])
 @pytest.mark.parametrize("name", LEVELS)
-def test_each_term_is_mocos_loss_of_its_level_and_reaches_the_student_alone(name):
-    method, batch = fill(make()), make_batch()
-    views, lesion = batch["views"], torch.tensor([0, 2])
-    quality = HIGH if name == "high" else LOW
-    query = about_mean(method.head(method.student(views["query_high" if name == "high" else "query_low"])))[lesion]
-    key = about_mean(keys_of(method, views["key_low" if name == "low" else "key_high"]))[lesion]
-    # healthy keys of the step stand before those of the queue
-    own = about_mean(keys_of(method, views["key_high" if quality == HIGH else "key_low"]))[[1, 3]]
-    negatives = torch.cat([own, method.queue.rows[quality]])
+def test_each_term_is_mocos_loss_of_its_level_and_reaches_the_student_alone(name, queries, rows):
+    method, batch = fill(make(queries=queries)), make_batch()
+    views = batch["views"]
+    query = method.head(method.student(views["query_high" if name == "high" else "query_low"]))[rows]
+    key = keys_of(method, views["key_low" if name == "low" else "key_high"])[rows]
+    negatives = method.queue.rows[HIGH if name == "high" else LOW]
     expected = queue_nce(query, key, negatives, temperature=0.07)
     term = method.losses(batch, info())[name]
     torch.testing.assert_close(term, expected, rtol=1e-4, atol=1e-5)
@@ -89,7 +81,7 @@ def test_each_term_is_mocos_loss_of_its_level_and_reaches_the_student_alone(name
     assert all(p.grad is None and not p.requires_grad for p in method.momentum.parameters())
     with torch.no_grad():
         method.student.stem[0].weight.mul_(-1.0)
-    assert float(method.losses(batch, info())[name].detach()) != pytest.approx(float(term.detach()), abs=1e-4)
+    assert float(method.losses(batch, info())[name].detach()) != pytest.approx(float(term.detach()), rel=1e-3)
 
 
 def test_the_loss_is_the_weighted_sum_and_without_the_others_the_high_level_alone():
@@ -124,10 +116,9 @@ def test_the_queues_hold_healthy_keys_alone_and_clean_ones_of_clean_images_alone
     for step in range(4):
         batch = make_batch(step, quality=torch.tensor([0, 0, 0, step % 2]))
         with torch.no_grad():
-            clean = [0, 1, 2] if step % 2 else [0, 1, 2, 3]
             healthy = [1] if step % 2 else [1, 3]
-            seen[HIGH] += list(about_mean(keys_of(method, batch["views"]["key_high"]), clean)[healthy])
-            seen[LOW] += list(about_mean(keys_of(method, batch["views"]["key_low"]))[[1, 3]])
+            seen[HIGH] += list(keys_of(method, batch["views"]["key_high"])[healthy])
+            seen[LOW] += list(keys_of(method, batch["views"]["key_low"])[[1, 3]])
         method.losses(batch, info(step))
         method.after_step(info(step))
     assert method.queue.count.tolist() == [6, 8]
@@ -170,8 +161,7 @@ def test_flat_similarities_give_the_logarithm_of_the_queue():
         method.queue.enqueue_class(quality, torch.ones(8, 6))
     for name, value in method.losses(make_batch(), info()).items():
         if name in LEVELS:
-            # 2 healthy rows, 8 in the queue
-            assert float(value.detach()) == pytest.approx(math.log(1 + 2 + 8), abs=1e-5)
+            assert float(value.detach()) == pytest.approx(math.log(1 + 8), abs=1e-5)
 
 
 @pytest.mark.parametrize("target", [(0, 0, 0, 0), (1, 1, 1, 1)])
@@ -240,18 +230,6 @@ def test_missing_views_and_no_level_are_refused():
         make(high_weight=0.0, low_weight=0.0, cross_weight=0.0)
 
 
-def test_a_row_of_low_quality_gives_no_clean_negative():
-    batch = make_batch(target=(1, 0, 1, 0), quality=torch.tensor([0, 1, 0, 0]))
-    worse = {**batch, "views": {**batch["views"], "key_high": batch["views"]["key_high"].clone()}}
-    worse["views"]["key_high"][1] += 1.0
-    better = {**batch, "views": {**batch["views"], "key_high": batch["views"]["key_high"].clone()}}
-    better["views"]["key_high"][3] += 1.0
-    terms, same, other = (make().losses(each, info()) for each in (batch, worse, better))
-    for name in LEVELS:
-        torch.testing.assert_close(same[name], terms[name])
-    assert float((other["high"] - terms["high"]).detach().abs()) > 1e-3
-
-
 def test_healthy_patches_share_the_batch_statistics_of_the_lesions():
     """Else what all lesions share would be subtracted with the mean."""
     torch.manual_seed(0)
@@ -261,14 +239,3 @@ def test_healthy_patches_share_the_batch_statistics_of_the_lesions():
     method.student.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
     method.losses(make_batch(target=(1, 0, 0, 0)), info())
     assert seen == [8]  # all rows in both qualities
-
-
-def test_a_shift_of_all_embeddings_gains_nothing():
-    """What made every embedding end in one point: a bias that moves all of them away from the healthy keys."""
-    method, batch = make(), make_batch()
-    with torch.no_grad():
-        for head in (method.head, method.momentum[1]):
-            head.last.bias.add_(100.0)
-    terms = method.losses(batch, info())
-    for name in LEVELS:  # all unit embeddings lie close together now, and are told apart all the same
-        assert float(terms[name].detach()) != pytest.approx(math.log(1 + 2), abs=1e-2)

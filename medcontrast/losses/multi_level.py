@@ -5,6 +5,7 @@ Letters: n queries, q negatives, d channels.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,7 @@ def level_nce(
     *,
     temperature: float,
     similarity_pace: float | None = None,
+    share_pace: float | None = None,
     loss_pace: float | None = None,
     soft: bool = False,
 ) -> Mined:
@@ -51,6 +53,8 @@ def level_nce(
         negatives: (q, d), healthy patches by the momentum encoder; none, or none kept, gives 0.
         temperature: Above 0.
         similarity_pace: Only negatives count whose cosine with the query is at most this. Default: all.
+        share_pace: Only this share (0 to 1, rounded up to whole ones) of a query's negatives counts, the least similar
+            ones. Default: all.
         loss_pace: Only queries count whose loss, over the kept negatives, is below this. Default: all.
         soft: Queries count by 1 - loss / loss_pace instead of 1.
 
@@ -61,7 +65,9 @@ def level_nce(
         similarity = cosine_matrix(query, negatives)
         kept = torch.ones_like(similarity, dtype=torch.bool)
         if similarity_pace is not None:
-            kept = similarity <= similarity_pace
+            kept &= similarity <= similarity_pace
+        if share_pace is not None:
+            kept &= similarity <= _largest_of_share(similarity, share_pace)
         weight = torch.ones(len(query), dtype=similarity.dtype, device=query.device)
         if loss_pace is not None:
             positive = (unit(query) * unit(key)).sum(dim=1, keepdim=True)
@@ -91,6 +97,14 @@ def self_paced_weights(losses: Tensor, pace: float, *, soft: bool = False) -> Te
     if soft and pace > 0:
         return (1.0 - losses / pace).clamp_min(0.0)
     return (losses < pace).to(losses.dtype)
+
+
+def _largest_of_share(similarity: Tensor, share: float) -> Tensor:
+    """Of each row (n, q), the largest (n, 1) of its smallest ceil(share q) values; -inf where these are none."""
+    count = math.ceil(share * similarity.shape[1] - 1e-9)  # 0.3 of 10 is 3, whatever the rounding of 0.3 times 10
+    if count == 0:
+        return similarity.new_full((len(similarity), 1), -torch.inf)
+    return similarity.kthvalue(count, dim=1, keepdim=True).values
 
 
 def _mean(values: Tensor) -> Tensor:

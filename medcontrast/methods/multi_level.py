@@ -63,9 +63,10 @@ class MultiLevel(MomentumMethod):
 
     def _level(self, query: Tensor, key: Tensor, negatives: Tensor, info: StepInfo) -> Mined:
         by_similarity, by_loss = self.settings.mine_negatives, self.settings.mine_queries
-        similarity = loss = None
+        pace = loss = None
         if by_similarity is not None and info.step < by_similarity.ramp_up_steps:
-            similarity = linear_pace(info.step, by_similarity.ramp_up_steps, start=by_similarity.start, end=1.0)
+            pace = linear_pace(info.step, by_similarity.ramp_up_steps, start=by_similarity.start, end=1.0)
+        by_cosine = by_similarity is not None and by_similarity.by == "cosine"
         if by_loss is not None:
             loss = geometric_pace(info.epoch, start=by_loss.start, growth=by_loss.growth)
         return level_nce(
@@ -73,7 +74,8 @@ class MultiLevel(MomentumMethod):
             key,
             negatives,
             temperature=self.settings.temperature,
-            similarity_pace=similarity,
+            similarity_pace=pace if by_cosine else None,
+            share_pace=None if by_cosine else pace,
             loss_pace=loss,
             soft=by_loss is not None and by_loss.soft,
         )

@@ -14,9 +14,18 @@ Weight = Annotated[float, Field(ge=0.0)]
 class NegativeMiningSettings(Settings):
     """Negatives that count: those with a similarity up to a pace, easy (unlike) ones first."""
 
-    start: float = Field(default=0.0, ge=-1.0, le=1.0)
-    """Largest cosine at step 0; it rises in equal steps to 1, where all count."""
+    by: Literal["share", "cosine"] = "share"
+    """share: the pace is a share of each query's negatives, the least similar ones; cosine: the largest similarity, and
+    nothing counts until the encoder has spread out or the pace has reached it."""
+    start: float = Field(default=0.5, ge=-1.0, le=1.0)
+    """Pace at step 0; it rises in equal steps to 1, where all count."""
     ramp_up_steps: int = Field(default=1000, ge=0)
+
+    @model_validator(mode="after")
+    def _a_share(self) -> NegativeMiningSettings:
+        if self.by == "share" and self.start <= 0.0:
+            raise ValueError(f"start: a share of the negatives is above 0, but got {self.start:g}")
+        return self
 
 
 class QueryMiningSettings(Settings):
@@ -50,7 +59,7 @@ class MultiLevelSettings(Settings):
     queued: Literal["healthy", "all"] = "healthy"
     """healthy: healthy patches alone are negatives; all: lesions too, as in MoCo."""
     queries: Literal["lesion", "all"] = "all"
-    """all: healthy patches are told from each other as well, without which an encoder with fresh weights ends in one point;
+    """all: healthy patches are told from each other too, without which an encoder with fresh weights ends in one point;
     lesion: lesion patches alone, as in the public code, which starts from pre-trained weights."""
     mine_negatives: NegativeMiningSettings | None = NegativeMiningSettings()
     """null: all count from the first step."""

@@ -48,13 +48,13 @@ def view(images: Tensor, generator: torch.Generator) -> Tensor:
     return (mirrored * (0.8 + 0.4 * torch.rand(len(images), 1, 1, 1, generator=generator))).clamp(0, 1)
 
 
-def train(name: str) -> Any:
-    torch.manual_seed(0)
+def train(name: str, seed: int) -> Any:
+    torch.manual_seed(seed)
 
     def encoder() -> Any:
         return build_encoder("resnet20", in_channels=1, width=8, norm="split_batch")
 
-    queue = 512 if name == "moco_v2" else 64  # each method's own: healthy keys come in slowly and must not grow old
+    queue = 512 if name == "moco_v2" else 256  # of each quality, healthy keys alone: eight steps of keys either way
     weights = dict.fromkeys(("high_weight", "low_weight", "cross_weight"), 1 / 3)  # as large a step as MoCo's
     shared = {"temperature": 0.1, "ema_decay": 0.99, "queue": queue, "embedding_channels": 32}
     method = (
@@ -64,7 +64,7 @@ def train(name: str) -> Any:
     ).train()
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.06, 0.9, weight_decay=5e-4)
     images, lesion, low = patches(1024, seed=1)
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(2 + seed)
     for step in range(STEPS):
         rows = torch.randperm(len(images), generator=generator)[:ROWS]
         first, second = view(images[rows], generator), view(images[rows], generator)
@@ -103,25 +103,28 @@ def accuracy(known: NDArray[Any], wanted: Tensor, seen: NDArray[Any], truth: Ten
     return float((probe.probabilities(seen).argmax(1) == truth.numpy()).mean())
 
 
-@pytest.mark.slow
-def test_degradation_costs_a_lesion_less_than_with_moco() -> None:
+def scores(encoder: Any) -> dict[str, float]:
+    """Linear probes on new patches: lesion, quality, and what low quality costs a lesion probe of clean patches."""
     known, lesion, low = patches(1024, seed=1)
     test, truth, worse = patches(1024, seed=9)
-    found = {}
-    for name in ("moco_v2", "multi_level"):
-        encoder = train(name)
-        before, after = features(encoder, known), features(encoder, test)
-        clean = low == 0
-        by_quality = [
-            accuracy(before[clean], lesion[clean], after[worse == value], truth[worse == value]) for value in (0, 1)
-        ]
-        found[name] = {
-            "lesion": accuracy(before, lesion, after, truth),
-            "quality": accuracy(before, low, after, worse),
-            "drop": by_quality[0] - by_quality[1],
-        }
-    print(found)
-    moco, multi = found["moco_v2"], found["multi_level"]
-    assert multi["lesion"] > 0.85
-    # a probe of quality is not reliably below MoCo's after so few steps (docs/findings.md); what degradation costs is
-    assert multi["drop"] < moco["drop"] - 0.02
+    before, after = features(encoder, known), features(encoder, test)
+    clean = low == 0
+    high, degraded = (
+        accuracy(before[clean], lesion[clean], after[worse == value], truth[worse == value]) for value in (0, 1)
+    )
+    return {
+        "lesion": accuracy(before, lesion, after, truth),
+        "quality": accuracy(before, low, after, worse),
+        "drop": high - degraded,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_lesions_are_found_in_degraded_images_and_quality_is_harder_to_tell_than_with_moco(seed: int) -> None:
+    moco, multi = (scores(train(name, seed)) for name in ("moco_v2", "multi_level"))
+    print(moco, multi)
+    assert multi["lesion"] > moco["lesion"]
+    assert multi["quality"] < moco["quality"]
+    assert multi["drop"] < moco["drop"] - 0.05

@@ -112,6 +112,19 @@ def test_the_loss_grows_with_the_pace_of_negatives():
     assert float(found[0].loss) < float(found[-1].loss)
 
 
+def test_a_share_keeps_the_least_similar_negatives_of_each_query():
+    query, key, negatives = level(4, 10)
+    cosines = torch.nn.functional.normalize(query, dim=1) @ torch.nn.functional.normalize(negatives, dim=1).T
+    for share, count in ((0.0, 0), (0.3, 3), (0.31, 4), (1.0, 10)):
+        found = level_nce(query, key, negatives, temperature=0.2, share_pace=share)
+        rows = [
+            level_nce(query[[i]], key[[i]], negatives[cosines[i].argsort()[:count]], temperature=0.2) for i in range(4)
+        ]
+        torch.testing.assert_close(found.loss, torch.stack([row.loss for row in rows]).mean())
+        assert float(found.negatives_kept) == pytest.approx(count / 10)
+    assert float(level_nce(query, key, negatives[:0], temperature=0.2, share_pace=0.5).loss) == 0.0
+
+
 def test_weights_are_the_minimum_of_the_objective_by_brute_force():
     losses = random(9).abs()
     for pace in (0.2, 0.8, 1.5):

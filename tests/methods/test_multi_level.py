@@ -175,8 +175,9 @@ def test_a_batch_of_one_kind_stays_finite(target):
     assert method.queue.count.tolist() == [4 * (target[0] == 0)] * 2
 
 
-def test_mining_lets_in_more_negatives_step_by_step_and_more_queries_epoch_by_epoch():
-    method = fill(make(mine_negatives={"start": -0.5, "ramp_up_steps": 6}))
+@pytest.mark.parametrize("mining", [{"by": "cosine", "start": -0.5}, {"by": "share", "start": 0.25}])
+def test_mining_lets_in_more_negatives_step_by_step_and_more_queries_epoch_by_epoch(mining):
+    method = fill(make(mine_negatives={**mining, "ramp_up_steps": 6}))
     found = [method.losses(make_batch(), info(step)) for step in range(7)]
     kept = [float(terms["negatives_kept_low"]) for terms in found]
     assert kept == sorted(kept) and kept[0] < kept[-1] == 1.0
@@ -226,6 +227,8 @@ def test_missing_views_and_no_level_are_refused():
     del batch["views"]["key_low"]
     with pytest.raises(InputError, match="the batch lacks key_low"):
         make().losses(batch, info())
+    with pytest.raises(ValueError, match=r"a share of the negatives is above 0, but got -0\.2"):
+        make(mine_negatives={"start": -0.2})
     with pytest.raises(ValueError, match="must be above 0"):
         make(high_weight=0.0, low_weight=0.0, cross_weight=0.0)
 

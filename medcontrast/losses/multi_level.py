@@ -48,7 +48,7 @@ def level_nce(
     is never left out. Only the query gets a gradient; what is kept carries none.
 
     Args:
-        query: (n, d), lesion patches seen by the student.
+        query: (n, d), patches seen by the student.
         key: (n, d), row i the positive of row i of `query`, by the momentum encoder.
         negatives: (q, d), healthy patches by the momentum encoder; none, or none kept, gives 0.
         temperature: Above 0.

@@ -236,7 +236,7 @@ def test_missing_views_and_no_level_are_refused():
 def test_healthy_patches_share_the_batch_statistics_of_the_lesions():
     """Else what all lesions share would be subtracted with the mean."""
     torch.manual_seed(0)
-    settings = MultiLevelSettings(name="multi_level", queue=8, embedding_channels=6, mine_negatives=None)
+    settings = MultiLevelSettings(name="multi_level", queue=8, embedding_channels=6, queries="lesion")
     method = MultiLevel(settings, lambda: build_encoder("resnet20", in_channels=1, width=4, norm="batch")).train()
     seen = []
     method.student.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))

@@ -108,5 +108,5 @@ def points_png(path: Path | str, points: Sequence[Point], *, title: str = "", ax
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     if len(groups) > 1:
-        axes.legend(frameon=False)
+        figure.legend(frameon=False, loc="outside right upper")  # whatever lies inside hides no interval
     save_png(figure, Path(path))

@@ -127,11 +127,29 @@ def _check_image(
     report.images.append(SeenImage(split, case, sides, pixels.shape[2]))
     healthy = healthy_fault(case.lesion_boxes, case.target, report.manifest.classes)
     faults = [*([healthy] if healthy else []), *box_faults(case.lesion_boxes, sides)]
+    faults += _mask_faults(case, sides)
     report.faults += [Finding(split, case.name, text) for text in faults]
     if pixels.min() == pixels.max():
         return True  # two of them are alike without being one image
     _check_copies(split, case, pixels, report, seen)
     return False
+
+
+def _mask_faults(case: ImageCase, sides: tuple[int, int]) -> list[str]:
+    """What is wrong with the mask of a slice, where it has one."""
+    if case.label is None or case.axis is None or case.index is None:
+        return []
+    from medcontrast.data.slices import label_slice, slice_count
+
+    try:
+        found = slice_count(case.label, case.axis), label_slice(case.label, case.axis, 0).shape
+        wanted = slice_count(case.file, case.axis), sides
+    except VolumeError as error:
+        return [f"its mask cannot be used: {error}"]
+    if found == wanted:
+        return []
+    shapes = [f"{count} slices of {one} x {other}" for count, (one, other) in (found, wanted)]
+    return [f"its mask {case.label.name} has {shapes[0]}, the volume {shapes[1]}"]
 
 
 def _check_copies(

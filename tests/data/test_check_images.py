@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -66,6 +67,24 @@ def test_images_that_cannot_be_read(path: Path, tmp_path: Path) -> None:
     assert second.endswith("image x.npz#images[0] holds NaN or infinite values; repair or leave it out.")
     assert third.endswith("has shape (4, 4, 2); expected height x width, or that x 1, 3 or 4 channels.")
     assert len(report.images) == 43 and len(report.cases["train"]) == 26
+
+
+def test_masks_of_slices(path: Path, tmp_path: Path) -> None:
+    values = np.arange(4 * 5 * 6, dtype=np.float32).reshape(4, 5, 6)
+    shapes = {"image": values, "mask": (values % 2).astype(np.uint8), "short": np.ones((4, 5, 5), np.uint8)}
+    for name, array in {**shapes, "halves": values / 2}.items():
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii")
+    source = {"slices": "image.nii", "axis": 1, "every": 4}
+
+    def faults(label: str) -> list[str]:
+        edit(path, lambda tree: tree.update(train=[{**source, "label": label}]))
+        return findings(report_of(path, splits=["train"])).get("faults", [])
+
+    assert faults("mask.nii") == []
+    text = "its mask short.nii has 5 slices of 4 x 5, the volume 5 slices of 4 x 6"
+    assert faults("short.nii") == [f"train image.nii[1:{index}]: {text}" for index in (0, 4)]
+    unusable = faults("halves.nii")
+    assert len(unusable) == 2 and all("its mask cannot be used: " in fault for fault in unusable)
 
 
 def test_a_split_whose_files_are_not_there_leaves_the_others_to_be_checked(path: Path, tmp_path: Path) -> None:

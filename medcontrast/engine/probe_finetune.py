@@ -6,7 +6,6 @@ Letters: n images, b rows, k classes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,14 +29,15 @@ class FineTuning:
         rows: Images a step.
         lr: Of AdamW, at the end of the warm-up (a tenth of the steps); half a cosine takes it to 0.
         weight_decay: Of AdamW.
-        augment: Images (b, c, x, y), step, seed -> what is learned from; default `mirrored`.
+        mirror_axis: Of the image, 0 or 1: along it rows are mirrored at random; None where a mirrored image means
+            something else, as a digit does.
     """
 
     steps: int = 300
     rows: int = 32
     lr: float = 0.001
     weight_decay: float = 0.01
-    augment: Callable[[Tensor, int, int], Tensor] | None = None
+    mirror_axis: int | None = 1
 
 
 class Classifier(nn.Module):
@@ -85,13 +85,14 @@ def fine_tune(
     torch.manual_seed(seed)  # dropout, where an encoder has any
     classifier = Classifier(encoder, feature_channels, classes).to(device).train()
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    augment = settings.augment or mirrored
     for step in range(settings.steps):
         rate = schedules.cosine(step, settings.steps) * schedules.warm_up(step, settings.steps // 10)
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * rate
         rows = chosen[rows_of_step(len(chosen), settings.rows, seed, step)]
-        image = augment(images.load(rows.tolist()).to(device), step, seed)
+        image = images.load(rows.tolist()).to(device)
+        if settings.mirror_axis is not None:
+            image = mirrored(image, step, seed, axis=settings.mirror_axis)
         loss = functional.cross_entropy(classifier(image).float(), torch.from_numpy(images.targets[rows]).to(device))
         if not bool(torch.isfinite(loss)):
             raise NonFiniteLossError(
@@ -123,13 +124,8 @@ def rows_of_step(count: int, rows: int, seed: int, step: int) -> NDArray[np.int6
     return np.array([orders[place // count][place % count] for place in places], dtype=np.int64)
 
 
-def mirrored(image: Tensor, step: int, seed: int) -> Tensor:
-    """Each row (b, c, x, y) mirrored left and right, along y, with probability 1/2."""
+def mirrored(image: Tensor, step: int, seed: int, *, axis: int = 1) -> Tensor:
+    """Each row (b, c, x, y) mirrored along x (axis 0) or y (axis 1) with probability 1/2."""
     draws = [row_generator(seed, step, row, "mirrored").random() < 0.5 for row in range(len(image))]
     chosen = torch.tensor(draws, device=image.device)[:, None, None, None]
-    return torch.where(chosen, image.flip(3), image)
-
-
-def unchanged(image: Tensor, step: int, seed: int) -> Tensor:
-    """The rows as they are, where a mirrored image means something else, as a digit does."""
-    return image
+    return torch.where(chosen, image.flip(2 + axis), image)

@@ -19,7 +19,7 @@ from medcontrast.engine.build import make_encoder
 from medcontrast.engine.curves import Curves
 from medcontrast.engine.probe import FRACTIONS, ProbeRow, probe_encoder
 from medcontrast.engine.probe_embed import embed
-from medcontrast.engine.probe_finetune import FineTuning, mirrored, unchanged
+from medcontrast.engine.probe_finetune import FineTuning
 from medcontrast.engine.probe_images import ProbeImages, probe_images
 from medcontrast.engine.probe_report import FILES, terminal_table, write_probe
 from medcontrast.errors import InputError
@@ -166,8 +166,8 @@ def fine_tuning(recipe: PretrainRecipe, steps: int | None) -> FineTuning | None:
     """How an encoder of this recipe is fine-tuned; mirrored where every view of its pre-training could be."""
     if steps is None:
         return None
-    mirror = all(view.flip > 0.0 for view in recipe.augment.views.values())
-    return FineTuning(steps=steps, augment=mirrored if mirror else unchanged)
+    axes = {view.flip_axis if view.flip > 0.0 else None for view in recipe.augment.views.values()}
+    return FineTuning(steps=steps, mirror_axis=axes.pop() if len(axes) == 1 else None)
 
 
 def _own_manifest(trained: Trained) -> ImageManifest:
@@ -201,7 +201,6 @@ def _identity(case: ImageCase) -> tuple[object, ...]:
 
 def _facts(trained: Trained, manifest: ImageManifest, images: ProbeImages, request: ProbeRequest) -> dict[str, Any]:
     data, tuning = trained.recipe.data, fine_tuning(trained.recipe, request.finetune_steps)
-    augment = None if tuning is None else getattr(tuning.augment, "__name__", None)
     return {
         "checkpoint": f"{trained.file.absolute().parent.name}/{trained.file.name}",
         "sha256": checkpoint_hash(trained.file),
@@ -216,7 +215,7 @@ def _facts(trained: Trained, manifest: ImageManifest, images: ProbeImages, reque
         "counts": images.sizes,
         "groups": {kind: dict(sorted(Counter(names).items())) for kind, names in images.sets.test.groups.items()},
         "notes": list(images.notes),
-        "fine_tuning": None if tuning is None else {**vars(tuning), "augment": augment},
+        "fine_tuning": None if tuning is None else vars(tuning),
     }
 
 

@@ -95,7 +95,10 @@ class ViewSettings(Settings):
     size: Side | None = None
     """Side of the view; default: data.size."""
     flip: Probability = 0.5
-    """Chance of mirroring left and right."""
+    """Chance of mirroring."""
+    flip_axis: Literal[0, 1] = 1
+    """Along which axis of the image: 1 is left and right of a picture; in a slice of a volume, 0 is the first of the
+    axes that it keeps (of a coronal slice left and right), 1 the second."""
     rotation_degrees: float = Field(default=0.0, ge=0.0, le=180.0)
     """Largest angle, either way; what comes from outside the image is 0."""
     photometric: PhotometricSettings = PhotometricSettings()

@@ -169,7 +169,8 @@ def _boxes(
         # a turn is rigid in pixels of the image: in half-sides its off-diagonals carry the part's shape
         tall = sides[0] * height / (sides[1] * width)
         turn = np.array([[cos, -sin / tall], [sin * tall, cos]])
-        matrix = np.diag([height, width]) @ turn @ np.diag([1.0, -1.0 if mirrored else 1.0])
+        signs = [-1.0 if mirrored and view.flip_axis == axis else 1.0 for axis in (0, 1)]
+        matrix = np.diag([height, width]) @ turn @ np.diag(signs)
         boxes[place] = np.concatenate([matrix, [[middle_x], [middle_y]]], axis=1)
     return torch.from_numpy(boxes)
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from medcontrast.errors import InputError
+from medcontrast.settings import load_recipe
 from medcontrast.settings.degrade import XrayDegradeSettings
 from medcontrast.settings.images import CropSettings, ImageAugmentSettings, PhotometricSettings, ViewSettings
+from medcontrast.settings.shipped import shipped_folder
 from medcontrast.transforms.degrade import degrade
 from medcontrast.transforms.draws import row_generator
 from medcontrast.transforms.image_views import ImageViews, _boxes, crop_views
@@ -34,7 +36,7 @@ def make(image, *, seed=5, step=7, rows=None, quality=None, lesion_box=None, mea
 
 def crop(flip=0.0, rotation=0.0, photometric=PLAIN, **keys):
     size = keys.pop("size", None)
-    rest = {key: keys.pop(key) for key in ("same_crop_as", "degrade") if key in keys}
+    rest = {key: keys.pop(key) for key in ("same_crop_as", "degrade", "flip_axis") if key in keys}
     box = CropSettings(**keys)
     return ViewSettings(crop=box, flip=flip, rotation_degrees=rotation, photometric=photometric, size=size, **rest)
 
@@ -116,6 +118,20 @@ def test_a_whole_view_is_the_image_bit_for_bit_whatever_the_other_rows_do():
     mirrored = [not each for each in kept]
     assert 0 < sum(kept) < 8
     torch.testing.assert_close(half[mirrored], image[mirrored].flip(-1), rtol=0.0, atol=1e-6)
+    other = make(image, a=crop(kind="whole", flip=0.5, flip_axis=0))["a"]  # the same rows, along the other axis
+    torch.testing.assert_close(other[mirrored], image[mirrored].flip(-2), rtol=0.0, atol=1e-6)
+
+
+def test_coronal_slices_of_the_shipped_recipe_are_mirrored_left_and_right():
+    """Canonical x runs to the right, and is the first of the axes that a coronal slice keeps."""
+    recipe = load_recipe(shipped_folder("recipes") / "hippocampus_slices_simclr.yaml")
+    assert {view.flip_axis for view in recipe.augment.views.values()} == {0}
+    image = noise()
+    views = {
+        name: crop(kind="whole", flip=1.0, flip_axis=view.flip_axis) for name, view in recipe.augment.views.items()
+    }
+    for view in make(image, **views).values():
+        torch.testing.assert_close(view, image.flip(2), rtol=0.0, atol=1e-6)
 
 
 def test_the_centre_is_the_middle_box():

@@ -81,10 +81,11 @@ def _score(
     }
     write_text(folder / "metrics.json", json.dumps({**facts, **found}, indent=1) + "\n")
     typer.echo(f"{split}: {found['images']} images, {found['counterfactuals']} counterfactuals.")
-    for name, effect in found["effectiveness"].items():
-        figure = next(iter(effect))
-        real = found["on_images"][name][figure]
-        typer.echo(f"effectiveness, {name}: {figure} {effect[figure]:.4f} (real images {real:.4f})")
+    for kind in ("effectiveness", "preservation"):
+        for name, effect in found[kind].items():
+            figure = next(iter(effect))
+            real = found["on_images"][name][figure]
+            typer.echo(f"{kind}, {name}: {figure} {effect[figure]:.4f} (real images {real:.4f})")
     for name in ("composition", "reversibility", "reconstruction"):
         typer.echo(f"{name}: mean absolute difference {found[name]:.5f} of 1")
     typer.echo(f"Written to {folder / 'metrics.json'}")

@@ -14,19 +14,23 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from medcontrast import checkpoint
-from medcontrast.data.manifest import load_manifest
+from medcontrast.data.manifest import Manifest, load_manifest
 from medcontrast.data.subsets import labeled_subset
 from medcontrast.engine.benchmark_report import write_report
-from medcontrast.engine.records import Record, load_records, make_record
+from medcontrast.engine.records import Record, decides_nothing, load_records, make_record, require_fact
 from medcontrast.engine.run import Run, resolve_paths
 from medcontrast.engine.scoring import score_checkpoints
 from medcontrast.engine.session import train_run
 from medcontrast.errors import InputError
 from medcontrast.files import write_text
-from medcontrast.settings import Recipe, load_segmentation_recipe
+from medcontrast.settings import AnyRecipe, Recipe, load_segmentation_recipe
+from medcontrast.settings.compare import first_difference
 from medcontrast.settings.grid import Cell, GridSettings, ProbeCell, cells
 
 AnyCell = Cell | ProbeCell
+
+_DESCRIBES = {"name", "description", "source", "licence", "root"}
+"""Keys of a manifest that say nothing of its cases."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,34 @@ class Benchmark(ABC):
     @abstractmethod
     def record(self, cell: AnyCell, run: Run, path: Path) -> None:
         """Scores a finished run and writes its record."""
+
+    def reopened(self, cell: AnyCell, recipe: AnyRecipe, raw: dict[str, Any]) -> Run | None:
+        """The cell's run as far as it was worked on, or None.
+
+        Args:
+            cell: Which.
+            recipe: What the grid asks for, its paths resolved as in a run folder.
+            raw: The manifest's JSON that the grid asks for.
+
+        Raises:
+            InputError: The run is of another recipe or of other cases.
+        """
+        folder = self.work / cell.name
+        if not (folder / checkpoint.RESUME).is_file():
+            return None
+        run = Run.open(folder)
+        pairs = (
+            (run.recipe.model_dump(mode="json"), recipe.model_dump(mode="json"), decides_nothing),
+            (run.manifest.raw, raw, _DESCRIBES.__contains__),
+        )
+        for old, new, free in pairs:
+            found = first_difference(old, new, free=free)
+            if found is not None:
+                raise InputError(
+                    f"{folder}: this run was made with {found.key} {_short(found.old)}, but the grid now asks for "
+                    f"{_short(found.new)}. Delete the folder to run its cell anew, or put the setting back."
+                )
+        return run
 
     def run(self, console: Console, *, max_time_s: float | None = None, only: Sequence[str] = ()) -> list[str]:
         """Works through the cells that have no record and that no other process works on.
@@ -131,22 +163,37 @@ class SegmentationBenchmark(Benchmark):
         return recipe.model_copy(update={"data": data})
 
     def records(self) -> dict[str, Record]:
-        """Records of the finished cells, each of the recipe that the grid asks for.
+        """Records of the finished cells, each of the recipe and of the cases that the grid asks for.
 
         Raises:
-            InputError: A record is damaged or of another recipe.
+            InputError: A record is damaged, of another recipe or of other cases.
         """
         found = load_records(self.results, [cell.name for cell in cells(self.grid)])
         for cell in cells(self.grid):
             if cell.name in found:
-                found[cell.name].require_recipe(self.recipe(cell), self.results / f"{cell.name}.json")
+                self._require_of_this_grid(cell, found[cell.name])
         return found
+
+    def _require_of_this_grid(self, cell: Cell, record: Record) -> None:
+        path, recipe = self.record_path(cell), self.recipe(cell)
+        record.require_recipe(recipe, path)
+        require_fact(record.facts, "split", self.grid.split, path)
+        manifest = self._manifest(cell)
+        labeled = [entry["case"] for entry in labeled_subset(manifest, cell.labeled, cell.run)["labeled"]]
+        scored = [case.name for case in manifest.split(self.grid.split)]
+        for kind, old, new in (("labeled", record.facts["labeled_cases"], labeled), ("scored", record.cases, scored)):
+            if sorted(old) != sorted(new):
+                raise InputError(
+                    f"{path}: this record has other {kind} cases than {manifest.path} now names for it. Delete it to "
+                    "run its cell again, or put the manifest back."
+                )
 
     def report(self, into: Path | None) -> str:
         records = self.records()
         if not records:
             raise no_records(self.results)
-        return write_report(self.grid, records, self.results, into)
+        structures = [label.name for label in self._manifest(cells(self.grid)[0]).labels.labels]
+        return write_report(self.grid, records, self.results, into, structures=structures)
 
     def record(self, cell: AnyCell, run: Run, path: Path) -> None:
         assert isinstance(cell, Cell)
@@ -163,19 +210,22 @@ class SegmentationBenchmark(Benchmark):
         assert isinstance(cell, Cell)
         folder, row = self.work / cell.name, self.path.parent / self.grid.rows[cell.row].recipe
         recipe = resolve_paths(self.recipe(cell), row)
-        if (folder / checkpoint.RESUME).is_file():
-            run = Run.open(folder)
-            run.require_recipe(recipe.model_dump(mode="json"))
-            return run
-        root = None if recipe.data.root is None else Path(recipe.data.root)
-        manifest = load_manifest(self.path.parent / self.grid.manifest, root)
+        manifest = self._manifest(cell)
         raw = labeled_subset(manifest, cell.labeled, cell.run)
+        known = self.reopened(cell, recipe, raw)
+        if known is not None:
+            return known
         if raw.get("root"):
             raw["root"] = str(manifest.root.absolute())
         subset = self.work / f"{cell.name}.manifest.json"
         write_text(subset, json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
         data = recipe.data.model_copy(update={"manifest": subset.name})
         return Run.create(folder, recipe.model_copy(update={"data": data}), subset, overwrite=folder.exists())
+
+    def _manifest(self, cell: Cell) -> Manifest:
+        """The grid's manifest, its files where the cell's recipe has them."""
+        root = resolve_paths(self.recipe(cell), self.path.parent / self.grid.rows[cell.row].recipe).data.root
+        return load_manifest(self.path.parent / self.grid.manifest, None if root is None else Path(root))
 
     def _facts(self, run: Run) -> dict[str, Any]:
         header = checkpoint.read_header(checkpoint.resolve_checkpoint(run.folder))
@@ -192,12 +242,14 @@ def run_facts(run: Run) -> dict[str, Any]:
     """What a record says of a finished run, whatever it trained."""
     facts = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
     kept = ("medcontrast", "git_commit", "python", "cpus", "versions", "device", "precision", "written")
+    earlier = [{key: part[key] for key in kept} for part in facts.get("earlier", [])]
     return {
         "step": _step(run),
         "student_parameters": facts["student_parameters"],
         "trained_parameters": facts["trained_parameters"],
         "train_seconds": round(checkpoint.load_resume(run.resume_file)["progress"]["seconds"]),
-        **{key: facts[key] for key in kept},
+        **{key: facts[key] for key in (*kept, *({"init_from"} & facts.keys()))},
+        **({"earlier": earlier} if earlier else {}),
     }
 
 
@@ -208,3 +260,7 @@ def no_records(results: Path) -> InputError:
 
 def _step(run: Run) -> int:
     return int(checkpoint.read_header(checkpoint.resolve_checkpoint(run.folder))["step"])
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,18 @@ from medcontrast.metrics.definitions import DEFINITIONS
 from medcontrast.render import Point, points_png
 from medcontrast.settings.grid import GridSettings, cells
 
+_CONDITIONS = {
+    "network": ("recipe", "network", "name"),
+    "overlap of windows": ("recipe", "inference", "overlap"),
+    "their weights": ("recipe", "inference", "weighting"),
+    "mirrored versions averaged": ("recipe", "inference", "flips"),
+    "largest component kept": ("recipe", "inference", "largest_component"),
+    "PyTorch": ("facts", "versions", "torch"),
+    "device": ("facts", "device"),
+    "precision": ("facts", "precision"),
+}
+"""What masks depend on beside the method -> where a record says it."""
+
 _FIGURES = ("dice", "hd95_pooled_mm", "assd_mm", "surface_dice", "volume_error_ml")
 
 
@@ -31,12 +43,24 @@ class Line:
         labeled: Labeled count, or "all".
         wanted: How many runs the grid has; of a peer, how many there are.
         records: The finished ones, in order of their number.
+        structures: Targets in which a miss counts; None for all.
     """
 
     row: str
     labeled: int | str
     wanted: int
     records: tuple[Record, ...]
+    structures: Sequence[str] | None = None
+
+    @property
+    def missed(self) -> int:
+        """Structures, over all cases and runs, that are there and were not found."""
+        return sum(
+            int(sum(figures["missed"]))
+            for record in self.records
+            for target, figures in record.scores.items()
+            if self.structures is None or target in self.structures
+        )
 
     @property
     def peer(self) -> dict[str, Any] | None:
@@ -52,7 +76,14 @@ class Line:
         return found
 
 
-def write_report(grid: GridSettings, records: dict[str, Record], folder: Path, into: Path | None = None) -> str:
+def write_report(
+    grid: GridSettings,
+    records: dict[str, Record],
+    folder: Path,
+    into: Path | None = None,
+    *,
+    structures: Sequence[str] | None = None,
+) -> str:
     """Writes table.md, table.csv and picture.png beside the records; returns the Markdown.
 
     Args:
@@ -60,6 +91,7 @@ def write_report(grid: GridSettings, records: dict[str, Record], folder: Path, i
         records: Name of the cell -> its record, at least one.
         folder: Where the files go; its folder `peers` may hold records of other toolkits on the same cases.
         into: A Markdown file with `<!-- benchmark NAME -->` and `<!-- end -->`; what stands between is replaced.
+        structures: Targets in which a miss counts: the labels, without the regions that are made of them. Default: all.
 
     Raises:
         InputError: Records hold other cases than each other or another target than the grid's, or `into` has no such
@@ -67,7 +99,7 @@ def write_report(grid: GridSettings, records: dict[str, Record], folder: Path, i
     """
     peers = load_peer_records(folder)
     _require_alike(grid, {**records, **peers})
-    lines = [*_lines(grid, records), *_peer_lines(peers)]
+    lines = [*_lines(grid, records, structures), *_peer_lines(peers, structures)]
     text = markdown(grid, lines)
     write_text(folder / "table.md", f"# {grid.title}\n\n{text}\n")
     write_text(folder / "table.csv", _csv(lines))
@@ -89,27 +121,49 @@ def markdown(grid: GridSettings, lines: Sequence[Line]) -> str:
         "that of the runs' means. Differences are paired by case over the runs that both rows have (run k: seed k, "
         "labeled subset k); p is Wilcoxon's signed-rank test, Holm-corrected over the rows of the table. Missed: "
         "structures, summed over cases and runs, that are there and were not found; Dice 0, distance the image's "
-        "diagonal. Distances in mm. Hours are wall time of training; compare them only on one machine."
+        "diagonal. HD95 pooled: the 95th percentile of the distances of both directions together. Distances in mm. "
+        f"{_conditions(lines)} Hours are wall time of training; compare them only on one machine."
     )
-    return "\n\n".join([*parts, notes, *_peer_notes(lines)])
+    return "\n\n".join([*parts, notes, *([grid.note] if grid.note else []), *_peer_notes(lines)])
 
 
-def _lines(grid: GridSettings, records: dict[str, Record]) -> list[Line]:
+def _conditions(lines: Sequence[Line]) -> str:
+    """What masks came to be by, from recipes and facts of the records; where rows differ, each value with its rows."""
+    parts = []
+    for words, place in _CONDITIONS.items():
+        found: dict[str, list[str]] = {}
+        for line in lines:
+            for record in line.records if line.peer is None else ():
+                rows = found.setdefault(_said(record, place), [])
+                rows += [line.row] if line.row not in rows else []
+        values = list(found) if len(found) == 1 else [f"{value} ({', '.join(rows)})" for value, rows in found.items()]
+        parts.append(f"{words} {', '.join(values)}")
+    return f"Conditions: {'; '.join(parts)}."
+
+
+def _said(record: Record, place: Sequence[str]) -> str:
+    value: Any = asdict(record)
+    for key in place:
+        value = value[key]
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
+def _lines(grid: GridSettings, records: dict[str, Record], structures: Sequence[str] | None) -> list[Line]:
     wanted: dict[tuple[str, int | str], list[str]] = {}
     for cell in cells(grid):
         wanted.setdefault((cell.row, cell.labeled), []).append(cell.name)
     return [
-        Line(row, labeled, len(names), tuple(records[name] for name in names if name in records))
+        Line(row, labeled, len(names), tuple(records[name] for name in names if name in records), structures)
         for (row, labeled), names in wanted.items()
     ]
 
 
-def _peer_lines(peers: dict[str, Record]) -> list[Line]:
+def _peer_lines(peers: dict[str, Record], structures: Sequence[str] | None) -> list[Line]:
     found: dict[tuple[str, int | str], list[Record]] = {}
     for record in peers.values():
         found.setdefault((f"{record.row} (peer)", record.labeled), []).append(record)
     return [
-        Line(row, labeled, len(records), tuple(sorted(records, key=lambda record: record.run)))
+        Line(row, labeled, len(records), tuple(sorted(records, key=lambda record: record.run)), structures)
         for (row, labeled), records in found.items()
     ]
 
@@ -165,7 +219,6 @@ def _cells(
     grid: GridSettings, line: Line, others: Sequence[str], compared: Sequence[str], full: float | None
 ) -> list[str]:
     lead = mean_over_runs(line.scores(grid.target, "dice"))
-    missed = sum(int(sum(figures["missed"])) for record in line.records for figures in record.scores.values())
     seconds = float(np.mean([record.facts["train_seconds"] for record in line.records]))
     return [
         line.row,
@@ -178,7 +231,7 @@ def _cells(
             _mean(mean_over_runs(line.scores(grid.target, metric)), metric, interval=False)
             for metric in ("hd95_pooled_mm", "assd_mm", "volume_error_ml")
         ],
-        str(missed),
+        str(line.missed),
         *compared,
         f"{line.records[0].facts['trained_parameters'] / 1e6:.2f} M",
         f"{seconds / 3600:.2f}",

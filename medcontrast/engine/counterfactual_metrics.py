@@ -92,8 +92,9 @@ def score_generator(
         tell: Called with the first image's name of every pass.
 
     Returns:
-        `images`, `counterfactuals`; `effectiveness` and, as what the predictor reaches on real images, `on_images`, by
-        parent; `composition`, `reversibility` and `reconstruction` as mean absolute differences in 0..1.
+        `images`, `counterfactuals`; by parent `effectiveness` (where the parent was changed), `preservation` (where it
+        was not) and, as what the predictor reaches on real images, `on_images`; `composition`, `reversibility` and
+        `reconstruction` as mean absolute differences in 0..1.
 
     Raises:
         InputError: An image lacks a parent, or the interventions change no image.
@@ -105,7 +106,7 @@ def score_generator(
     images = Images(cases, channels=generator.recipe.data.channels, size=generator.recipe.data.size)
     composition, reversibility, reconstruction = MeanDifference(), MeanDifference(), MeanDifference()
     real: list[tuple[Tensor, Tensor]] = []
-    made: list[tuple[Tensor, Tensor]] = []
+    made: list[tuple[Tensor, Tensor, Tensor]] = []
     with evaluating(predictor):
         for start in range(0, len(cases), ROWS):
             places = range(start, min(start + ROWS, len(cases)))
@@ -119,16 +120,20 @@ def score_generator(
                 rows = (changed != own).any(dim=1).nonzero()[:, 0]
                 if len(rows):
                     there = generator.counterfactual(image[rows], own[rows], changed[rows])
-                    made.append((_predicted(predictor, there, generator), changed[rows]))
+                    made.append((_predicted(predictor, there, generator), changed[rows], own[rows]))
                     back = generator.counterfactual(there, changed[rows], own[rows])
                     reversibility.add(image[rows].numpy(), back.numpy())
     if not made:
         raise InputError(f"{manifest.path}: the intervention leaves every image of {split} as it is.")
+    found, intended, before = _joined(made)
+    same = _unchanged(intended, before, generator)
+    predicted, actual = _joined(real)
     return {
         "images": len(cases),
-        "counterfactuals": sum(len(found) for found, _ in made),
-        "effectiveness": _effects(made, generator),
-        "on_images": _effects(real, generator),
+        "counterfactuals": len(found),
+        "effectiveness": _effects(found, intended, {name: ~rows for name, rows in same.items()}, generator),
+        "preservation": _effects(found, intended, same, generator),
+        "on_images": _effects(predicted, actual, _unchanged(actual, actual, generator), generator),
         "composition": composition.mean,
         "reversibility": reversibility.mean,
         "reconstruction": reconstruction.mean,
@@ -140,10 +145,30 @@ def _predicted(predictor: nn.Module, image: Tensor, generator: Generator) -> Ten
     return found
 
 
-def _effects(pairs: Sequence[tuple[Tensor, Tensor]], generator: Generator) -> dict[str, Any]:
-    """Of every parent: balanced accuracy and its shares, or the mean absolute error in the parent's unit."""
-    found, wanted = (torch.cat(list(part)).double().numpy() for part in zip(*pairs, strict=True))
-    return {parent.name: _effect(parent, found, wanted, generator) for parent in generator.parents}
+def _joined(parts: Sequence[tuple[Tensor, ...]]) -> list[NDArray[np.float64]]:
+    return [torch.cat(list(part)).double().numpy() for part in zip(*parts, strict=True)]
+
+
+def _unchanged(
+    intended: NDArray[np.float64], before: NDArray[np.float64], generator: Generator
+) -> dict[str, NDArray[np.bool_]]:
+    """Parent -> (n,) where its intended value is the image's own."""
+    columns = {parent.name: generator.network.parents.columns(parent.name) for parent in generator.parents}
+    return {name: (intended[:, part] == before[:, part]).all(axis=1) for name, part in columns.items()}
+
+
+def _effects(
+    found: NDArray[np.float64],
+    intended: NDArray[np.float64],
+    rows: dict[str, NDArray[np.bool_]],
+    generator: Generator,
+) -> dict[str, Any]:
+    """Of every parent that has any rows: balanced accuracy and its shares, or the mean absolute error in its unit."""
+    return {
+        parent.name: _effect(parent, found[rows[parent.name]], intended[rows[parent.name]], generator)
+        for parent in generator.parents
+        if rows[parent.name].any()
+    }
 
 
 def _effect(

@@ -5,6 +5,7 @@ Every batch and every random draw is a function of (seed, step, row), so a resum
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,12 +48,15 @@ class Trainer:
         run: The folder with recipe and manifest.
         fabric: Devices and precision.
         console: Where progress is shown.
+        state: Where the run stands.
+        source: The checkpoint that `initialise` took tensors from, and its SHA-256.
     """
 
     run: Run
     fabric: Fabric
     console: Console
     state: Progress = field(default_factory=Progress)
+    source: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         self.job = job_of(self.run)
@@ -67,6 +71,7 @@ class Trainer:
             return
         path = checkpoint.resolve_checkpoint(self.run.folder / source)  # an absolute path stays what it is
         tensors, header = checkpoint.load_weights(path)
+        self.source = {"file": f"{path.parent.name}/{path.name}", "sha256": checkpoint.checkpoint_hash(path)}
         self._say(self.job.take_over(tensors, header, where=path))
 
     def resume(self) -> None:
@@ -83,6 +88,8 @@ class Trainer:
         try:
             self.method.load_state_dict(saved["method"])
             self.optimizer.load_state_dict(saved["optimizer"])
+            if saved.get("precision"):
+                self.fabric.strategy.precision.load_state_dict(saved["precision"])
         except (RuntimeError, ValueError, KeyError):
             raise CheckpointError(
                 f"{self.run.resume_file}: its tensors are not those of this recipe's method; it was written by another "
@@ -150,13 +157,26 @@ class Trainer:
             for name, value in joined.items():
                 means[name] = means.get(name, torch.zeros_like(value)) + value / train.accumulate
         _let_rest(optimizer)
+        # without a limit the norm is looked at alone
+        limit = math.inf if train.clip_norm is None else train.clip_norm
+        norm = torch.as_tensor(self.fabric.clip_gradients(wrapped, optimizer, max_norm=limit, error_if_nonfinite=False))
+        self._require_finite_gradient(norm, info)
         if train.clip_norm is not None:
-            norm = self.fabric.clip_gradients(wrapped, optimizer, max_norm=train.clip_norm, error_if_nonfinite=False)
-            means["gradient_norm"] = torch.as_tensor(norm)
+            means["gradient_norm"] = norm
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.method.after_step(info)
         return {**{name: float(value) for name, value in means.items()}, "lr": rate}
+
+    def _require_finite_gradient(self, norm: Tensor, info: StepInfo) -> None:
+        """A finite loss may have a gradient that is not, and one such step is the end of every weight."""
+        if getattr(self.fabric.strategy.precision, "scaler", None) is not None:
+            return  # in 16-mixed it may happen: the scaler leaves such a step out and lowers its scale
+        if not bool(torch.isfinite(norm)):
+            raise NonFiniteLossError(
+                f"The gradient is not finite at step {info.step}, though the loss is. The last checkpoint is from "
+                "before this step. Try a smaller train.optimizer.lr or train.precision 32-true."
+            )
 
     def _on_device(self, batch: Batch, info: StepInfo) -> Batch:
         moved = self.fabric.to_device(batch)
@@ -200,6 +220,7 @@ class Trainer:
                     "method": self.method.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "progress": vars(self.state),
+                    "precision": self.fabric.strategy.precision.state_dict(),
                     "header": self._header(),
                     "inference_prefix": self._inference_prefix(),
                 },

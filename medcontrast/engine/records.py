@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medcontrast.engine.run import CHANGEABLE_ON_RESUME, leaves
+from medcontrast.engine.run import CHANGEABLE_ON_RESUME
 from medcontrast.errors import InputError
 from medcontrast.files import write_text
 from medcontrast.metrics.report import Report
 from medcontrast.settings import Recipe
+from medcontrast.settings.compare import first_difference
 from medcontrast.settings.grid import Cell
 
 Made = TypeVar("Made")
@@ -160,19 +161,36 @@ def _scores(report: Report) -> tuple[list[str], dict[str, dict[str, list[float]]
     }
 
 
-def require_same(old_tree: dict[str, Any], new_tree: dict[str, Any], path: Path) -> None:
-    """Refuses a record whose recipe differs from the grid's in a setting that both have.
+def require_same(old: dict[str, Any], new: dict[str, Any], path: Path) -> None:
+    """Refuses a record whose recipe decides another result than the grid's.
 
     Raises:
-        InputError: Naming the first such setting.
+        InputError: Naming the first setting that differs.
     """
-    old, new = deciding(old_tree), deciding(new_tree)
-    for key in sorted(old.keys() & new.keys()):
-        if old[key] != new[key]:
-            raise InputError(
-                f"{path}: this record was made with {key} {old[key]}, but the grid now asks for {new[key]}. "
-                "Delete it to run its cell again, or put the setting back."
-            )
+    found = first_difference(old, new, free=decides_nothing)
+    if found is not None:
+        raise InputError(
+            f"{path}: this record was made with {found.key} {found.old}, but the grid now asks for {found.new}. "
+            "Delete it to run its cell again, or put the setting back."
+        )
+
+
+def require_fact(record_facts: dict[str, Any], name: str, wanted: Any, path: Path) -> None:
+    """Refuses a record in which a fact is another than the grid's.
+
+    Raises:
+        InputError: Naming it.
+    """
+    if record_facts.get(name) != wanted:
+        raise InputError(
+            f"{path}: this record is of {name.replace('_', ' ')} {record_facts.get(name)}, but the grid now asks for "
+            f"{wanted}. Delete it to run its cell again, or put the grid back."
+        )
+
+
+def decides_nothing(key: str) -> bool:
+    """Whether a setting may differ between two runs of one result: what a resume may change, save the steps."""
+    return key in CHANGEABLE_ON_RESUME and key != "train.steps"
 
 
 def recipe_digest(settings: dict[str, Any]) -> str:
@@ -181,9 +199,16 @@ def recipe_digest(settings: dict[str, Any]) -> str:
 
 
 def deciding(tree: dict[str, Any]) -> dict[str, Any]:
-    """What decides the result; not what a resume may change, save the steps."""
-    free = set(CHANGEABLE_ON_RESUME) - {"train.steps"}
-    return {key: value for key, value in leaves(tree).items() if key not in free and not key.startswith("about.")}
+    """The settings that decide the result, with dotted keys."""
+    return {key: value for key, value in _leaves(tree).items() if not (decides_nothing(key) or key[:6] == "about.")}
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of dicts as one dict with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def _rounded(value: float | bool) -> float:

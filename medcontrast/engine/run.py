@@ -30,6 +30,7 @@ from medcontrast.data.manifest import Manifest
 from medcontrast.errors import CheckpointError, OutputError, RecipeError
 from medcontrast.files import write_text
 from medcontrast.settings import AnyRecipe, load_recipe, recipe_to_yaml
+from medcontrast.settings.compare import first_difference
 
 CHANGEABLE_ON_RESUME = (
     "train.steps",
@@ -120,16 +121,16 @@ class Run:
         Raises:
             RecipeError: Naming the first setting that differs.
         """
-        old, new = leaves(saved), leaves(self.recipe.model_dump(mode="json"))
-        for key in sorted(old.keys() & new.keys()):
-            if old[key] != new[key] and key not in CHANGEABLE_ON_RESUME and not key.startswith("about."):
-                raise RecipeError(
-                    f"{self.folder / 'resolved.yaml'}: {key} is {new[key]}, but the checkpoint was trained with "
-                    f"{old[key]}. Put it back, or train anew in another folder."
-                )
+        found = first_difference(saved, self.recipe.model_dump(mode="json"), free=CHANGEABLE_ON_RESUME.__contains__)
+        if found is not None:
+            raise RecipeError(
+                f"{self.folder / 'resolved.yaml'}: {found.key} is {found.new}, but the checkpoint was trained with "
+                f"{found.old}. Put it back, or train anew in another folder."
+            )
 
-    def write_facts(self, facts: dict[str, Any]) -> None:
-        """Writes run.json: versions, commit, and what the caller derived."""
+    def write_facts(self, facts: dict[str, Any], *, resumed: bool = False) -> None:
+        """Writes run.json: versions, commit, what the caller derived; and what it said of a resumed run before."""
+        path = self.folder / "run.json"
         content = {
             "medcontrast": medcontrast.__version__,
             "git_commit": _git_commit(),
@@ -140,7 +141,10 @@ class Run:
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **facts,
         }
-        write_text(self.folder / "run.json", json.dumps(content, indent=1) + "\n")
+        if resumed and path.is_file():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            content = {**before, **content, "earlier": [*before.pop("earlier", []), before]}
+        write_text(path, json.dumps(content, indent=1) + "\n")
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends one line to the log."""
@@ -172,14 +176,6 @@ def resolve_paths(recipe: AnyRecipe, recipe_path: Path) -> AnyRecipe:
     data = recipe.data.model_copy(update={"manifest": "manifest.json", "root": absolute(recipe.data.root)})
     train = recipe.train.model_copy(update={"init_from": absolute(recipe.train.init_from)})
     return recipe.model_copy(update={"data": data, "train": train})
-
-
-def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of dicts as one dict with dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
 
 
 def _never_trained(folder: Path) -> bool:

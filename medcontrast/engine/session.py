@@ -62,7 +62,7 @@ def train_run(
         else:
             trainer.initialise()
         if fabric.is_global_zero:
-            run.write_facts(_facts(trainer, fabric, chosen))
+            run.write_facts(_facts(trainer, fabric, chosen), resumed=resume)
         trainer.fit(stop)
         if fabric.is_global_zero:
             _say_goodbye(console, run, trainer, stop)
@@ -85,6 +85,7 @@ def _facts(trainer: Trainer, fabric: Fabric, precision: str) -> dict[str, Any]:
         "student_parameters": sum(parameter.numel() for parameter in trainer.method.student.parameters()),
         "trained_parameters": sum(parameter.numel() for parameter in trainer.parameters),
         "cases": trainer.job.sizes(),
+        **({} if trainer.source is None else {"init_from": trainer.source}),
     }
 
 

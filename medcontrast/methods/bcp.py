@@ -8,7 +8,14 @@ from torch import Tensor
 from medcontrast.batch import Batch, StepInfo
 from medcontrast.components import largest_component
 from medcontrast.losses.segmentation import dice_cross_entropy
-from medcontrast.methods.base import MakeNetwork, TeacherMethod, rows_in_turn, share_over_rows, strong_and_weak
+from medcontrast.methods.base import (
+    MakeNetwork,
+    TeacherMethod,
+    rows_in_turn,
+    share_over_rows,
+    strong_and_weak,
+    supervised_loss,
+)
 from medcontrast.settings.methods import BCPSettings
 from medcontrast.transforms.copy_paste import mix, paste_boxes
 
@@ -16,7 +23,8 @@ from medcontrast.transforms.copy_paste import mix, paste_boxes
 class BCP(TeacherMethod):
     """Dice and cross-entropy of mixed rows: to the label where a voxel has one, to the teacher's arg-max elsewhere.
 
-    `supervised` is the loss over voxels of labeled rows, `consistency` that over voxels of unlabeled rows.
+    `supervised` is the loss over voxels of labeled rows, `consistency` that over voxels of unlabeled rows. In the
+    pre-training both rows of a pair are labeled, and every voxel of their mixtures counts.
 
     Paper: Bai et al. 2023, "Bidirectional Copy-Paste for Semi-Supervised Medical Image Segmentation", section 3.
     Deviation: Every pair is exchanged in both directions, where the public code takes half of the pairs for each, so
@@ -33,20 +41,21 @@ class BCP(TeacherMethod):
         labeled, index = batch["labeled"], batch["index"]
         ours, label, rows = strong[labeled], batch["label"][labeled], index[labeled]
         if info.step < self.settings.pretrain_steps:
-            other, target = (rows_in_turn(each, len(each), first=-1) for each in (ours, label))
-            supervised, _ = self._mixed(ours, label, other, target, rows, info)
+            others, their_label = (rows_in_turn(each, len(each), first=-1) for each in (ours, label))
+            own, logits = self._mixtures(ours, others, rows, info)
+            mixed_label = mix(torch.cat([label, label]), torch.cat([their_label, their_label]), own)
+            supervised = supervised_loss(logits, mixed_label, self.settings.segmentation)
             return {"loss": supervised, "supervised": supervised}
         with torch.no_grad():
             target = self._target(self.teacher(weak[~labeled]).logits)
         other, target = rows_in_turn(strong[~labeled], len(ours)), rows_in_turn(target, len(ours))
-        supervised, consistency = self._mixed(ours, label, other, target, rows, info)
+        own, logits = self._mixtures(ours, other, rows, info)
+        supervised, consistency = self._loss(logits, label, own), self._loss(logits, target, ~own)
         loss = supervised + self.settings.unlabeled_weight * consistency
         return {"loss": loss, "supervised": supervised, "consistency": consistency}
 
-    def _mixed(
-        self, ours: Tensor, label: Tensor, other: Tensor, target: Tensor, rows: Tensor, info: StepInfo
-    ) -> tuple[Tensor, Tensor]:
-        """Losses over the voxels of `ours` (b, c, x, y, z) and of `other`, of both mixtures of every pair."""
+    def _mixtures(self, ours: Tensor, other: Tensor, rows: Tensor, info: StepInfo) -> tuple[Tensor, Tensor]:
+        """Where both mixtures of every pair show `ours` (2b, 1, x, y, z), and the student's logits of them."""
         boxes = paste_boxes(
             ours.shape[2:],
             self.settings.paste_fraction,
@@ -55,9 +64,8 @@ class BCP(TeacherMethod):
             rows=rows.tolist(),
             device=ours.device,
         )
-        own = torch.cat([boxes, ~boxes])  # where a mixture shows `ours`
-        logits = self.student(mix(torch.cat([ours, ours]), torch.cat([other, other]), own)).logits
-        return self._loss(logits, label, own), self._loss(logits, target, ~own)
+        own = torch.cat([boxes, ~boxes])
+        return own, self.student(mix(torch.cat([ours, ours]), torch.cat([other, other]), own)).logits
 
     def _loss(self, logits: Tensor, label: Tensor, where: Tensor) -> Tensor:
         segmentation = self.settings.segmentation

@@ -22,7 +22,8 @@ class UAMT(TeacherMethod):
     """Supervised loss on labeled rows, squared difference to the teacher on the certain voxels of unlabeled rows.
 
     A voxel is certain where the entropy of the mean of several noisy passes is below a threshold that ramps from
-    `threshold_start` ln C to ln C, with C classes.
+    `threshold_start` ln C to ln C, with C classes, over the whole run; `ramp_up_steps` is the weight's alone. (In the
+    paper both ramps end with the run.)
 
     Paper: Yu et al. 2019, "Uncertainty-aware Self-ensembling Model", section 2.
     Deviation: The target is the teacher's plain answer on the weak view, without noise; its batch norm goes by
@@ -40,7 +41,8 @@ class UAMT(TeacherMethod):
         ramp = gaussian_ramp_up(info.step, settings.ramp_up_steps)
         with torch.no_grad():
             target = self.teacher(weak[~labeled]).logits.float().softmax(dim=1)
-            share = settings.threshold_start + (1.0 - settings.threshold_start) * ramp
+            opened = gaussian_ramp_up(info.step, info.total)
+            share = settings.threshold_start + (1.0 - settings.threshold_start) * opened
             certain = self._uncertainty(weak[~labeled], batch["index"][~labeled], info) < share * maximum_entropy(
                 target.shape[1]
             )

@@ -99,7 +99,7 @@ class UAMTSettings(Settings):
     noise_std: float = Field(default=0.1, gt=0.0)
     """Of the noise on each pass, in units of the normalised image; it is cut at twice this."""
     threshold_start: float = Field(default=0.75, gt=0.0, le=1.0)
-    """Voxels count whose entropy is below this share of ln(classes); the share ramps up to 1."""
+    """Voxels count whose entropy is below this share of ln(classes); the share ramps up to 1 over the whole run."""
 
 
 class CPSSettings(Settings):

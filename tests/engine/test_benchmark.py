@@ -113,6 +113,72 @@ def test_a_record_of_another_recipe_is_refused(cli, grid):
     assert "this record was made with train.steps 2, but the grid now asks for 3" in found.err
 
 
+def edit_grid(grid, **keys):
+    content = yaml.safe_load(grid.read_text(encoding="utf-8"))
+    grid.write_text(yaml.safe_dump({**content, **keys}, sort_keys=False), encoding="utf-8")
+
+
+def test_a_run_of_another_recipe_is_not_recorded_as_this_one(cli, grid):
+    assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
+    record = Path("benchmarks/results/tiny/supervised-2-0.json")
+    record.unlink()
+    for items, key, old, new in (
+        (["train.steps=3"], "train.steps", 2, 3),
+        (["train.steps=2", "train.optimizer.lr=0.5"], "train.optimizer.lr", 0.002, 0.5),
+    ):
+        edit_grid(grid, set=items)
+        found = cli("benchmark", grid, "--only", "supervised-2-0")
+        assert found.code == 2 and not record.exists()
+        sentence = (
+            f"this run was made with {key} {old}, but the grid now asks for {new}. Delete the folder to run its cell"
+        )
+        assert sentence in found.err.replace("\n", " ")
+    edit_grid(grid, set=["train.steps=2"])
+    assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0 and record.exists()
+
+
+def edit_manifest(change):
+    path = Path("data/manifest.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("scored", lambda content: content["validation"].pop()),
+        ("labeled", lambda content: content["labeled"].__setitem__(0, content["unlabeled"].pop())),
+    ],
+)
+def test_a_record_of_other_cases_than_the_manifest_now_names_is_refused(cli, grid, kind, change):
+    assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
+    edit_manifest(lambda content: content["unlabeled"].reverse())
+    assert cli("benchmark", grid, "--report").code == 0  # the same labeled and scored cases
+    edit_manifest(change)
+    found = cli("benchmark", grid, "--report")
+    assert found.code == 2
+    assert f"this record has other {kind} cases than" in found.err.replace("\n", " ")
+
+
+def test_a_record_of_another_split_is_refused(cli, grid):
+    assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
+    edit_manifest(lambda content: content.update(test=content["validation"], validation=[]))
+    edit_grid(grid, split="test")
+    found = cli("benchmark", grid, "--report")
+    assert found.code == 2
+    assert "this record is of split validation, but the grid now asks for test" in found.err.replace("\n", " ")
+
+
+def test_a_run_of_other_cases_is_not_gone_on_with(cli, grid):
+    assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
+    Path("benchmarks/results/tiny/supervised-2-0.json").unlink()
+    edit_manifest(lambda content: content["validation"].pop())
+    found = cli("benchmark", grid, "--only", "supervised-2-0")
+    assert found.code == 2
+    assert "this run was made with validation" in found.err.replace("\n", " ")
+
+
 def test_a_damaged_record_is_named(cli, grid):
     results = Path("benchmarks/results/tiny")
     results.mkdir(parents=True)
@@ -128,11 +194,16 @@ def test_an_unknown_row_is_named(cli, grid):
     assert "--only other: neither a row nor a cell" in found.err
 
 
-def make(row, run, dice, labeled=2, missed=0.0):
+INFERENCE = {"overlap": 0.5, "weighting": "gaussian", "flips": True, "largest_component": "none"}
+
+
+def make(row, run, dice, labeled=2, missed=0.0, targets=("front",), **inference):
     cases = [f"c{number}" for number in range(len(dice))]
     figures = {metric: [1.0] * len(dice) for metric in METRICS} | {"dice": dice, "missed": [missed] * len(dice)}
     facts = {"split": "validation", "step": 2, "trained_parameters": 1_500_000, "train_seconds": 1800}
-    return Record(row, labeled, run, {}, "", cases, {"front": figures}, facts)
+    facts |= {"versions": {"torch": "9.9"}, "device": "cpu", "precision": "32-true"}
+    recipe = {"network": {"name": "unet"}, "inference": {**INFERENCE, **inference}}
+    return Record(row, labeled, run, recipe, "", cases, dict.fromkeys(targets, figures), facts)
 
 
 def test_the_table_by_hand(grid, tmp_path):
@@ -153,9 +224,28 @@ def test_the_table_by_hand(grid, tmp_path):
     assert rows[1][9].startswith("+0.1000 (+0.1000 to +0.1000), p 0.250")  # paired over run 0 alone
     assert rows[0][10].startswith("-0.1000")
     assert [row[11] for row in rows] == ["1.50 M", "1.50 M"]
+    assert (
+        "Conditions: network unet; overlap of windows 0.5; their weights gaussian; mirrored versions averaged yes;"
+        in text
+    )
     table = list(csv.DictReader((tmp_path / "out" / "table.csv").read_text(encoding="utf-8").splitlines()))
     assert {row["figure"] for row in table} >= {"dice", "hd95_pooled_mm"}
     assert next(row for row in table if row["row"] == "full" and row["figure"] == "dice")["mean"] == "0.8"
+
+
+def test_a_miss_counts_once_and_conditions_in_which_rows_differ_are_said(grid, tmp_path):
+    """The region `whole` is missed where its only part is; that is one structure."""
+    settings = load_grid(grid)
+    targets = ("front", "whole")
+    records = {
+        "supervised-2-0": make("supervised", 0, [0.5, 0.6], missed=1.0, targets=targets),
+        "mean_teacher-2-0": make("mean_teacher", 0, [0.6, 0.7], targets=targets, largest_component="each"),
+    }
+    text = write_report(settings, records, tmp_path / "out", structures=["front"])
+    row = next(line.split(" | ") for line in text.splitlines() if line.startswith("| supervised"))
+    heads = next(line.split(" | ") for line in text.splitlines() if line.startswith("| row"))
+    assert row[heads.index("missed")] == "2"
+    assert "largest component kept none (supervised), each (mean_teacher);" in text
 
 
 def test_records_of_other_cases_are_not_compared(grid, tmp_path):

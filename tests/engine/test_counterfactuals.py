@@ -15,6 +15,7 @@ from medcontrast.data.image_manifest import load_image_manifest
 from medcontrast.data.images import Images
 from medcontrast.engine.build import build_generator
 from medcontrast.engine.counterfactual_metrics import score_generator
+from medcontrast.engine.counterfactuals import write_counterfactuals
 from medcontrast.engine.generator import Action, Generator, actions, load_generator
 from medcontrast.engine.job import job_of
 from medcontrast.errors import InputError
@@ -66,11 +67,11 @@ def run_of(tiny, tmp_path, data):
     return make
 
 
-def make_generator(seed=0):
+def make_generator(seed=0, parents=PARENTS):
     """A generator whose counterfactuals differ from the image, with no file behind it."""
     recipe = recipe_from_tree(generator_tree(), where="test")
     torch.manual_seed(seed)
-    network = build_generator(recipe, PARENTS).eval()
+    network = build_generator(recipe, parents).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             if (parameter == 0).all():
@@ -163,7 +164,13 @@ def test_scores_by_a_predictor_that_reads_the_image_by_hand(data):
     found = score_generator(generator, Constant(), manifest, "test", wanted)
     assert (found["images"], found["counterfactuals"]) == (4, 4)
     assert found["effectiveness"]["domain"] == {"balanced_accuracy": 0.5, "by_value": {"A": 1.0, "B": 0.0}}
+    # the action changed the domain of each image, and nothing else
+    assert found["effectiveness"].keys() == {"domain"} and found["preservation"].keys() == {"age", "target"}
     ages = np.array([case.attributes["age"] for case in cases])
+    kept = found["preservation"]["age"]["mean_absolute_error"]
+    assert kept == pytest.approx(np.abs(ages - 2.0).mean(), rel=1e-5)
+    both = score_generator(generator, Constant(), manifest, "test", actions(generator, ["B"], {"age": "4"}))
+    assert both["effectiveness"]["age"]["mean_absolute_error"] == pytest.approx(2.0)  # it says 2, 4 was meant
     assert found["on_images"]["age"]["mean_absolute_error"] == pytest.approx(np.abs(ages - 2.0).mean(), rel=1e-5)
     other = own.clone()
     other[:, :2] = 1 - own[:, :2]
@@ -193,6 +200,7 @@ def test_counterfactuals_and_scores_by_the_command(cli, tiny, run_of, data, tmp_
     assert (scores["images"], scores["counterfactuals"], scores["step"]) == (4, 4, 6)
     accuracy = scores["effectiveness"]["domain"]["balanced_accuracy"]
     assert f"effectiveness, domain: balanced_accuracy {accuracy:.4f}" in done.out
+    assert "preservation, age: mean_absolute_error" in done.out
     assert f"reversibility: mean absolute difference {scores['reversibility']:.5f} of 1" in done.out
 
     written, before = load_image_manifest(out / "manifest.json"), load_image_manifest(data)
@@ -217,6 +225,70 @@ def test_counterfactuals_and_scores_by_the_command(cli, tiny, run_of, data, tmp_
     aged = [case for case in load_image_manifest(tmp_path / "old/manifest.json").cases("train") if case.of]
     assert {(case.attributes["age"], case.target) for case in aged} == {(4.0, 1)}
     assert all(case.domain == originals[case.of].domain for case in aged)
+
+
+@pytest.fixture
+def tables(tiny, tmp_path):
+    """Eight images with an old counterfactual each, told apart by a column `of`: in arrays, in a csv, in one source
+    with the images or in another; classes are called by numbers.
+    """
+
+    def write(name, *, mixed):
+        folder = tmp_path / f"{name} {mixed}"
+        path = tiny.write_images(folder, train=16, validation=0, test=0, classes=("2", "1"))
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        images = [entry["image"] if name == "csv" else f"x.npz#images[{n}]" for n, entry in enumerate(tree["train"])]
+        # the second half is of the first one, in the other domain
+        rows = [
+            {
+                "image": entry["image"],
+                "target": tree["classes"][entry["target"]],
+                "domain": entry["domain"] if n < 8 else "BA"[entry["domain"] == "B"],
+                "age": 2.0,
+                "of": "" if n < 8 else images[n - 8],
+            }
+            for n, entry in enumerate(tree["train"])
+        ]
+        if name == "csv":
+            lines = [",".join(str(value) for value in row.values()) for row in rows]
+            (folder / "list.csv").write_text("\n".join([",".join(rows[0]), *lines]), encoding="utf-8")
+            source = {"csv": "list.csv", "attributes": ["age"]}
+        else:
+            columns = {key: np.array([row[key] for row in rows]) for key in ("target", "domain", "age", "of")}
+            pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 16), dtype=np.uint8)
+            np.savez(folder / "x.npz", images=pixels, **columns)
+            source = {"npz": "x.npz", "target": "target", "domain": "domain", "of": "of", "attributes": {"age": "age"}}
+        first = {**source, "without": [3]} if mixed else {**source, "rows": [0, 8], "without": [3]}
+        tree["train"] = (
+            [{**first, "without": [3, 11]}] if mixed else [first, {**source, "rows": [8, 16], "without": [11]}]
+        )
+        tree["lesion_boxes"] = {name: [[1, 1, 4, 4]] for name in (images[1], images[9])}
+        path.write_text(json.dumps(tree), encoding="utf-8")
+        return load_image_manifest(path)
+
+    return write
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize("name", ["csv", "npz"])
+def test_old_counterfactuals_are_left_out_and_targets_stay(tables, tmp_path, name, mixed):
+    manifest, out = tables(name, mixed=mixed), tmp_path / "out"
+    parents = (*PARENTS[:2], Parent("target", ("2", "1")))
+    originals = manifest.originals("train")
+    assert (len(originals), len(manifest.cases("train"))) == (7, 14)
+    out.mkdir()
+    generator = make_generator(parents=parents)
+    found = write_counterfactuals(generator, manifest, out, actions(generator, ["uniform"], {}))
+    written = load_image_manifest(found.manifest)
+    assert written.originals("train") == originals
+    others = [case for case in written.cases("train") if case.of is not None]
+    assert [case.of for case in sorted(others, key=lambda case: case.of)] == sorted(case.name for case in originals)
+    places = {case.name: case for case in originals}
+    for case in others:
+        assert {case.domain, places[case.of].domain} == {"A", "B"}
+        assert case.target == places[case.of].target
+    assert {case.target for case in others} == {0, 1}
+    assert list(written.lesion_boxes) == [originals[1].name]
 
 
 def test_what_the_command_refuses(cli, tiny, run_of, data, tmp_path):

@@ -237,6 +237,54 @@ def test_a_loss_that_is_not_finite_names_step_and_cases(tiny, tmp_path):
     assert all(bool(torch.isfinite(tensor).all()) for tensor in saved["method"].values())
 
 
+class FiniteWithoutGradient(torch.autograd.Function):
+    """The value itself; its gradient is NaN."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * math.nan
+
+
+@pytest.mark.parametrize("clip_norm", [None, 12.0])
+def test_a_gradient_that_is_not_finite_stops_before_it_is_taken(tiny, tmp_path, clip_norm):
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(save_every=2, clip_norm=clip_norm))
+    trainer = Trainer(run, Fabric(accelerator="cpu", devices=1), Console(quiet=True))
+    losses = trainer.method.losses
+
+    def broken(method, batch, info):
+        terms = losses(batch, info)
+        return {**terms, "loss": FiniteWithoutGradient.apply(terms["loss"])} if info.step == 3 else terms
+
+    trainer.method.losses = types.MethodType(broken, trainer.method)
+    with pytest.raises(NonFiniteLossError, match=r"^The gradient is not finite at step 3, though the loss is\. "):
+        trainer.fit(tiny.stop_after(0))
+    assert load_resume(run.resume_file)["progress"]["step"] == 2
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in trainer.method.state_dict().values())
+
+
+def test_a_scaler_of_the_loss_goes_on_where_it_was(tiny, tmp_path, monkeypatch):
+    """16-mixed needs a GPU; its scaler is put in the place where Fabric keeps it."""
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=4))
+
+    def trained(scale, steps, *, resume):
+        trainer = Trainer(run, Fabric(accelerator="cpu", devices=1), Console(quiet=True))
+        kept = {"scale": scale}
+        precision = trainer.fabric.strategy.precision
+        monkeypatch.setattr(precision, "state_dict", lambda: dict(kept))
+        monkeypatch.setattr(precision, "load_state_dict", kept.update)
+        if resume:
+            trainer.resume()
+        trainer.fit(tiny.stop_after(steps))
+        return kept["scale"]
+
+    assert trained(512.0, 2, resume=False) == 512.0
+    assert trained(65536.0, 4, resume=True) == 512.0
+
+
 def test_init_from_says_how_many_tensors_fit(tiny, whole):
     complete = whole("mean_teacher")
     teacher, _ = load_weights(complete.folder / "last.safetensors")
@@ -375,5 +423,9 @@ def test_a_recipe_edited_after_the_checkpoint_is_refused(tiny, whole):
         path.write_text(text.replace(old, new), encoding="utf-8")
         with pytest.raises(RecipeError, match=sentence):
             tiny.train(Run.open(run.folder), resume=True)
+    # a part that one of the two lacks is a difference as well
+    path.write_text(text.replace("init_from: null", "init_from: elsewhere"), encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"init_from is elsewhere, but the checkpoint was trained with nothing\."):
+        tiny.train(Run.open(run.folder), resume=True)
     path.write_text(text.replace("gives: little", "gives: much"), encoding="utf-8")
     assert tiny.train(Run.open(run.folder), resume=True).state.step == 6

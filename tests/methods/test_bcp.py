@@ -57,8 +57,9 @@ def test_pre_training_mixes_labeled_rows_alone(tiny, make):
     ours, label, own = batch["views"]["strong"][:2], batch["label"][:2], boxes_of(INFO)
     boxes = torch.cat([own, ~own])
     ours, label = (torch.cat([each, each]) for each in (ours, label))
-    mixed = torch.where(boxes, ours, ours[[1, 0, 3, 2]])  # each of the two rows with the other one
-    expected = dice_cross_entropy(method.student(mixed).logits, label, weight=boxes)
+    # each of the two rows with the other one, and the labels like the images: every voxel is learned
+    mixed, mixed_label = (torch.where(boxes, each, each[[1, 0, 3, 2]]) for each in (ours, label))
+    expected = dice_cross_entropy(method.student(mixed).logits, mixed_label)
     torch.testing.assert_close(terms["supervised"], expected)
     assert set(method.losses(batch, INFO._replace(step=6))) == {"loss", "supervised", "consistency"}
 

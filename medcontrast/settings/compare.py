@@ -1,0 +1,65 @@
+"""Which setting tells two recipes apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from medcontrast.errors import RecipeError
+from medcontrast.settings.load import recipe_from_tree
+
+_ABSENT = object()
+
+
+class Difference(NamedTuple):
+    """One setting with two values, each as it may be shown.
+
+    Attributes:
+        key: With dots, such as "train.optimizer.lr".
+        old: In the older recipe; "nothing" where it is not there.
+        new: In the newer one.
+    """
+
+    key: str
+    old: str
+    new: str
+
+
+def first_difference(
+    old: dict[str, Any], new: dict[str, Any], *, free: Callable[[str], bool] = lambda key: False
+) -> Difference | None:
+    """The first setting, by name, in which two recipes differ; what `about` says never counts.
+
+    Settings that came into being after the older tree was written stand at their defaults in it, as far as the recipe
+    still loads: a default is what was there before.
+
+    Args:
+        old: A plain tree, perhaps by an earlier version.
+        new: A resolved recipe as a plain tree, every default written out.
+        free: Which keys, with dots, may differ.
+    """
+    return _first(_with_defaults(old), new, "", lambda key: key == "about" or free(key))
+
+
+def _with_defaults(tree: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return recipe_from_tree(tree, where="an earlier recipe").model_dump(mode="json")
+    except RecipeError:  # a setting of it is gone since, which is then a difference
+        return tree
+
+
+def _first(old: dict[str, Any], new: dict[str, Any], prefix: str, free: Callable[[str], bool]) -> Difference | None:
+    for key in sorted(old.keys() | new.keys()):
+        name, one, other = prefix + key, old.get(key, _ABSENT), new.get(key, _ABSENT)
+        if free(name) or one == other:
+            continue
+        if not (isinstance(one, dict) and isinstance(other, dict)):
+            return Difference(name, _shown(one), _shown(other))
+        found = _first(one, other, f"{name}.", free)
+        if found is not None:
+            return found
+    return None
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is _ABSENT or value is None else str(value)

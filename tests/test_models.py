@@ -36,11 +36,28 @@ def test_a_card_speaks_of_its_weights(model: Path) -> None:
 def test_a_model_makes_masks(model: Path, cli, tmp_path: Path) -> None:
     scan = tmp_path / "scan.nii.gz"
     noise = np.random.default_rng(0).normal(size=(36, 50, 34)).astype(np.float32)
-    nibabel.save(nibabel.Nifti1Image(noise, np.diag([1.0, 1.0, 1.0, 1.0])), scan)
+    image = nibabel.Nifti1Image(noise, np.diag([1.0, 1.0, 1.0, 1.0]))
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, scan)
     result = cli("infer", "--ckpt", model, scan, "-o", tmp_path / "out", "--device", "cpu")
     assert result.code == 0, result.err
     mask = read_volume(tmp_path / "out" / "scan_seg.nii.gz", "label")
     assert mask.array.shape == noise.shape
+    assert json.loads((tmp_path / "out" / "scan_seg.json").read_text())["geometry"]["warnings"] == []
+
+
+@pytest.mark.parametrize("side", [0.5, 4.0])
+def test_the_hippocampus_model_says_what_it_never_saw(side: float, cli, tmp_path: Path) -> None:
+    scan = tmp_path / "scan.nii.gz"
+    noise = np.random.default_rng(0).normal(size=(36, 50, 34)).astype(np.float32)
+    image = nibabel.Nifti1Image(noise, np.diag([side, side, side, 1.0]))
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, scan)
+    model = Path(__file__).parent.parent / "models" / "hippocampus_fbanet_8"
+    assert cli("infer", "--ckpt", model, scan, "-o", tmp_path, "--device", "cpu").code == 0
+    (warning,) = json.loads((tmp_path / "scan_seg.json").read_text())["geometry"]["warnings"]
+    assert warning.startswith(f"has voxels of {side:g} x {side:g} x {side:g} mm along x, y, z, but the network was")
+    assert "trained on those of 1 x 1 x 1 mm" in warning
 
 
 def test_the_hippocampus_model_on_a_real_scan(cli, data_root: Path, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def shrink_pretraining(recipe: PretrainRecipe) -> PretrainRecipe:
     for view in tree["augment"]["views"].values():
         view["size"] = None if view["size"] is None else 8
     if "queue" in tree["method"]:
-        tree["method"]["queue"] = 16
+        tree["method"]["queue"] = 12  # as many as there are healthy images
     tree["train"] |= {"steps": 2, "accumulate": 1, "precision": "32-true", "log_every": 1, "init_from": None}
     tree["train"]["rows"] = 16  # split batch normalisation needs two in each part
     if recipe.method.name == "hvae_finetune":

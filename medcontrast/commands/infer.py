@@ -116,19 +116,22 @@ def _predict_all(
 def _predict_one(
     predictor: Predictor, scan: Scan, outputs: Outputs, export: str | None, overwrite: bool
 ) -> dict[str, dict[str, float]]:
+    from medcontrast.export import export_mask, require_exportable
     from medcontrast.inference.outputs import write_prediction
 
+    if export is not None:
+        require_exportable(scan.images[0], export)
     prediction = predictor.predict_scan(
         scan.images,
         names=scan.shown,
         probabilities=outputs.probabilities is not None,
         entropy=outputs.entropy is not None,
     )
+    for warning in prediction.grid.warnings:
+        typer.echo(f"Warning: {warning}", err=True)
     write_prediction(prediction, outputs, overwrite=overwrite)
     if export is not None:
-        from medcontrast.export import export_mask
-
-        export_mask(outputs.mask, format=export, overwrite=overwrite)
+        export_mask(outputs.mask, format=export, overwrite=overwrite, tell=lambda warning: None)  # said already
     volumes: dict[str, dict[str, float]] = prediction.record["volumes"]
     return volumes
 

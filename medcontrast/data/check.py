@@ -93,7 +93,7 @@ def check_manifest(
     Args:
         manifest: As `load_manifest` gives it.
         splits: Only these splits; default all that have cases.
-        patch: Patch of a recipe in voxels; smaller images are noted.
+        patch: Patch of a recipe in voxels along the canonical axes; smaller images are noted.
         tell: Called with each case's name before it is read.
 
     Raises:
@@ -114,12 +114,18 @@ def check_manifest(
 
 
 def _note_small(split: str, patch: Sequence[int], report: CheckReport) -> None:
-    shapes = [row.shape for row in report.rows if row.split == split]
+    shapes = [_canonical_shape(row) for row in report.rows if row.split == split]
     small = sum(any(side < wanted for side, wanted in zip(shape, patch, strict=True)) for shape in shapes)
     if small:
         size = f"smaller than the patch {_voxels(patch)} along some axis"
         text = f"{small} of {len(shapes)} images are {size}; they are padded"
         report.notes.append(Finding(split, "", text))
+
+
+def _canonical_shape(row: CaseRow) -> list[int]:
+    """Voxels along x, y, z, wherever these axes are stored: a patch is cut out of a scan that was turned."""
+    stored = dict(zip(row.axes, row.shape, strict=True))
+    return [stored[one] if one in stored else stored[other] for one, other in ("RL", "AP", "SI")]
 
 
 def _missing(split: str, cases: Sequence[Case], manifest: Manifest, report: CheckReport) -> set[str]:
@@ -203,7 +209,7 @@ def _check_label(split: str, case: Case, image: Volume, table: LabelTable, repor
         text = f"{case.label}: holds the value(s) {shown}, which the label table {list(table.values)} does not name"
         report.faults.append(Finding(split, case.name, text))
     voxels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
-    millilitre = float(np.prod(label.grid.spacing_mm)) / 1000
+    millilitre = label.grid.voxel_mm3 / 1000
     empty = [structure.name for structure in table.labels if not voxels.get(structure.value)]
     if empty:
         what = "is empty" if len(empty) == len(table.labels) else f"has no {', '.join(empty)}"

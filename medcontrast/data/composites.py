@@ -69,7 +69,7 @@ def write_composites(
         tell(split)
         cases = manifest.cases(split)
         images, targets = _composites(manifest, cases, pairs, canvas, side, channels, seed, split)
-        found |= {f"{split}_images": images, f"{split}_pairs": targets}
+        found |= {f"{split}_images": images, f"{split}_pairs": np.array(tree["classes"])[targets]}
         tree[split] = [{"npz": arrays.name, "images": f"{split}_images", "target": f"{split}_pairs"}]
     write_set(path, arrays, tree, found)
     return path

@@ -30,7 +30,7 @@ class Counterfactuals:
             where: Manifest and split, for messages.
 
         Raises:
-            InputError: There are none, or one is of an image that is not there.
+            InputError: There are none, one is of an image that is not there, or two of one image are in one domain.
         """
         images = [case for case in cases if case.of is None]
         others = [case for case in cases if case.of is not None]
@@ -47,6 +47,7 @@ class Counterfactuals:
             if place is None:
                 raise InputError(f"{where}: {case.name} is of {case.of}, which is no image of this split.")
             self._choices[place].append(len(images) + number)
+        _require_one_a_domain(others, where)
 
     def choices(self, place: int) -> tuple[int, ...]:
         """Places in `cases` that a row of this image draws from: the image itself first."""
@@ -56,3 +57,17 @@ class Counterfactuals:
         """The place in `cases` that this row of this step is paired with, each of `choices` as likely."""
         choices = self._choices[key.case_index]
         return choices[int(row_generator(self.seed, key.step, key.row, "counterfactual").integers(len(choices)))]
+
+
+def _require_one_a_domain(others: Sequence[ImageCase], where: str) -> None:
+    """Refuses counterfactuals among which a draw would not be uniform over domains, such as those of two generators."""
+    found: dict[tuple[str | None, str], str] = {}
+    for case in others:
+        if case.domain is None:
+            continue
+        first = found.setdefault((case.of, case.domain), case.name)
+        if first != case.name:
+            raise InputError(
+                f"{where}: {first} and {case.name} are both counterfactuals of {case.of} in domain {case.domain}, "
+                "which would be drawn more often than others; keep one of them."
+            )

@@ -38,7 +38,8 @@ def write_degraded(
     """Writes folder/images.npz and folder/manifest.json, with quality "high" and, for the degraded ones, "low".
 
     Training and validation images are written as they are; each test image is there a second time, degraded by draws
-    of its place in the split.
+    of its place in the split. `patient` is the image that one came from (or that image's patient), so that an image
+    and its degraded copy count as one.
 
     Args:
         manifest: Of images, every one with a target.
@@ -74,12 +75,22 @@ def write_degraded(
         tree[split] = []
         known_on_grid = [images.case_on_grid(index) for index in range(len(images))]
         for quality, part in parts.items():
-            known = [replace(case, quality=quality) for case in known_on_grid]
-            new, source = image_table(file.name, f"{split}_{quality}", part, known)
+            known = [replace(case, quality=quality, patient=case.patient or case.name) for case in known_on_grid]
+            new, source = image_table(file.name, f"{split}_{quality}", part, known, manifest.classes)
             arrays |= new
             tree[split].append(source)
     write_set(path, file, tree, arrays)
     return path
+
+
+def clean_name(case: ImageCase) -> str:
+    """The name of the clean image that a degraded copy was made of; any other image's own name.
+
+    For sets written before their images had a `patient`: there a copy has its original's place in the array of clean
+    images, and nothing else says what it is a copy of.
+    """
+    high, low = (f"#{_TWICE}_{quality}_images[" for quality in ("high", "low"))
+    return case.name.replace(low, high) if case.quality == "low" else case.name
 
 
 def _require_targets(manifest: ImageManifest, split: str, cases: tuple[ImageCase, ...]) -> None:

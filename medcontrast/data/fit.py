@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
 from medcontrast.data.image_manifest import ImageManifest, is_image_manifest, load_image_manifest
+from medcontrast.data.image_sources import ImageCase, source_kind
 from medcontrast.data.manifest import Manifest, load_manifest
 from medcontrast.errors import ManifestError, RecipeError
 from medcontrast.settings import AnyRecipe, PretrainRecipe, Recipe
+from medcontrast.settings.multi_level import MultiLevelSettings
+from medcontrast.settings.pretraining import LeOCLRSettings, MoCoSettings
+
+_FIELDS = ("target", "domain", "quality", "patient", "text", "attributes", "lesion_boxes")
+"""What a manifest may say of an image, as messages list it."""
 
 
 @overload
@@ -68,14 +75,73 @@ def require_fit(recipe: AnyRecipe, manifest: Manifest | ImageManifest, *, where:
     Raises:
         RecipeError: With every fault, one a line.
     """
-    faults = _image_faults(manifest) if isinstance(manifest, ImageManifest) else _volume_faults(recipe, manifest)
+    if isinstance(manifest, ImageManifest):
+        faults = _image_faults(recipe, manifest)
+    else:
+        faults = _volume_faults(recipe, manifest)
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise RecipeError("\n".join([f"{count} in {where}:", *(f"  - {fault}" for fault in faults)]))
 
 
-def _image_faults(manifest: ImageManifest) -> list[str]:
-    return [] if manifest.sources["train"] else [f"data.manifest: {manifest.path} has no train images to learn from"]
+def _image_faults(recipe: AnyRecipe, manifest: ImageManifest) -> list[str]:
+    if not manifest.sources["train"]:
+        return [f"data.manifest: {manifest.path} has no train images to learn from"]
+    method = recipe.method
+    if not isinstance(method, MoCoSettings | LeOCLRSettings | MultiLevelSettings):
+        return []
+    # where the data lies elsewhere, nothing can be counted, and `require_files` has the last word before training
+    there = all(path.exists() for path in manifest.files("train"))
+    cases = manifest.originals("train") if there else ()
+    faults = _target_faults(method, manifest, cases) if isinstance(method, MultiLevelSettings) else []
+    return faults or (_queue_faults(method, manifest, cases) if there else [])
+
+
+def _target_faults(method: MultiLevelSettings, manifest: ImageManifest, cases: Sequence[ImageCase]) -> list[str]:
+    """Whether lesions can be told from healthy images; of no cases, as far as the manifest itself says."""
+    if method.queued == "all" and method.queries == "all":
+        return []  # nothing then depends on the target
+    listed = not cases and any(source_kind(source) == "csv" for source in manifest.sources["train"])
+    fields = _fields(manifest, cases)
+    if "target" not in fields and not listed:
+        return [
+            f"data.manifest: no training image of {manifest.path} has a target, by which method multi_level tells "
+            f"lesions from healthy images (they have {', '.join(fields) or 'no fields'}); add target to its sources"
+        ]
+    targets = {case.target for case in cases} - {None}
+    if not targets or (0 in targets and len(targets) > 1):
+        return []
+    only, other = ("healthy", "lesions") if 0 in targets else ("lesions", "healthy images")
+    return [
+        f"data.manifest: the training images of {manifest.path} with a target are all {only} (target 0, the class "
+        f"{manifest.classes[0]}, is healthy), but method multi_level needs {other} too; add some"
+    ]
+
+
+def _fields(manifest: ImageManifest, cases: Sequence[ImageCase]) -> list[str]:
+    """What is known of some training image."""
+    facts = [vars(case) for case in cases] or manifest.sources["train"]
+    return [name for name in _FIELDS if any(each.get(name) not in (None, "", (), {}) for each in facts)]
+
+
+def _queue_faults(
+    method: MoCoSettings | LeOCLRSettings | MultiLevelSettings, manifest: ImageManifest, cases: Sequence[ImageCase]
+) -> list[str]:
+    """A queue that the images fill more than once."""
+    kept, what = list(cases), "training image(s)"
+    if isinstance(method, MultiLevelSettings):
+        if method.queued == "healthy":
+            kept, what = [case for case in kept if case.target == 0], "healthy training image(s)"
+        clean = [case for case in kept if case.quality != "low"]
+        asked = method.high_weight or (method.cross_weight and method.cross_negatives == "both")
+        if asked and 0 < len(clean) < len(kept):  # each quality has its own queue, and this is the shorter of supply
+            kept, what = clean, f"{what} of high quality"
+    if len(kept) >= method.queue:
+        return []
+    return [
+        f"method.queue {method.queue}: {manifest.path} fills it from {len(kept)} {what}, so that an image's own old "
+        f"keys would be among its negatives; set it to {len(kept)} or less"
+    ]
 
 
 def _volume_faults(recipe: AnyRecipe, manifest: Manifest) -> list[str]:

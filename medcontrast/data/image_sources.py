@@ -116,14 +116,19 @@ class _Place:
         return found
 
     def _target(self, value: Any, where: str) -> int:
-        """A class index, from itself or from the name of a class."""
-        text = str(value)
-        if text in self.classes:
+        """A class index, from itself (a number, or text that can be no name) or from the name of a class (text)."""
+        text, numbered = str(value), any(name.isdecimal() for name in self.classes)
+        if isinstance(value, int) and not isinstance(value, bool):
+            if 0 <= value < len(self.classes):
+                return value
+        elif text in self.classes:
             return self.classes.index(text)
-        if text.isdecimal() and int(text) < len(self.classes):
+        # where classes are called 1, 2, 3, a column of indices would read as names but for its 0
+        elif text.isdecimal() and not numbered and int(text) < len(self.classes):
             return int(text)
         names = ", ".join(self.classes) or 'none; add "classes", a list of names'
-        raise ManifestError(f"{where}: target {value!r} is not one of the manifest's classes ({names}).")
+        hint = "; a number counts them from 0, text is a name" if text.isdecimal() and numbered else ""
+        raise ManifestError(f"{where}: target {value!r} is not one of the manifest's classes ({names}){hint}.")
 
 
 def source_kind(source: dict[str, Any]) -> str | None:
@@ -150,6 +155,34 @@ def expand(source: dict[str, Any], root: Path, classes: tuple[str, ...], *, wher
         raise ManifestError(f"{where}: expected one of the keys {', '.join(SOURCES)}, but got {source!r}.")
     place = _Place(root, classes, where)
     return SOURCES[kind].expand(source, place.file(source[kind]), place)
+
+
+def without_counterfactuals(
+    source: dict[str, Any], root: Path, classes: tuple[str, ...], *, where: str
+) -> dict[str, Any] | None:
+    """A source that takes the same images but for those with `of`; None where it has no others.
+
+    Args:
+        source: As it stands in the manifest.
+        root: Folder of relative paths.
+        classes: Names of the targets.
+        where: Place in the manifest, for messages.
+
+    Raises:
+        ManifestError: As for `expand`.
+    """
+    made = [case.of is not None for case in expand(source, root, classes, where=where)]
+    if all(made):
+        return None
+    if not any(made):
+        return source
+    # images of the other kinds share one `of`, or have none
+    if source_kind(source) == "csv":
+        count = len(csv_rows(root / source["csv"], (), where))
+    else:
+        count = npz_length(root / source["npz"], source.get("images", "images"), where)
+    left_out = [place for place, drop in zip(_chosen(source, count, where), made, strict=True) if drop]
+    return {**source, "without": sorted({*source.get("without", []), *left_out})}
 
 
 def _single(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:

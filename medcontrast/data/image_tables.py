@@ -64,7 +64,7 @@ def write_set(path: Path, file: Path, tree: dict[str, Any], arrays: dict[str, An
 
 
 def image_table(
-    file: str, prefix: str, images: NDArray[np.uint8], cases: Sequence[ImageCase]
+    file: str, prefix: str, images: NDArray[np.uint8], cases: Sequence[ImageCase], classes: Sequence[str]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Arrays by name, and the source of a manifest; what is known of no image is left out.
 
@@ -73,15 +73,16 @@ def image_table(
         prefix: Of the arrays' names.
         images: (n, c, x, y) bytes.
         cases: What is known of each; lesion boxes in pixels of these images.
+        classes: Names of the targets, which stand in the table.
     """
     arrays: dict[str, NDArray[Any]] = {f"{prefix}_images": np.ascontiguousarray(images.transpose(0, 2, 3, 1))}
     source: dict[str, Any] = {"npz": file, "images": f"{prefix}_images"}
     for column in _COLUMNS:
         values = [getattr(case, column) for case in cases]
         if any(value is not None for value in values):
+            words = [value if value is None or column != "target" else classes[value] for value in values]
             # a manifest takes an empty word for a value that is not known
-            whole = column == "target" and None not in values
-            arrays[f"{prefix}_{column}"] = np.array(values if whole else ["" if v is None else str(v) for v in values])
+            arrays[f"{prefix}_{column}"] = np.array(["" if word is None else str(word) for word in words])
             source[column] = f"{prefix}_{column}"
     if any(case.lesion_boxes for case in cases):
         arrays[f"{prefix}_lesion_boxes"] = np.array([boxes_text(case.lesion_boxes) for case in cases])

@@ -15,11 +15,14 @@ from medcontrast.data.manifest import Manifest
 from medcontrast.data.survey import Scan
 from medcontrast.errors import InputError
 from medcontrast.settings import Recipe, recipe_from_tree, require_segmentation
-from medcontrast.settings.methods import SupervisedSettings
+from medcontrast.settings.data import LEAST_SIDE
+from medcontrast.settings.methods import ContrastSettings, FBANetSettings, SupervisedSettings
 from medcontrast.settings.network import NetworkSettings
 
 PATCH_VOXELS = 112 * 112 * 80
 """Largest patch proposed: that of the left-atrium benchmark, which fits a graphics card of 12 GiB in pairs."""
+_LONGEST_SIDE = 1024
+"""Of a patch, as data.patch takes it."""
 _HERE = "the proposed recipe"
 _SAME = 0.05
 _ANISOTROPIC = 3.0
@@ -59,7 +62,7 @@ def propose_recipe(
     spacing, target = _spacing(scans, reasons)
     shape = np.median([scan.shape * scan.spacing_mm / target for scan in scans], axis=0)
     network = like.network if like else _network(shape, target, reasons)
-    patch = _patch(scans, shape, target, network.patch_divisor, reasons)
+    patch = _patch(scans, shape, target, network, _cell(manifest, like), reasons)
     data = {
         "manifest": manifest_path,
         "spacing_mm": spacing,
@@ -93,19 +96,36 @@ def propose_recipe(
     return Proposal(require_segmentation(recipe_from_tree(tree, where=_HERE), where=_HERE), reasons)
 
 
-def _spacing(scans: Sequence[Scan], reasons: dict[str, str]) -> tuple[list[float] | None, Vector]:
+def _spacing(scans: Sequence[Scan], reasons: dict[str, str]) -> tuple[list[float], Vector]:
+    """Never left open: a scan of other voxels, met later, is then brought to those that the network knows."""
     spacings = np.array([scan.spacing_mm for scan in scans])
     median = np.median(spacings, axis=0)
     spread = float(np.abs(spacings / median - 1).max())
-    shown = " x ".join(f"{side:.3g}" for side in median)
     if spread <= _SAME:
-        reasons["data.spacing_mm"] = f"all {len(scans)} scans looked at agree within 5 % on {shown} mm: no resampling"
-        return None, median
+        common = _commonest(spacings, median, reasons)
+        return common, np.array(common)
     rounded = [float(f"{side:.3g}") for side in median]
     reasons["data.spacing_mm"] = f"median of {len(scans)} scans, which differ from it by up to {spread:.0%}"
     if max(rounded) / min(rounded) >= _ANISOTROPIC:
         reasons["data.spacing_mm"] += "; the thick slices stay thick, finer ones would be invented"
     return rounded, np.array(rounded)
+
+
+def _commonest(spacings: Vector, median: Vector, reasons: dict[str, str]) -> list[float]:
+    """The voxel size that most scans have, of equally common ones the nearest to the median; these stay untouched."""
+    # six digits: rounding in headers goes, and a scan of this size is still left as it is
+    digits = np.array([[float(f"{side:.6g}") for side in spacing] for spacing in spacings])
+    sizes, counts = np.unique(digits, axis=0, return_counts=True)
+    common = sizes[counts == counts.max()]
+    chosen = common[np.abs(common / median - 1).max(axis=1).argmin()]
+    if len(sizes) == 1:
+        reason = f"that of all {len(spacings)} scans looked at, which are left as they are"
+    else:
+        apart = float(np.abs(digits / chosen - 1).max())
+        reason = f"that of {counts.max()} of {len(spacings)} scans looked at, which are left as they are"
+        reason += f"; the others differ by up to {apart:.1%} and are resampled"
+    reasons["data.spacing_mm"] = reason
+    return [float(side) for side in chosen]
 
 
 def _network(shape: Vector, spacing: Vector, reasons: dict[str, str]) -> NetworkSettings:
@@ -129,22 +149,35 @@ def _network(shape: Vector, spacing: Vector, reasons: dict[str, str]) -> Network
     return NetworkSettings(name="dynunet", filters=filters, strides=tuple((a, b, c) for a, b, c in strides))
 
 
+def _cell(manifest: Manifest, like: Recipe | None) -> int:
+    """Side in voxels of the cells that the method cuts patches into; 1 where it cuts none."""
+    if like is None:
+        return ContrastSettings().region if manifest.unlabeled else 1
+    return (like.method.contrast.region or 1) if isinstance(like.method, FBANetSettings) else 1
+
+
 def _patch(
-    scans: Sequence[Scan], shape: Vector, target: Vector, divisor: Sequence[int], reasons: dict[str, str]
+    scans: Sequence[Scan],
+    shape: Vector,
+    target: Vector,
+    network: NetworkSettings,
+    cell: int,
+    reasons: dict[str, str],
 ) -> list[int]:
-    step = np.array(divisor)
-    least = step * np.ceil(8 / step)
-    patch = np.maximum(least, np.ceil(shape / step - 0.5) * step)
+    # thin axes too are rounded to whole cells, halves down: smaller cells would have a voxel or two to a kind
+    step = np.array([math.lcm(side, cell) for side in network.patch_divisor])
+    least = step * np.ceil(LEAST_SIDE / step)
+    patch = np.clip(np.ceil(shape / step - 0.5) * step, least, _LONGEST_SIDE // step * step)
     extents = [scan.extent_mm / target for scan in scans if scan.extent_mm is not None]
     extent = np.median(extents, axis=0) if extents else shape
-    while patch.prod() > PATCH_VOXELS:
+    while patch.prod() > PATCH_VOXELS and (patch > least).any():
         # the side with the most room around the structure gives way
-        room = np.where(patch - step >= least, patch / extent, -np.inf)
-        patch[int(np.argmax(room))] -= step[int(np.argmax(room))]
+        axis = int(np.argmax(np.where(patch > least, patch / extent, -np.inf)))
+        patch[axis] -= step[axis]
+    if network.norm == "instance" and (patch == network.patch_divisor).all():
+        patch[int(np.argmax(shape))] *= 2  # a single voxel at the deepest level cannot be normalised
     size = f"structures span {_voxels(extent)}" if extents else "no labels to measure"
-    reasons["data.patch"] = (
-        f"scans have {_voxels(shape)} voxels (median), {size}; multiples of {'x'.join(map(str, divisor))}"
-    )
+    reasons["data.patch"] = f"scans have {_voxels(shape)} voxels (median), {size}; multiples of {_voxels(step)}"
     return [int(side) for side in patch]
 
 

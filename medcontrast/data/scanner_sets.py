@@ -80,7 +80,7 @@ def write_scanners(
             if part == "exact":
                 of = [f"{file.name}#train_images[{number}]" for number, _ in pairs]
                 known = [replace(case, of=name) for case, name in zip(known, of, strict=True)]
-            new, source = image_table(file.name, part, images, known)
+            new, source = image_table(file.name, part, images, known, manifest.classes)
             arrays |= new
             tree[split].append(source)
         first += len(cases)

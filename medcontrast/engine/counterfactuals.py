@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medcontrast.data.image_manifest import ImageManifest
-from medcontrast.data.image_sources import ImageCase
+from medcontrast.data.image_manifest import BOXES, ImageManifest
+from medcontrast.data.image_sources import ImageCase, without_counterfactuals
 from medcontrast.data.image_tables import image_table, write_set
 from medcontrast.data.images import Images
 from medcontrast.engine.generator import Action, Generator
@@ -89,7 +89,8 @@ def write_counterfactuals(
                 known += [replace(case, of=case.name, **action.on_facts(case, manifest.classes)) for case in of]
     if not known:
         raise InputError(f"{manifest.path}: the intervention leaves every training image as it is; name another value.")
-    arrays, source = image_table(_relative(folder / FILES[0], manifest.root), "train", np.concatenate(made), known)
+    file = _relative(folder / FILES[0], manifest.root)
+    arrays, source = image_table(file, "train", np.concatenate(made), known, manifest.classes)
     tree = _tree(manifest, folder, source, generator)
     write_set(folder / FILES[1], folder / FILES[0], tree, arrays)
     counts = Counter(case.domain or "(none)" for case in known)
@@ -101,11 +102,23 @@ def _tree(manifest: ImageManifest, folder: Path, source: dict[str, Any], generat
     tree = dict(manifest.raw)
     tree["name"] = f"{manifest.name}_counterfactuals"
     tree["root"] = _relative(manifest.root, folder)
-    own = [entry for entry in manifest.sources["train"] if "of" not in entry]
-    tree["train"] = [*own, source]
+    tree["train"] = [*_originals(manifest), source]
+    if BOXES in tree:
+        gone = {case.name for case in manifest.cases("train") if case.of is not None}
+        tree[BOXES] = {name: boxes for name, boxes in tree[BOXES].items() if name not in gone}
     made_by = f"counterfactuals by {generator.file.absolute().parent.name}/{generator.file.name}, step {generator.step}"
     tree["description"] = "; ".join(part for part in (tree.get("description"), made_by) if part)
     return tree
+
+
+def _originals(manifest: ImageManifest) -> list[dict[str, Any]]:
+    """The training sources without their counterfactuals, which the rows of a table may be too."""
+    where = f"{manifest.path}: train"
+    sources = [
+        without_counterfactuals(source, manifest.root, manifest.classes, where=f"{where}[{number}]")
+        for number, source in enumerate(manifest.sources["train"])
+    ]
+    return [source for source in sources if source is not None]
 
 
 def _relative(path: Path, start: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from medcontrast.data.manifest import Case, Manifest
-from medcontrast.errors import InputError, VolumeError
+from medcontrast.errors import InputError, ManifestError, VolumeError
+from medcontrast.export.mask import read_json
 from medcontrast.labels import LabelTable
 from medcontrast.metrics.case import TargetScore, score_case
 from medcontrast.metrics.report import Report
 from medcontrast.render import OverlayRow, overlay_grid_png
-from medcontrast.volume import KNOWN_SUFFIXES, Volume, output_stem, read_volume
+from medcontrast.volume import KNOWN_SUFFIXES, Volume, output_stem, read_grid, read_volume
 from medcontrast.volume_names import volume_suffix
 
 WORST_SHOWN = 4
@@ -58,7 +58,7 @@ def score_pairs(pairs: Iterator[Pair], rules: ScoringRules, *, on_case: Callable
         if difference is not None:
             raise VolumeError(
                 f"Case {pair.case}: the prediction {pair.prediction.path} is not on the grid of {pair.reference.path}: "
-                f"{difference} Masks are compared on the scan's own grid; `medcontrast infer` writes them there."
+                f"{difference}. Masks are compared on the scan's own grid; `medcontrast infer` writes them there."
             )
         for volume in (pair.prediction, pair.reference):
             _require_known_values(volume, rules.labels)
@@ -66,7 +66,7 @@ def score_pairs(pairs: Iterator[Pair], rules: ScoringRules, *, on_case: Callable
             pair.prediction.array,
             pair.reference.array,
             targets=rules.labels.targets,
-            spacing_mm=pair.reference.grid.spacing_mm,
+            spacing_mm=pair.reference.grid.steps_mm,
             tolerance_mm=rules.tolerance_mm,
             ignore_value=rules.labels.ignore_value,
             voxels=rules.voxels,
@@ -79,23 +79,20 @@ def score_pairs(pairs: Iterator[Pair], rules: ScoringRules, *, on_case: Callable
 def folder_pairs(predictions: Path, labels: Path) -> list[tuple[str, Path, Path]]:
     """Pairs files by name: `CASE.nii.gz` or `CASE_seg.nii.gz` with `CASE.nii.gz`.
 
+    A `.seg.nrrd` beside a mask of its name is an export of that mask, and left aside.
+
     Raises:
-        InputError: A folder is empty, or a label has no prediction: a missing mask is an error, never skipped.
+        InputError: A folder is empty, two files stand for one case, or a label has no prediction: a missing mask is an
+            error, never skipped.
     """
-    references = _volumes(labels)
-    found: dict[str, list[Path]] = {}
-    for path in _volumes(predictions):
-        found.setdefault(output_stem(path), []).append(path)
+    references, found = _by_stem(labels), _by_stem(predictions)
     pairs, missing = [], []
-    for reference in references:
-        name = output_stem(reference)
-        masks = found.get(name, []) + found.get(f"{name}_seg", [])
-        if len(masks) > 1:
-            raise InputError(
-                f"{predictions}: both {masks[0].name} and {masks[1].name} are a prediction of {name}; keep one."
-            )
-        pairs += [(name, mask, reference) for mask in masks]
-        missing += [] if masks else [reference.name]
+    for name, reference in references.items():
+        masks = _without_exports(found.get(name, [])) + _without_exports(found.get(f"{name}_seg", []))
+        _require_one(predictions, masks, f"a prediction of {name}")
+        _require_one(labels, reference, f"a label of {name}")
+        pairs += [(name, mask, reference[0]) for mask in masks]
+        missing += [] if masks else [reference[0].name]
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise InputError(
@@ -106,14 +103,23 @@ def folder_pairs(predictions: Path, labels: Path) -> list[tuple[str, Path, Path]
 
 
 def table_beside(predictions: list[Path]) -> LabelTable | None:
-    """The label table of the JSON record beside the first mask that has one."""
+    """The label table of the JSON record beside the first mask that has one; JSON without a table is another's.
+
+    Raises:
+        ManifestError: A file of a record's name is damaged, or its table cannot be used.
+    """
     for path in predictions:
         record = path.with_name(output_stem(path) + ".json")
-        if record.is_file():
-            content = json.loads(record.read_text(encoding="utf-8"))
-            if isinstance(content, dict) and "labels" in content:
-                table = content["labels"]
+        if not record.is_file():
+            continue
+        try:
+            content = read_json(record)
+            table = content.get("labels") if isinstance(content, dict) else None
+            if isinstance(table, dict):
                 return LabelTable.from_json(table if "labels" in table else content, where=str(record))
+        except ManifestError as error:
+            reason = str(error).rstrip(".")
+            raise ManifestError(f"{reason}; take it away, or name the labels with --manifest.") from None
     return None
 
 
@@ -142,10 +148,11 @@ def draw_worst(path: Path, report: Report, load: Callable[[str], OverlayRow], la
 
 
 def manifest_case(manifest: Manifest, split: str) -> dict[str, Case]:
-    """Cases of a split by name; every one has a label file.
+    """Cases of a split by name; every one has a label file, which lies on its scan's grid.
 
     Raises:
         InputError: A label file is missing.
+        VolumeError: It lies elsewhere than its scan, or a header cannot be read.
     """
     cases = {case.name: case for case in manifest.split(split)}
     for case in cases.values():
@@ -153,7 +160,32 @@ def manifest_case(manifest: Manifest, split: str) -> dict[str, Case]:
             raise InputError(
                 f"{manifest.path}: case {case.name} of {split} has no label file ({case.label}) to score against."
             )
+        # before anything is predicted: afterwards it would seem to be the prediction that lies elsewhere
+        difference = read_grid(case.label).difference(read_grid(case.images[0]))
+        if difference is not None:
+            raise VolumeError(
+                f"{case.label}: the label of case {case.name} does not lie on the grid of its scan {case.images[0]}: "
+                f"{difference}. Resample it onto that grid; `medcontrast data check` lists all such labels."
+            )
     return cases
+
+
+def _by_stem(folder: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in _volumes(folder):
+        found.setdefault(output_stem(path), []).append(path)
+    return found
+
+
+def _without_exports(masks: list[Path]) -> list[Path]:
+    """Files of one stem; where there are others, without a .seg.nrrd."""
+    others = [path for path in masks if not path.name.lower().endswith(".seg.nrrd")]
+    return others or masks
+
+
+def _require_one(folder: Path, files: list[Path], what: str) -> None:
+    if len(files) > 1:
+        raise InputError(f"{folder}: both {files[0].name} and {files[1].name} are {what}; keep one.")
 
 
 def _volumes(folder: Path) -> list[Path]:
@@ -171,5 +203,6 @@ def _require_known_values(volume: Volume, labels: LabelTable) -> None:
     if unknown:
         raise VolumeError(
             f"{volume.path}: holds the value {unknown[0]}, which the label table does not name "
-            f"(known: {', '.join(str(value) for value in labels.values)})."
+            f"(known: {', '.join(str(value) for value in labels.values)}); correct the file, or give a manifest that "
+            "names the value with --manifest."
         )

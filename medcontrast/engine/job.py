@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from torch.utils.data import DataLoader
 from medcontrast.batch import Batch, StepInfo
 from medcontrast.data.image_manifest import ImageManifest
 from medcontrast.data.images import make_image_loader
-from medcontrast.data.manifest import Manifest
+from medcontrast.data.manifest import Case, Manifest
 from medcontrast.data.parents import parent_rows, training_parents
 from medcontrast.data.sampler import TwoStreamSampler
 from medcontrast.data.volumes import make_loader
+from medcontrast.data.voxel_sizes import HEADER_KEY, VoxelSizes
 from medcontrast.engine.build import make_generator_method, make_method, make_pretraining_method
 from medcontrast.engine.generator import header_parents
 from medcontrast.engine.run import Run
@@ -75,8 +77,9 @@ class Job(ABC):
         """Scores the network while it trains, where the recipe asks for it."""
         return None
 
+    @abstractmethod
     def take_over(self, tensors: dict[str, Tensor], header: dict[str, Any], *, where: Path) -> str:
-        """Starts the method from a checkpoint: tensors of the same name and shape.
+        """Starts the method from a checkpoint.
 
         Args:
             tensors: Of the checkpoint's network.
@@ -84,17 +87,11 @@ class Job(ABC):
             where: File named in messages.
 
         Returns:
-            A sentence that says how many.
+            A sentence that says how many tensors were taken.
 
         Raises:
-            CheckpointError: None fits.
+            CheckpointError: None fits, or it is of another architecture.
         """
-        loaded, total = self.method.load_student(tensors), len(self.method.student.state_dict())
-        if loaded == 0:
-            raise CheckpointError(
-                f"{where}: none of its tensors fits this network by name and shape; see train.init_from."
-            )
-        return f"Initialised {loaded} of {total} tensors from {where}."
 
 
 class Segmentation(Job):
@@ -107,7 +104,9 @@ class Segmentation(Job):
         self.validate_every = recipe.train.validate_every
 
     def loader(self, *, rank: int, world_size: int, start_step: int) -> tuple[DataLoader[Any], TwoStreamSampler]:
-        return make_loader(self.recipe, self.manifest, rank=rank, world_size=world_size, start_step=start_step)
+        made = make_loader(self.recipe, self.manifest, rank=rank, world_size=world_size, start_step=start_step)
+        _ = self.voxel_sizes  # now, while the scans are surely there: saving a checkpoint must not fail for one
+        return made
 
     def with_views(self, batch: Batch, info: StepInfo) -> Batch:
         views, label = self.views(
@@ -125,15 +124,24 @@ class Segmentation(Job):
         student = self.recipe.inference.network == "student"
         return self.method.student if student else self.method.inference_network()
 
+    @cached_property
+    def voxel_sizes(self) -> VoxelSizes:
+        """Of the scans that are trained on, read once from their headers."""
+        return VoxelSizes.of((*self.manifest.labeled, *self._unlabeled))
+
+    @property
+    def _unlabeled(self) -> tuple[Case, ...]:
+        return tuple(self.manifest.unlabeled) if self.recipe.train.unlabeled_rows else ()
+
     def header(self) -> dict[str, Any]:
-        unlabeled = self.manifest.unlabeled if self.recipe.train.unlabeled_rows else ()
         return {
             "labels": self.manifest.labels.to_json(),
             "channels": list(self.manifest.channels),
             "trained_on": {
                 "labeled": [case.name for case in self.manifest.labeled],
-                "unlabeled": [case.name for case in unlabeled],
+                "unlabeled": [case.name for case in self._unlabeled],
             },
+            HEADER_KEY: self.voxel_sizes.to_json(),
         }
 
     def sizes(self) -> dict[str, int]:
@@ -147,13 +155,19 @@ class Segmentation(Job):
         return Validator(self.folder, self.recipe, self.manifest, device, autocast) if self.validate_every else None
 
     def take_over(self, tensors: dict[str, Tensor], header: dict[str, Any], *, where: Path) -> str:
-        """The same; of a pre-training run every tensor of its encoder is taken, or none.
+        """Of a segmentation, tensors of the same name and shape; of pre-training every tensor of its encoder, or none.
 
         Raises:
             CheckpointError: Nothing fits, or the encoder is of another architecture.
         """
+        total = len(self.method.student.state_dict())
         if not pretrains(header["recipe"]):
-            return super().take_over(tensors, header, where=where)
+            loaded = self.method.load_student(tensors)
+            if loaded == 0:
+                raise CheckpointError(
+                    f"{where}: none of its tensors fits this network by name and shape; see train.init_from."
+                )
+            return f"Initialised {loaded} of {total} tensors from {where}."
         place, encoder = encoder_of(self.method.student)
         if encoder is None:
             raise CheckpointError(
@@ -163,7 +177,6 @@ class Segmentation(Job):
         loaded = load_encoder(encoder, tensors, where=str(where))
         # a teacher gets what its student got
         self.method.load_student({f"{place}.{name}": value for name, value in encoder.state_dict().items()})
-        total = len(self.method.student.state_dict())
         return f"Initialised {loaded} of {total} tensors, the whole encoder, from {where}."
 
 
@@ -206,6 +219,17 @@ class Pretraining(Job):
     def next_command(self, folder: Path) -> str:
         return f"medcontrast probe --ckpt {folder}"
 
+    def take_over(self, tensors: dict[str, Tensor], header: dict[str, Any], *, where: Path) -> str:
+        """Every tensor of an encoder is taken, or none; heads start anew, as no checkpoint holds them.
+
+        Raises:
+            CheckpointError: It holds no such encoder, or one of another architecture.
+        """
+        student = self.method.student
+        loaded = load_encoder(student, tensors, where=str(where))
+        self.method.load_student(student.state_dict())  # an averaged encoder starts from it too
+        return f"Initialised {loaded} of {loaded} tensors from {where}."
+
 
 class Generation(Pretraining):
     """A generator of images, learned from images and their parents.
@@ -246,20 +270,19 @@ class Generation(Pretraining):
         return f"medcontrast counterfactuals --ckpt {folder} --manifest {folder / 'manifest.json'} -o FOLDER"
 
     def take_over(self, tensors: dict[str, Tensor], header: dict[str, Any], *, where: Path) -> str:
-        """The same; what is fine-tuned takes every tensor of a generator of the same parents, or none.
+        """Every tensor of a generator is taken, or none; what is fine-tuned needs the same parents too.
 
         Raises:
-            CheckpointError: Nothing fits, or the generator is of another architecture or of other parents.
+            CheckpointError: It holds no generator, or one of another architecture or of other parents.
         """
-        if not isinstance(self.recipe.method, HVAEFinetuneSettings):
-            return super().take_over(tensors, header, where=where)
         try:
             theirs = header_parents(header)
         except (KeyError, TypeError):
             raise CheckpointError(
                 f"{where}: holds no generator; name a run of method hvae in train.init_from."
             ) from None
-        _require_same_parents(self.parents, theirs, where)
+        if isinstance(self.recipe.method, HVAEFinetuneSettings):
+            _require_same_parents(self.parents, theirs, where)
         loaded = load_generator_tensors(self.method.student, tensors, where=str(where))
         self.method.load_student(tensors)  # the averaged weights start from them too
         return f"Initialised {loaded} of {loaded} tensors, the whole generator, from {where}."

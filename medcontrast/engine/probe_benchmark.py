@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medcontrast import checkpoint
+from medcontrast.data.fit import recipe_manifest
 from medcontrast.data.image_manifest import load_image_manifest
 from medcontrast.engine.benchmark import AnyCell, Benchmark, no_records, run_facts
 from medcontrast.engine.probe import Frozen
@@ -19,6 +19,7 @@ from medcontrast.engine.probe_images import probe_images
 from medcontrast.engine.probe_labels import stratified_subset
 from medcontrast.engine.probe_records import ProbeRecord, make_probe_record
 from medcontrast.engine.probe_run import load_trained
+from medcontrast.engine.records import require_fact
 from medcontrast.engine.run import Run, resolve_paths
 from medcontrast.settings import PretrainRecipe, load_recipe, require_pretraining
 from medcontrast.settings.grid import ProbeCell, ProbeGridSettings, probe_cells
@@ -57,6 +58,7 @@ class ProbeBenchmark(Benchmark):
             if path.is_file():
                 found[cell.name] = ProbeRecord.load(path)
                 found[cell.name].require_recipe(self.recipe(cell), path)
+                require_fact(found[cell.name].facts, "split", self.grid.split, path)
         return found
 
     def report(self, into: Path | None) -> str:
@@ -68,10 +70,9 @@ class ProbeBenchmark(Benchmark):
     def opened(self, cell: AnyCell) -> Run:
         folder, path = self.work / cell.name, self.path.parent / self.grid.rows[cell.row].recipe
         recipe = self.recipe(cell)
-        if (folder / checkpoint.RESUME).is_file():
-            run = Run.open(folder)
-            run.require_recipe(resolve_paths(recipe, path).model_dump(mode="json"))
-            return run
+        known = self.reopened(cell, resolve_paths(recipe, path), recipe_manifest(recipe, path).raw)
+        if known is not None:
+            return known
         return Run.create(folder, recipe, path, overwrite=folder.exists())
 
     def record(self, cell: AnyCell, run: Run, path: Path) -> None:
@@ -96,5 +97,4 @@ class ProbeBenchmark(Benchmark):
             "classes": images.sets.classes,
             **run_facts(run),
         }
-        names = [case.name for case in images.scored]
-        make_probe_record(cell, self.recipe(cell), names, hits, images.sets.test.groups, facts).save(path)
+        make_probe_record(cell, self.recipe(cell), images, hits, facts).save(path)

@@ -28,11 +28,13 @@ class ImageSet:
         load: Places in the set -> (b, c, x, y) float32, prepared as in pre-training, without anything random.
         targets: (n,) class indices.
         groups: Kind of group ("domain", "quality") -> the group of every image.
+        units: (n,) Number of every image's unit, as of its patient; None takes each image for one.
     """
 
     load: Callable[[Sequence[int]], Tensor]
     targets: NDArray[np.int64]
     groups: dict[str, list[str]] = field(default_factory=dict)
+    units: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from medcontrast.data.degraded import clean_name
 from medcontrast.data.image_manifest import ImageManifest, require_apart
 from medcontrast.data.image_sources import ImageCase
 from medcontrast.data.images import Images
@@ -96,7 +98,7 @@ def hold_out(
     """
     units: dict[str, list[int]] = {}
     for place, case in enumerate(cases):
-        units.setdefault(f"image {case.name}" if case.patient is None else f"patient {case.patient}", []).append(place)
+        units.setdefault(_unit(case), []).append(place)
     classes: dict[int, list[list[int]]] = {}
     for places in units.values():
         classes.setdefault(cases[places[0]].target or 0, []).append(places)
@@ -107,6 +109,20 @@ def hold_out(
         held |= {place for number in order[:count] for place in members[number]}
     kept = tuple(case for place, case in enumerate(cases) if place not in held)
     return kept, tuple(cases[place] for place in sorted(held))
+
+
+def image_units(cases: Sequence[ImageCase]) -> NDArray[np.int64]:
+    """(n,) Number of each image's unit, from 0 up in order of their first images.
+
+    A unit is the images of one patient; where none is known, a source image with what was made of it. Images of one
+    unit are right and wrong together, so that intervals and tests are over units.
+    """
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(_unit(case), len(numbers)) for case in cases], dtype=np.int64)
+
+
+def _unit(case: ImageCase) -> str:
+    return f"image {clean_name(case)}" if case.patient is None else f"patient {case.patient}"
 
 
 def _with_target(manifest: ImageManifest, split: str, notes: list[str]) -> tuple[ImageCase, ...]:
@@ -170,4 +186,4 @@ def _image_set(
         return (images.load(places) - data.mean) / data.std
 
     targets = np.array([case.target for case in cases], dtype=np.int64)
-    return ImageSet(load, targets, groups or {})
+    return ImageSet(load, targets, groups or {}, image_units(cases))

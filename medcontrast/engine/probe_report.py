@@ -19,7 +19,8 @@ FILES = ("probe.json", "probe.md", "embeddings.png")
 _RULES = (
     *PROBE_RULES,
     "Intervals: 95 % Student's t over seeds; none where a single run was made.",
-    "over images: the accuracy, averaged over seeds, with its 95 % percentile bootstrap interval over test images.",
+    "over units: the accuracy, averaged over seeds and within units, with its 95 % percentile bootstrap interval over "
+    "units of test images: those of one patient, or, where none is known, a source image with what was made of it.",
 )
 _KEY = ("encoder", "probe", "labels", "seeds")
 
@@ -47,7 +48,7 @@ def write_probe(folder: Path, rows: Sequence[ProbeRow], facts: dict[str, Any], a
 def markdown(rows: Sequence[ProbeRow]) -> str:
     """A row a classifier and share, then a table for each kind of group, the picture and the rules."""
     columns = [*FIGURES, *spreads(rows)]
-    heads = [*_KEY, *map(_title, columns), "accuracy over images"]
+    heads = [*_KEY, *map(_title, columns), "accuracy over units"]
     cells = [[*_key(row), *(_cell(row.values.get(name)) for name in columns), _cell(row.over_images)] for row in rows]
     lines = _lines(heads, cells)
     for kind, groups in _groups(rows).items():

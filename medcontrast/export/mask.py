@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,14 @@ from medcontrast.export.color_table import write_color_table
 from medcontrast.export.slicer import require_known_values, write_seg_nrrd
 from medcontrast.labels import LabelTable
 from medcontrast.volume import Grid, output_stem, read_grid, read_volume, require_writable, write_label
+from medcontrast.volume_names import NIFTI_SUFFIXES, volume_suffix
 
 FORMATS = ("seg.nrrd", "nii.gz")
 """What a mask can become: a 3D Slicer segmentation, or NIfTI with a colour table (.ctbl) beside it."""
+
+
+def _say(warning: str) -> None:
+    sys.stderr.write(f"Warning: {warning}\n")
 
 
 def export_mask(
@@ -24,6 +31,7 @@ def export_mask(
     format: str = "seg.nrrd",
     *,
     overwrite: bool = False,
+    tell: Callable[[str], None] = _say,
 ) -> tuple[Path, ...]:
     """Writes a mask in another format.
 
@@ -34,12 +42,14 @@ def export_mask(
         output_path: The file to write; by default beside the mask, with the mask's name.
         format: One of FORMATS.
         overwrite: Whether existing files may be replaced.
+        tell: Called with each warning of the grid.
 
     Returns:
         The files written.
 
     Raises:
-        InputError: No label table, an unusable mask, a mask off the scan's grid, or an output that exists already.
+        InputError: No label table, an unusable mask, a mask off the scan's grid, an output that exists already, or a
+            .seg.nrrd of a grid that does not say where it lies.
     """
     if format not in FORMATS:
         raise InputError(f"{format!r} is not a known format; choose {' or '.join(FORMATS)}.")
@@ -57,12 +67,26 @@ def export_mask(
     require_known_values(mask.array, labels, mask_path)
     grid = _reference_grid(mask.grid, mask_path, reference_path) if reference_path else mask.grid
     if format == "seg.nrrd":
+        _require_placed(grid, reference_path or mask_path, "use the NIfTI mask as it is: it")
+    for warning in grid.warnings:
+        tell(warning)
+    if format == "seg.nrrd":
         write_seg_nrrd(output, mask.array, grid, labels, overwrite=overwrite)
         return written
     if not in_place:
         write_label(output, mask.array, grid, overwrite=overwrite)
     write_color_table(table, labels, overwrite=overwrite)
     return written
+
+
+def require_exportable(scan_path: Path, format: str) -> None:
+    """Refuses a scan whose mask could not be exported, before there is a mask.
+
+    Raises:
+        VolumeError: A .seg.nrrd is wanted, and the scan does not say where it lies.
+    """
+    if format == "seg.nrrd" and volume_suffix(scan_path) in NIFTI_SUFFIXES:
+        _require_placed(read_grid(scan_path), scan_path, "leave --export out: a NIfTI mask")
 
 
 def read_label_table(mask_path: Path, labels_path: Path | None = None) -> LabelTable:
@@ -77,20 +101,36 @@ def read_label_table(mask_path: Path, labels_path: Path | None = None) -> LabelT
             f"{mask_path}: the names of its labels are not known: there is no record {path.name} beside it. "
             "Name a manifest, dataset.json or record that has them with --labels."
         )
-    record = _read_json(path)
+    record = read_json(path)
     table = record.get("labels") if isinstance(record, dict) else None
     if isinstance(table, dict) and isinstance(table.get("labels"), dict):
         record = table  # a record holds the whole table under "labels", a manifest is one itself
     return LabelTable.from_json(record, where=str(path))
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """What a record or manifest holds, as it stands there.
+
+    Raises:
+        ManifestError: It cannot be read, or is not JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: not valid JSON ({error}).") from None
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror or error}).") from None
+
+
+def _require_placed(grid: Grid, path: Path, instead: str) -> None:
+    # Read by nibabel, as here, such a file is centred on 0, its second axis running to the front; in ITK its first
+    # voxel is at 0, the second axis running to the back. A NIfTI mask has its scan's header, and lies on it in both.
+    if grid.nifti is not None and not grid.nifti.placed:
+        raise VolumeError(
+            f"{path}: does not say where it lies or which side is left (the codes of its sform and qform are both 0), "
+            "and 3D Slicer would show a .seg.nrrd of it mirrored and moved; set one of them in its header first, "
+            f"or {instead} lies where the scan lies."
+        )
 
 
 def _reference_grid(grid: Grid, mask_path: Path, reference_path: Path) -> Grid:

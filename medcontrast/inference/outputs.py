@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medcontrast.errors import OutputError
@@ -14,6 +15,8 @@ from medcontrast.inference.record import write_record
 from medcontrast.volume import write_image, write_label
 
 LISTED = 5
+_EXPORTS = {"seg.nrrd": b"NRRD0004\ntype: ", "ctbl": b"# Color table file: index name R G B A\n"}
+"""How the files that an export makes begin; what 3D Slicer saves in their place begins otherwise, and is a person's."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Outputs:
         probabilities: One map a class, or None.
         entropy: The uncertainty map, or None.
         exported: Files that an export of the mask will write.
+        others: What another run of this name may have left, and this one does not write.
     """
 
     mask: Path
@@ -33,6 +37,7 @@ class Outputs:
     probabilities: Path | None = None
     entropy: Path | None = None
     exported: tuple[Path, ...] = ()
+    others: tuple[Path, ...] = ()
 
     def files(self) -> list[Path]:
         """Every file, the record last: where it stands, the others are whole."""
@@ -49,16 +54,24 @@ def plan_outputs(
     export_endings: Sequence[str] = (),
 ) -> list[Outputs]:
     """Names the files of every scan: NAME_seg.nii.gz, NAME_seg.json, NAME_prob.nii.gz, NAME_entropy.nii.gz."""
-    return [
-        Outputs(
-            folder / f"{scan.name}_seg.nii.gz",
-            folder / f"{scan.name}_seg.json",
-            folder / f"{scan.name}_prob.nii.gz" if probabilities else None,
-            folder / f"{scan.name}_entropy.nii.gz" if entropy else None,
-            tuple(folder / f"{scan.name}_seg.{ending}" for ending in export_endings),
+    scans = list(scans)
+    inputs = {image.resolve() for scan in scans for image in scan.images}
+
+    def plan(name: str) -> Outputs:
+        probability_map, entropy_map = folder / f"{name}_prob.nii.gz", folder / f"{name}_entropy.nii.gz"
+        outputs = Outputs(
+            folder / f"{name}_seg.nii.gz",
+            folder / f"{name}_seg.json",
+            probability_map if probabilities else None,
+            entropy_map if entropy else None,
+            tuple(folder / f"{name}_seg.{ending}" for ending in export_endings),
         )
-        for scan in scans
-    ]
+        possible = (probability_map, entropy_map, *(folder / f"{name}_seg.{ending}" for ending in _EXPORTS))
+        written = outputs.files()
+        others = (path for path in possible if path not in written and path.resolve() not in inputs)
+        return replace(outputs, others=tuple(others))
+
+    return [plan(scan.name) for scan in scans]
 
 
 def require_outputs(outputs: Sequence[Outputs], scans: Iterable[Scan], folder: Path, *, overwrite: bool) -> None:
@@ -91,12 +104,15 @@ def require_outputs(outputs: Sequence[Outputs], scans: Iterable[Scan], folder: P
 def write_prediction(prediction: Prediction, outputs: Outputs, *, overwrite: bool) -> None:
     """Writes maps, mask and record, each whole or not at all, the record last.
 
+    With `overwrite`, what an earlier run or export made of this name goes first: record, maps and exports of an old
+    mask must never stand beside a new one.
+
     Raises:
         OutputError: A file exists already or cannot be written.
     """
     grid, record = prediction.grid, dict(prediction.record)
     if overwrite:
-        outputs.record.unlink(missing_ok=True)  # an old record must never stand beside a new mask
+        _remove_earlier(outputs)
     if outputs.probabilities is not None and prediction.probabilities is not None:
         write_image(outputs.probabilities, prediction.probabilities, grid, overwrite=overwrite)
         record["probabilities"] = f"{outputs.probabilities.name}: one map a class, background first"
@@ -105,3 +121,26 @@ def write_prediction(prediction: Prediction, outputs: Outputs, *, overwrite: boo
         record["entropy"] = f"{outputs.entropy.name}: entropy in nats over ln(classes), 0 sure to 1 undecided"
     write_label(outputs.mask, prediction.label_map, grid, overwrite=overwrite)
     write_record(outputs.record, {"mask": outputs.mask.name, **record}, overwrite=overwrite)
+
+
+def _remove_earlier(outputs: Outputs) -> None:
+    """Removes what the files of an old mask are known to be by; anything else of such a name is somebody's."""
+    try:
+        record = json.loads(outputs.record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        record = None
+    named = [str(record.get(key)) for key in ("probabilities", "entropy")] if isinstance(record, dict) else []
+    for path in outputs.others:
+        ours = any(words.startswith(f"{path.name}: ") for words in named)
+        if ours or any(path.name.endswith(f".{ending}") and _begins(path, words) for ending, words in _EXPORTS.items()):
+            path.unlink(missing_ok=True)
+    for path in (*outputs.exported, outputs.record):  # the record last: until then the others can be known
+        path.unlink(missing_ok=True)
+
+
+def _begins(path: Path, words: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(words)) == words
+    except OSError:
+        return False

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medcontrast.allocator import freed_memory_kept
+from medcontrast.data.survey import canonical_order
+from medcontrast.data.voxel_sizes import VoxelSizes, shown
 from medcontrast.errors import InputError, VolumeError
 from medcontrast.inference.members import Member, load_members
 from medcontrast.inference.postprocess import finish
@@ -172,7 +174,7 @@ class Predictor:
         volumes = self._read(images)
         data = self.members[0].recipe.data
         image = prepare_image(volumes, spacing_mm=data.spacing_mm, intensity=data.intensity)
-        affine, grid = np.asarray(image.affine, dtype=np.float64), volumes[0].grid
+        affine, grid = np.asarray(image.affine, dtype=np.float64), self._warned(volumes[0])
         del volumes
         if probabilities or entropy or not same_voxels(image.shape[1:], affine, grid):
             maps = self.predict_probabilities(image.as_tensor())
@@ -201,6 +203,21 @@ class Predictor:
         for volume in volumes:
             require_usable_image(volume)
         return volumes
+
+    def _warned(self, volume: Volume) -> Grid:
+        """The scan's grid; where voxels are taken as stored, with a warning of sizes that a network never saw."""
+        if self.members[0].recipe.data.spacing_mm is not None:
+            return volume.grid
+        spacing = np.array(volume.grid.spacing_mm)[canonical_order(volume.grid)].tolist()
+        trained = {str(sizes): sizes for member in self.members if (sizes := VoxelSizes.from_header(member.header))}
+        unlike = tuple(
+            f"{volume.path}: has voxels of {shown(spacing)} along x, y, z, but the network was trained on those of "
+            f"{words} and takes them as stored, so that its mask is likely to be wrong; resample the scan to that, "
+            "or train with data.spacing_mm."
+            for words, sizes in trained.items()
+            if not sizes.known(spacing)
+        )
+        return replace(volume.grid, warnings=(*volume.grid.warnings, *unlike)) if unlike else volume.grid
 
     def _record(
         self, names: Sequence[str], path: Path, grid: Grid, label_map: NDArray[np.uint16], began: float

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medcontrast import __version__
 from medcontrast.labels import LabelTable
-from medcontrast.volume import Grid, write_atomically
+from medcontrast.volume import Grid, NiftiFields, write_atomically
 
 _LIBRARIES = ("torch", "monai", "numpy", "nibabel", "SimpleITK")
 
@@ -49,8 +49,7 @@ def prediction_record(
 def geometry(path: Path, grid: Grid) -> dict[str, Any]:
     """Where the mask lies, and which field of the scan says so."""
     if grid.nifti is not None:
-        code = grid.nifti.sform_code
-        source = f"NIfTI sform, code {code}" if code > 0 else f"NIfTI qform, code {grid.nifti.qform_code}"
+        source = _nifti_source(grid.nifti)
     elif path.is_dir():
         source = "DICOM image position and orientation"
     else:
@@ -64,6 +63,14 @@ def geometry(path: Path, grid: Grid) -> dict[str, Any]:
     }
 
 
+def _nifti_source(fields: NiftiFields) -> str:
+    if not fields.placed:
+        return "NIfTI pixdim alone, sform and qform codes 0"
+    if fields.sform_code > 0:
+        return f"NIfTI sform, code {fields.sform_code}"
+    return f"NIfTI qform, code {fields.qform_code}"
+
+
 def measured_volumes(label_map: NDArray[np.integer], grid: Grid, labels: LabelTable) -> dict[str, Any]:
     """Voxels and millilitres of every label and region, by name.
 
@@ -72,7 +79,7 @@ def measured_volumes(label_map: NDArray[np.integer], grid: Grid, labels: LabelTa
         grid: Its grid.
         labels: The label table.
     """
-    voxel_ml = float(abs(np.linalg.det(grid.affine[:3, :3]))) / 1000.0  # true of sheared grids too
+    voxel_ml = grid.voxel_mm3 / 1000.0
     values, counts = np.unique(label_map, return_counts=True)
     voxels = dict(zip(values.tolist(), counts.tolist(), strict=True))
     found = {name: sum(int(voxels.get(value, 0)) for value in members) for name, members in labels.targets.items()}

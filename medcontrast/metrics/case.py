@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.errors import InputError, VolumeError
-from medcontrast.metrics.masks import Mask, check_shapes, checked_masks, checked_spacing
+from medcontrast.metrics.masks import CheckedSpacing, Mask, Spacing, check_shapes, checked_masks, checked_spacing
 from medcontrast.metrics.overlap import dice, jaccard, volume_error_ml, volume_error_percent, volume_ml
 from medcontrast.metrics.surface import (
     asd_mm,
@@ -77,7 +77,7 @@ def score_case(
     reference: NDArray[np.generic],
     *,
     targets: Mapping[str, tuple[int, ...]],
-    spacing_mm: Sequence[float],
+    spacing_mm: Spacing,
     tolerance_mm: float = DEFAULT_TOLERANCE_MM,
     ignore_value: int | None = None,
     voxels: bool = False,
@@ -88,7 +88,7 @@ def score_case(
         prediction: Label map (x, y) or (x, y, z) in the values of the label file.
         reference: Label map of the same shape.
         targets: Name -> label values that make it up; `LabelTable.targets` is one.
-        spacing_mm: Distance between voxel centres along each axis, in mm.
+        spacing_mm: Distance between voxel centres along each axis, in mm; of sheared axes (d, d), their steps.
         tolerance_mm: Tolerance of the surface Dice, in mm.
         ignore_value: Reference value of voxels that are taken out of both maps before anything.
         voxels: Also give the distances in voxels.
@@ -133,7 +133,7 @@ def _mask(label_map: NDArray[np.generic], values: tuple[int, ...]) -> Mask:
 
 
 def _score(
-    name: str, masks: tuple[Mask, Mask], spacing: tuple[float, ...], tolerance_mm: float, voxels: bool
+    name: str, masks: tuple[Mask, Mask], spacing: CheckedSpacing, tolerance_mm: float, voxels: bool
 ) -> TargetScore:
     prediction, reference = masks
     distances = surface_distances(prediction, reference, spacing)

@@ -56,10 +56,21 @@ def mean_over_runs(scores: Scores) -> Mean:
     Raises:
         InputError: There is no run, or runs do not hold the same number of cases.
     """
-    values = _stacked(scores, list(scores))
-    means = values.mean(axis=1)
-    sd = float(means.std(ddof=1)) if len(means) > 1 else None
-    return Mean(len(means), bootstrap_intervals(values.mean(axis=0)[:, None])[0], sd)
+    return means_over_runs([scores])[0]
+
+
+def means_over_runs(systems: Sequence[Scores]) -> list[Mean]:
+    """`mean_over_runs` of many systems or figures, in the time of one where they have as many cases.
+
+    Raises:
+        InputError: As for one.
+    """
+    stacked = [_stacked(scores, list(scores)) for scores in systems]
+    found = []
+    for values, interval in zip(stacked, _intervals([values.mean(axis=0) for values in stacked]), strict=True):
+        means = values.mean(axis=1)
+        found.append(Mean(len(means), interval, float(means.std(ddof=1)) if len(means) > 1 else None))
+    return found
 
 
 def difference(first: Scores, second: Scores) -> Difference | None:
@@ -70,17 +81,29 @@ def difference(first: Scores, second: Scores) -> Difference | None:
     Raises:
         InputError: The systems do not hold the same number of cases.
     """
+    return differences([(first, second)])[0]
+
+
+def differences(pairs: Sequence[tuple[Scores, Scores]]) -> list[Difference | None]:
+    """`difference` of many pairs of systems, in the time of one where they have as many cases.
+
+    Raises:
+        InputError: As for one.
+    """
     from scipy.stats import wilcoxon
 
-    runs = sorted(set(first) & set(second))
-    if not runs:
-        return None
-    ours, theirs = _stacked(first, runs).mean(axis=0), _stacked(second, runs).mean(axis=0)
-    if ours.shape != theirs.shape:
-        raise InputError(f"Paired scores need the same cases, but got {len(ours)} and {len(theirs)}.")
-    change = ours - theirs
-    p = float(wilcoxon(change).pvalue) if np.any(change != 0) else 1.0
-    return Difference(len(runs), bootstrap_intervals(change[:, None])[0], int((change > 0).sum()), p)
+    runs = [sorted(set(first) & set(second)) for first, second in pairs]
+    changes = [_change(first, second, both) for (first, second), both in zip(pairs, runs, strict=True) if both]
+    intervals = iter(zip(changes, _intervals(changes), strict=True))
+    found: list[Difference | None] = []
+    for both in runs:
+        if not both:
+            found.append(None)
+            continue
+        change, interval = next(intervals)
+        p = float(wilcoxon(change).pvalue) if np.any(change != 0) else 1.0
+        found.append(Difference(len(both), interval, int((change > 0).sum()), p))
+    return found
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -95,6 +118,25 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
         corrected[index] = largest
     return corrected
+
+
+def _change(first: Scores, second: Scores, runs: Sequence[int]) -> NDArray[np.float64]:
+    """(n,) first minus second, each averaged over the runs."""
+    ours, theirs = _stacked(first, runs).mean(axis=0), _stacked(second, runs).mean(axis=0)
+    if ours.shape != theirs.shape:
+        raise InputError(f"Paired scores need the same cases, but got {len(ours)} and {len(theirs)}.")
+    change: NDArray[np.float64] = ours - theirs
+    return change
+
+
+def _intervals(columns: Sequence[NDArray[np.float64]]) -> list[Interval]:
+    """Bootstrap interval of every list of cases; those of one length share their draws, as they would one by one."""
+    found: dict[int, Interval] = {}
+    for length in {len(values) for values in columns}:
+        places = [place for place, values in enumerate(columns) if len(values) == length]
+        intervals = bootstrap_intervals(np.stack([columns[place] for place in places], axis=1))
+        found |= dict(zip(places, intervals, strict=True))
+    return [found[place] for place in range(len(columns))]
 
 
 def _stacked(scores: Scores, runs: Sequence[int]) -> NDArray[np.float64]:

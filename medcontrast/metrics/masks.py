@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,12 @@ from medcontrast.errors import VolumeError
 
 Mask = NDArray[np.bool_]
 """Boolean array of 2 or 3 dimensions, True inside the structure."""
+
+Spacing = Sequence[float] | NDArray[np.float64]
+"""Distance in mm between voxel centres along each array axis; of sheared axes (d, d), each one's step as a column."""
+
+CheckedSpacing = tuple[float, ...] | NDArray[np.float64]
+"""What `checked_spacing` makes of it: a tuple where axes are at right angles, else an array."""
 
 
 def checked_masks(prediction: Mask, reference: Mask, ignore: Mask | None = None) -> tuple[Mask, Mask]:
@@ -55,16 +62,18 @@ def check_shapes(name: str, array: NDArray[np.generic], reference: NDArray[np.ge
         raise VolumeError(f"Metrics take masks of 2 or 3 dimensions, but got shape {reference.shape}.")
 
 
-def checked_spacing(spacing_mm: Sequence[float], dimensions: int) -> tuple[float, ...]:
+def checked_spacing(spacing_mm: Spacing, dimensions: int) -> CheckedSpacing:
     """The spacing as floats.
 
     Args:
-        spacing_mm: Distance in mm between voxel centres along each array axis.
+        spacing_mm: Distance in mm between voxel centres along each array axis; of sheared axes (d, d), their steps.
         dimensions: How many axes the masks have.
 
     Raises:
-        VolumeError: Not one positive, finite number for each axis.
+        VolumeError: Not one positive, finite number for each axis; steps that do not span the space.
     """
+    if np.ndim(spacing_mm) == 2:
+        return _checked_steps(np.asarray(spacing_mm, dtype=np.float64), dimensions)
     spacing = tuple(float(value) for value in spacing_mm)
     if len(spacing) != dimensions or not all(math.isfinite(value) and value > 0 for value in spacing):
         raise VolumeError(
@@ -73,9 +82,32 @@ def checked_spacing(spacing_mm: Sequence[float], dimensions: int) -> tuple[float
     return spacing
 
 
-def diagonal_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
+def _checked_steps(steps: NDArray[np.float64], dimensions: int) -> NDArray[np.float64]:
+    if steps.shape != (dimensions, dimensions) or not np.isfinite(steps).all() or np.linalg.det(steps) == 0:
+        raise VolumeError(
+            f"Expected the steps in mm of {dimensions} array axes as the columns of a {dimensions} x {dimensions} "
+            f"matrix with a determinant, but got {steps.tolist()}."
+        )
+    return steps
+
+
+def voxel_mm3(spacing: CheckedSpacing) -> float:
+    """Volume of a voxel in mm^3, or area of a pixel in mm^2."""
+    return math.prod(spacing) if isinstance(spacing, tuple) else float(abs(np.linalg.det(spacing)))
+
+
+def positions_mm(indices: NDArray[np.intp], spacing: CheckedSpacing) -> NDArray[np.float64]:
+    """Voxel indices (n, d) as places (n, d) in mm."""
+    return indices * np.asarray(spacing) if isinstance(spacing, tuple) else indices @ spacing.T
+
+
+def diagonal_mm(shape: Sequence[int], spacing: CheckedSpacing) -> float:
     """Distance in mm between the centres of opposite corner voxels: the largest distance an image can hold."""
-    return math.sqrt(sum(((count - 1) * step) ** 2 for count, step in zip(shape, spacing_mm, strict=True)))
+    if isinstance(spacing, tuple):
+        return math.sqrt(sum(((count - 1) * step) ** 2 for count, step in zip(shape, spacing, strict=True)))
+    # the diagonals of a sheared image differ
+    ways = np.array(list(product((-1, 1), repeat=len(shape)))) * (np.array(shape) - 1)
+    return float(np.linalg.norm(positions_mm(ways, spacing), axis=1).max())
 
 
 def bounding_box(mask: Mask) -> tuple[slice, ...]:

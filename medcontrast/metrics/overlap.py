@@ -5,12 +5,9 @@ Empty masks: both empty counts as agreement (Dice 1, Jaccard 1, volume error 0);
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import numpy as np
 
-from medcontrast.metrics.masks import Mask, checked_masks, checked_spacing
+from medcontrast.metrics.masks import Mask, Spacing, checked_masks, checked_spacing, voxel_mm3
 
 
 def dice(prediction: Mask, reference: Mask, *, ignore: Mask | None = None) -> float:
@@ -51,13 +48,13 @@ def jaccard(prediction: Mask, reference: Mask, *, ignore: Mask | None = None) ->
     return _count(prediction & reference) / union if union else 1.0
 
 
-def volume_ml(mask: Mask, spacing_mm: Sequence[float]) -> float:
+def volume_ml(mask: Mask, spacing_mm: Spacing) -> float:
     """Volume of a mask in ml (1000 mm^3); a 2D mask counts as 1 mm thick.
 
     Raises:
         VolumeError: The spacing does not fit the mask.
     """
-    return _count(np.asarray(mask)) * math.prod(checked_spacing(spacing_mm, np.ndim(mask))) / 1000
+    return _count(np.asarray(mask)) * voxel_mm3(checked_spacing(spacing_mm, np.ndim(mask))) / 1000
 
 
 def volume_error_ml(prediction_ml: float, reference_ml: float) -> float:

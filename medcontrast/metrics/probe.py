@@ -1,6 +1,6 @@
 """Scores of a probe: figures overall, by domain and by quality, the worst group and the gap, and intervals over seeds.
 
-Letters: n images, k classes.
+Letters: n images, k classes, m units.
 """
 
 from __future__ import annotations
@@ -134,14 +134,53 @@ def over_seeds(scores: Sequence[ProbeScore], *, level: float = 0.95) -> dict[str
 
 
 def accuracy_over_images(
-    scores: Sequence[NDArray[np.float64]], targets: NDArray[np.int64], *, seed: int = 0, level: float = 0.95
+    scores: Sequence[NDArray[np.float64]],
+    targets: NDArray[np.int64],
+    units: NDArray[np.int64] | None = None,
+    *,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> Interval:
-    """Accuracy averaged over seeds image by image, with its percentile bootstrap interval over images.
+    """Accuracy averaged over seeds and within units, with its percentile bootstrap interval over units.
 
     How far the figure would move with other test images, where `t_interval` says how far with other seeds.
+
+    Args:
+        scores: Of every seed, (n, k).
+        targets: (n,) class indices.
+        units: (n,) Number of each image's unit, as of its patient; None takes each image for one.
+        seed: Of the resamples.
+        level: Of the interval.
+
+    Raises:
+        InputError: Shapes that do not fit.
     """
     hits = [row.argmax(axis=1) == wanted for row, wanted in (checked(row, targets) for row in scores)]
-    return bootstrap_intervals(np.mean(hits, axis=0)[:, None], seed=seed, level=level)[0]
+    means = unit_means(np.mean(hits, axis=0), np.arange(len(targets)) if units is None else units)
+    return bootstrap_intervals(means[:, None], seed=seed, level=level)[0]
+
+
+def unit_means(values: NDArray[np.float64], units: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Mean of the values of each unit that occurs, in order of the units' numbers.
+
+    Images of one patient, or renderings of one source image, are not independent: as cases of their own they would
+    make intervals too narrow and p-values too small.
+
+    Args:
+        values: (n,).
+        units: (n,) Number of the unit of each.
+
+    Returns:
+        (m,).
+
+    Raises:
+        InputError: Another number of units than of values.
+    """
+    if len(units) != len(values):
+        raise InputError(f"{len(values)} images need a unit each, but got {len(units)} units.")
+    _, places = np.unique(units, return_inverse=True)
+    means: NDArray[np.float64] = np.bincount(places, weights=values) / np.bincount(places)
+    return means
 
 
 def _figures(scores: NDArray[np.float64], targets: NDArray[np.int64]) -> dict[str, float]:

@@ -1,12 +1,12 @@
 """Distances in mm between the surfaces of two masks, and the figures read off them.
 
 A surface voxel is a voxel of the mask with a face neighbour outside it; beyond the image border is outside. Distances
-run between voxel centres. All figures come from one pair of distance arrays, `SurfaceDistances`.
+run between voxel centres, in the world where axes are sheared. All figures come from one pair of distance arrays,
+`SurfaceDistances`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import edt
@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from medcontrast.metrics.masks import Mask, bounding_box, checked_masks, checked_spacing, diagonal_mm
+from medcontrast.metrics.masks import (
+    CheckedSpacing,
+    Mask,
+    Spacing,
+    bounding_box,
+    checked_masks,
+    checked_spacing,
+    diagonal_mm,
+    positions_mm,
+)
 
 # The distance transform is float32: a distance that equals the tolerance must not fall out of it by rounding.
 _TOLERANCE_SLACK = 1e-6
@@ -65,14 +74,14 @@ def surface_voxels(mask: Mask) -> Mask:
 
 
 def surface_distances(
-    prediction: Mask, reference: Mask, spacing_mm: Sequence[float], *, ignore: Mask | None = None
+    prediction: Mask, reference: Mask, spacing_mm: Spacing, *, ignore: Mask | None = None
 ) -> SurfaceDistances:
     """Measures both directions; with a spacing of 1 for each axis the unit is voxels.
 
     Args:
         prediction: (x, y) or (x, y, z).
         reference: Same shape.
-        spacing_mm: Distance between voxel centres along each axis, in mm.
+        spacing_mm: Distance between voxel centres along each axis, in mm; of sheared axes (d, d), their steps.
         ignore: Same shape; True voxels are taken out of both masks first.
 
     Returns:
@@ -96,13 +105,14 @@ def surface_distances(
     )
 
 
-def _distances(start: Mask, goal: Mask, spacing: tuple[float, ...]) -> NDArray[np.float64]:
+def _distances(start: Mask, goal: Mask, spacing: CheckedSpacing) -> NDArray[np.float64]:
     """From every voxel of `start`, in row-major order, to the nearest of `goal`."""
     places = np.flatnonzero(start)
     apart = ~goal.ravel()[places]
     distances = np.zeros(len(places))
     queries = int(np.count_nonzero(apart))
-    if queries * _VOXELS_A_QUERY < goal.size:
+    sheared = not isinstance(spacing, tuple)  # the distance transform knows right angles only
+    if sheared or queries * _VOXELS_A_QUERY < goal.size:
         # Masks that nearly agree share much of their surface; only the rest asks for its nearest neighbour.
         tree = cKDTree(_points(np.flatnonzero(goal), goal, spacing), balanced_tree=False, compact_nodes=False)
         points = _points(places[apart], start, spacing)
@@ -112,9 +122,9 @@ def _distances(start: Mask, goal: Mask, spacing: tuple[float, ...]) -> NDArray[n
     return distances
 
 
-def _points(places: NDArray[np.intp], mask: Mask, spacing: tuple[float, ...]) -> NDArray[np.float64]:
+def _points(places: NDArray[np.intp], mask: Mask, spacing: CheckedSpacing) -> NDArray[np.float64]:
     """Flat indices as (n, d) positions in mm."""
-    return np.stack(np.unravel_index(places, mask.shape), axis=1) * np.asarray(spacing)
+    return positions_mm(np.stack(np.unravel_index(places, mask.shape), axis=1), spacing)
 
 
 def hd95_pooled_mm(distances: SurfaceDistances) -> float:

@@ -53,19 +53,24 @@ class ProbeGridSettings(Settings):
     """Shares of the labels that the probe learns from; the first leads the picture."""
     drop: Literal["quality", "domain"] | None = None
     """A group whose two values hold the same images: the table shows what is lost from the first to the second."""
+    groups: dict[Literal["quality", "domain"], tuple[str, ...]] = Field(default_factory=dict)
+    """Groups of images whose accuracy has an interval and is compared with `baseline` and `default` too."""
     runs: int = Field(default=3, ge=1)
     set: tuple[str, ...] = ()
     """`key.subkey=value` items for every row."""
     baseline: Name
     """The row that every other is compared with, beside `default`."""
     default: Name | None = None
+    note: str = ""
+    """Sentences that stand below the table."""
     rows: dict[Name, ProbeRowSettings]
 
     @model_validator(mode="after")
     def _fits(self) -> ProbeGridSettings:
         _require_rows(self)
-        for name in ("classifiers", "fractions"):
-            values = getattr(self, name)
+        lists: dict[str, tuple[object, ...]] = {"classifiers": self.classifiers, "fractions": self.fractions}
+        lists |= {f"groups.{kind}": names for kind, names in self.groups.items()}
+        for name, values in lists.items():
             if not values or len(set(values)) != len(values):
                 raise ValueError(f"{name} holds one value at least, each once, but is {list(values)}")
         return self
@@ -89,6 +94,8 @@ class GridSettings(Settings):
     """The row that every other is compared with, beside `default`."""
     default: Name | None = None
     """The row that the project proposes; it too is compared with every other."""
+    note: str = ""
+    """Sentences that stand below the table."""
     rows: dict[Name, RowSettings]
 
     @model_validator(mode="after")

@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 from medcontrast.settings.base import Settings
 from medcontrast.settings.generator import GeneratorMethodSettings, HVAEFinetuneSettings, HVAENetworkSettings
 from medcontrast.settings.images import ImageAugmentSettings, ImageDataSettings
+from medcontrast.settings.multi_level import MultiLevelSettings
 from medcontrast.settings.network import EncoderSettings
-from medcontrast.settings.pretraining import PretrainMethodSettings
+from medcontrast.settings.pretraining import DINOSettings, PretrainMethodSettings, SimCLRSettings
 from medcontrast.settings.recipe import AboutSettings
 from medcontrast.settings.train import PretrainSettings
 
@@ -77,7 +78,23 @@ def _view_faults(recipe: PretrainRecipe) -> list[str]:
             for name, view in views.items()
             for change in view.photometric.needs_colour
         ]
+    for group in _joined_views(recipe.method):
+        sizes = {name: views[name].size or recipe.data.size for name in group if name in views}
+        if len(set(sizes.values())) > 1:
+            named = ", ".join(f"augment.views.{name} ({size} pixels)" for name, size in sizes.items())
+            faults.append(f"method {recipe.method.name} joins {named} in one batch; give them one size")
     return faults
+
+
+def _joined_views(method: PretrainMethodSettings) -> list[tuple[str, ...]]:
+    """Views that go through the network as one tensor; all others go through it one by one."""
+    if isinstance(method, SimCLRSettings):
+        return [method.views]
+    if isinstance(method, DINOSettings):
+        return [method.views[:2], method.views[2:]]  # those that the teacher sees, and the small ones
+    if isinstance(method, MultiLevelSettings):
+        return [method.views[::2], method.views[1::2]]  # both qualities, of queries and of keys
+    return []
 
 
 def _row_faults(recipe: PretrainRecipe) -> list[str]:

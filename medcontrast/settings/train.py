@@ -58,8 +58,8 @@ class LoopSettings(Settings):
     """Steps between two writes of the resume checkpoint."""
     log_every: int = Field(default=20, ge=1)
     init_from: str | None = None
-    """Another run folder or checkpoint, relative to the recipe file, whose tensors of the same name and shape are taken
-    over."""
+    """Another run folder or checkpoint, relative to the recipe file, to start from: its whole encoder or generator of
+    images, or, of a segmentation, its tensors of the same name and shape."""
 
     @property
     def streams(self) -> dict[str, int]:

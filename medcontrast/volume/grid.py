@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import product
 
@@ -13,6 +14,12 @@ from medcontrast.errors import VolumeError
 
 SPACING_LIMITS_MM = (1e-3, 100.0)
 """A voxel edge at or outside these bounds is a damaged header or a wrong unit, not a scan."""
+# 1 mm written in metres is 0.00100000005 in float32, and a header in text holds a few digits only.
+_LIMITS_SLACK = 1e-4
+# Voxels this near a bound are rare, so that a file which names no unit may well mean metres or microns.
+_DOUBTFUL_MM = (10 * SPACING_LIMITS_MM[0], SPACING_LIMITS_MM[1] / 10)
+# The cosine from which on ITK calls two axes of a NIfTI file sheared; below it is the rounding of headers.
+_SHEARED_COSINE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,11 @@ class NiftiFields:
     qform_code: int
     sform_code: int
     xyzt_units: int
+
+    @property
+    def placed(self) -> bool:
+        """Whether one of the two forms says where the file lies; else programs guess, and not all the same."""
+        return self.sform_code > 0 or self.qform_code > 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +81,24 @@ class Grid:
         """Distance between neighbouring voxel centres along each stored axis."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
+
+    @property
+    def sheared(self) -> bool:
+        """Whether two axes are off the right angle by more than the rounding of a header, as a tilted gantry's are."""
+        axes = self.affine[:3, :3] / np.array(self.spacing_mm)
+        return bool(np.abs(axes.T @ axes - np.eye(3)).max() > _SHEARED_COSINE)
+
+    @property
+    def steps_mm(self) -> tuple[float, float, float] | NDArray[np.float64]:
+        """What metrics measure by: `spacing_mm`, or of sheared axes (3, 3) with the step of each axis as a column."""
+        return self.affine[:3, :3] if self.sheared else self.spacing_mm
+
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of one voxel; less than the product of its edges where the axes are sheared."""
+        if self.sheared:
+            return float(abs(np.linalg.det(self.affine[:3, :3])))
+        return math.prod(self.spacing_mm)
 
     @property
     def diagonal_mm(self) -> float:
@@ -119,7 +149,7 @@ def require_usable_grid(grid: Grid, where: object) -> None:
         raise VolumeError(f"{where}: its affine holds NaN or infinite values; correct its header.")
     low, high = SPACING_LIMITS_MM
     spacing = grid.spacing_mm
-    if not all(low < value < high for value in spacing):
+    if not all(low * (1 + _LIMITS_SLACK) < value < high * (1 - _LIMITS_SLACK) for value in spacing):
         raise VolumeError(
             f"{where}: its voxels measure {_times(spacing)} mm, but each edge has to lie between "
             f"{low:g} and {high:g} mm; correct the spacing, or its unit, in the header."
@@ -127,6 +157,17 @@ def require_usable_grid(grid: Grid, where: object) -> None:
     # the volume of a voxel of unit edges: 1 where axes are orthogonal, 0 where they lie in one plane
     if abs(np.linalg.det(grid.affine[:3, :3] / np.array(spacing))) < 1e-3:
         raise VolumeError(f"{where}: its affine is singular: its three axes lie in one plane; correct its header.")
+
+
+def doubtful_unit(grid: Grid, where: object) -> list[str]:
+    """What to say of a file that names no unit of length, where millimetres make rare voxels of it; else nothing."""
+    low, high = _DOUBTFUL_MM
+    if all(low <= value <= high for value in grid.spacing_mm):
+        return []
+    return [
+        f"{where}: does not name its unit of length, and with millimetres its voxels measure "
+        f"{_times(grid.spacing_mm)} mm; if it means another unit, correct its header."
+    ]
 
 
 def _times(values: tuple[float, ...]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.errors import VolumeError
-from medcontrast.volume.grid import Grid
+from medcontrast.volume.grid import Grid, doubtful_unit
 from medcontrast.volume.nifti import three_axes
+from medcontrast.volume.text_headers import stated_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +30,7 @@ def read_itk_grid(path: Path) -> Grid:
     Raises:
         VolumeError: Not readable, or not a 3D scalar volume with a place in the world.
     """
-    return _file_grid(_header(path), path)
+    return _placed_grid(_header(path), path)
 
 
 def read_itk(path: Path) -> tuple[NDArray[Any], Grid]:
@@ -38,7 +40,7 @@ def read_itk(path: Path) -> tuple[NDArray[Any], Grid]:
         VolumeError: As read_itk_grid, and voxels missing.
     """
     reader = _header(path)
-    grid = _file_grid(reader, path)
+    grid = _placed_grid(reader, path)
     return _voxels(reader, path).reshape(grid.shape), grid
 
 
@@ -99,17 +101,17 @@ def _header(path: Path) -> SimpleITK.ImageFileReader:
     return reader
 
 
+def _placed_grid(reader: SimpleITK.ImageFileReader, path: Path) -> Grid:
+    grid, stated = _file_grid(reader, path), stated_place(path)
+    unit = [] if stated.names_unit else doubtful_unit(grid, path)
+    return replace(grid, warnings=(*stated.warnings, *unit))
+
+
 def _file_grid(reader: SimpleITK.ImageFileReader, path: Path) -> Grid:
     sizes = list(reader.GetSize())
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
     shape = three_axes(tuple(sizes), path)
-    # NRRD may leave the patient's space out; SimpleITK then invents one.
-    if path.suffix.lower() in (".nrrd", ".nhdr") and "NRRD_space" not in reader.GetMetaDataKeys():
-        raise VolumeError(
-            f"{path}: does not say where it lies or which side is left: its header names no space such as "
-            "left-posterior-superior; add it, with space directions and space origin."
-        )
     axes = reader.GetDimension()
     direction = np.array(reader.GetDirection()).reshape(axes, axes)[:3, :3]
     return Grid(shape, _ras(direction * np.array(reader.GetSpacing()[:3]), reader.GetOrigin()[:3]))

@@ -16,10 +16,12 @@ from nibabel.nifti2 import Nifti2Header
 from numpy.typing import NDArray
 
 from medcontrast.errors import VolumeError
-from medcontrast.volume.grid import Grid, NiftiFields
+from medcontrast.volume.grid import Grid, NiftiFields, doubtful_unit
 
 _SIZES = {348: (Nifti1Header, slice(344, 348), b"n+1\0"), 540: (Nifti2Header, slice(4, 8), b"n+2\0")}
-_UNIT_IN_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown, metre, millimetre, micron; unknown is read as mm
+_UNKNOWN = 0
+_UNIT_IN_MM = {_UNKNOWN: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown, metre, millimetre, micron; unknown is read as mm
+_SAME_PLACE = 0.1  # of a voxel's shortest edge: a quaternion in float32 cannot do much better
 
 
 def read_nifti_grid(path: Path) -> Grid:
@@ -55,11 +57,11 @@ def nifti_header(grid: Grid, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Ni
     """A header that places voxels exactly where the grid's own file placed them.
 
     Args:
-        grid: The scan's grid. Without NIfTI fields its affine becomes sform and, unless sheared, qform, in mm.
+        grid: The scan's grid. Without NIfTI fields its affine becomes sform and, unless too sheared, qform, in mm.
         shape: (x, y, z) or (x, y, z, c).
         dtype: Stored type.
     """
-    fields = grid.nifti or _fields_of_affine(grid.affine)
+    fields = grid.nifti or _fields_of(grid)
     header = (Nifti2Header if fields.version == 2 or max(shape) > 32767 else Nifti1Header)()
     header.set_data_dtype(dtype)
     header.set_data_shape(shape)
@@ -74,6 +76,17 @@ def nifti_header(grid: Grid, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Ni
     header["qform_code"], header["sform_code"] = fields.qform_code, fields.sform_code
     header["xyzt_units"] = fields.xyzt_units
     return header
+
+
+def sheared_axes(grid: Grid, path: Path) -> list[str]:
+    """What to say of a grid whose NIfTI mask ITK cannot open, because it has a sheared sform alone; else nothing."""
+    if not grid.sheared or (grid.nifti or _fields_of(grid)).qform_code > 0:
+        return []
+    return [
+        f"{path}: its axes are not at right angles (a tilted gantry, or a sheared header), and a NIfTI file of it "
+        "cannot be opened by 3D Slicer or any other program built on ITK (it 'only supports orthonormal direction "
+        "cosines'); for those write its mask with --export seg.nrrd."
+    ]
 
 
 def _content(path: Path, size: int = -1) -> bytes:
@@ -119,7 +132,8 @@ def _grid(header: Nifti1Header, path: Path) -> Grid:
     affine = qform if sform is None else sform
     if affine is None and header["qform_code"] > 0:
         raise VolumeError(f"{path}: its qform is damaged, and it has no sform; set a valid one in its header.")
-    unit = _UNIT_IN_MM.get(int(header["xyzt_units"]) & 7)
+    code = int(header["xyzt_units"]) & 7
+    unit = _UNIT_IN_MM.get(code)
     warnings = [] if unit else [f"{path}: has an unknown unit of length; taken as millimetres."]
     if affine is None:
         # the standard's method 1, as nibabel reads it; the header goes into the mask as it is, so that both lie alike
@@ -129,6 +143,8 @@ def _grid(header: Nifti1Header, path: Path) -> Grid:
             "spacing is taken from pixdim, and the first axis as running to the left."
         )
     grid = Grid(shape, _in_mm(affine, unit or 1.0), _fields(header))
+    if code == _UNKNOWN:
+        warnings += doubtful_unit(grid, path)
     if qform is not None and sform is not None:
         warnings += _disagreement(grid, Grid(shape, _in_mm(qform, unit or 1.0)), path)
     return Grid(shape, grid.affine, grid.nifti, tuple(warnings))
@@ -181,11 +197,16 @@ def _in_mm(affine: NDArray[np.float64], unit_mm: float) -> NDArray[np.float64]:
 def _disagreement(sform: Grid, qform: Grid, path: Path) -> list[str]:
     if not (np.isfinite(sform.affine).all() and np.isfinite(qform.affine).all()):
         return []
-    # A quaternion in float32 cannot do better than a small part of a voxel.
-    difference = qform.difference(sform, tolerance_mm=0.1 * min(sform.spacing_mm))
+    difference = qform.difference(sform, tolerance_mm=_SAME_PLACE * min(sform.spacing_mm))
     if difference is None:
         return []
-    return [f"{path}: its qform and sform place it differently ({difference}); the sform is used, both are kept."]
+    # ITK passes over a sheared sform, and over one of another code than 1, where there is a qform.
+    itk = sform.sheared or (sform.nifti is not None and sform.nifti.sform_code != 1)
+    more = "; 3D Slicer and other programs built on ITK use the qform, and show a .seg.nrrd of it off the scan"
+    return [
+        f"{path}: its qform and sform place it differently ({difference}); the sform is used, both are kept"
+        f"{more if itk else ''}."
+    ]
 
 
 def _fields(header: Nifti1Header) -> NiftiFields:
@@ -205,11 +226,13 @@ def _floats(values: NDArray[Any]) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
-def _fields_of_affine(affine: NDArray[np.float64]) -> NiftiFields:
+def _fields_of(grid: Grid) -> NiftiFields:
     header = Nifti1Header()
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    sheared = not np.allclose(axes.T @ axes, np.eye(3), atol=1e-5)
-    header.set_qform(affine, code=0 if sheared else 1, strip_shears=True)
-    header.set_sform(affine, code=1)
+    header.set_sform(grid.affine, code=1)
+    header.set_qform(grid.affine, code=1, strip_shears=True)
+    # Where positions of slices are rounded, ITK needs the qform, and it is true enough; of a tilted gantry it is wrong.
+    upright = Grid(grid.shape, header.get_qform())
+    if grid.sheared and not upright.same_as(grid, _SAME_PLACE * min(grid.spacing_mm)):
+        header["qform_code"] = 0
     header.set_xyzt_units("mm")
     return _fields(header)

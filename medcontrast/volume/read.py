@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medcontrast.errors import VolumeError
 from medcontrast.volume.grid import Grid, require_usable_grid
 from medcontrast.volume.itk import read_dicom, read_dicom_grid, read_itk, read_itk_grid
-from medcontrast.volume.nifti import read_nifti, read_nifti_grid
+from medcontrast.volume.nifti import read_nifti, read_nifti_grid, sheared_axes
 from medcontrast.volume_names import KNOWN_SUFFIXES, NIFTI_SUFFIXES, volume_suffix
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def read_volume(path: Path, kind: Literal["image", "label"]) -> Volume:
             or a label file with other than whole numbers.
     """
     read = {"dicom": read_dicom, "nifti": read_nifti, "itk": read_itk}[_format(path)]
-    voxels, grid = read(path)
-    require_usable_grid(grid, path)
+    voxels, stored = read(path)
+    grid = _usable(stored, path)
     array = _whole_numbers(voxels, path) if kind == "label" else _float32(voxels)
     return Volume(array, grid, path)
 
@@ -65,9 +65,7 @@ def read_grid(path: Path) -> Grid:
         VolumeError: As read_volume, as far as the header shows it.
     """
     read = {"dicom": read_dicom_grid, "nifti": read_nifti_grid, "itk": read_itk_grid}[_format(path)]
-    grid = read(path)
-    require_usable_grid(grid, path)
-    return grid
+    return _usable(read(path), path)
 
 
 def require_usable_image(volume: Volume) -> None:
@@ -111,6 +109,11 @@ def _format(path: Path) -> Literal["dicom", "nifti", "itk"]:
             "and a folder with one DICOM series."
         )
     return "nifti" if suffix in NIFTI_SUFFIXES else "itk"
+
+
+def _usable(grid: Grid, path: Path) -> Grid:
+    require_usable_grid(grid, path)
+    return replace(grid, warnings=(*grid.warnings, *sheared_axes(grid, path)))
 
 
 def _float32(voxels: NDArray[Any]) -> NDArray[np.float32]:

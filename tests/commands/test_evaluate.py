@@ -98,7 +98,11 @@ def test_evaluate_masks_that_do_not_fit(cli, refused, tiny, masks):
     tiny.write_nifti(mask, label, np.diag([1.0, 1.0, 1.5, 1.0]))
     refused(cli(*words), f"Case case_1: the prediction {mask} is not on the grid of {labels / 'case_1.nii'}: ")
     tiny.write_nifti(mask, label * 3)
-    refused(cli(*words), f"{mask}: holds the value 3, which the label table does not name (known: 0, 1, 2).")
+    refused(
+        cli(*words),
+        f"{mask}: holds the value 3, which the label table does not name (known: 0, 1, 2); correct the file, or give a "
+        "manifest that names the value with --manifest.",
+    )
     mask.unlink()
     refused(cli(*words), f"{predictions}: no prediction for 1 of 2 labels (case_1.nii). A missing mask is not skipped")
     tiny.write_nifti(predictions / "case_0.nii", label)
@@ -112,3 +116,76 @@ def test_evaluate_masks_that_do_not_fit(cli, refused, tiny, masks):
         cli("evaluate", "--predictions", folder / "empty", "--labels", labels), f"{folder / 'empty'}: holds no volume"
     )
     assert not (folder / "evaluation").exists()
+
+
+def test_exports_of_the_masks_are_left_aside(cli, refused, tiny, masks):
+    """What `infer` and `export` leave in one folder is what they leave for an evaluation."""
+    predictions, labels, folder = masks
+    words = ("evaluate", "--predictions", predictions, "--labels", labels)
+    manifest = tiny.write_data(folder / "data", labeled=1, unlabeled=0)
+    for number in (0, 1):
+        mask = predictions / f"case_{number}_seg.nii"
+        assert cli("export", mask, "--format", "seg.nrrd", "--labels", manifest).code == 0
+    result = cli(*words, "-o", folder / "scores")
+    assert result.code == 0, result.err
+    mask.unlink()
+    assert cli(*words).code == 0  # then the export is all there is
+    (predictions / "case_1.nrrd").write_bytes((predictions / "case_1_seg.seg.nrrd").read_bytes())
+    refused(cli(*words), "both case_1.nrrd and case_1_seg.seg.nrrd are a prediction of case_1; keep one.")
+
+
+def test_two_labels_of_one_case_are_refused(cli, refused, tiny, masks):
+    predictions, labels, _ = masks
+    tiny.write_nifti(labels / "case_1.nii.gz", np.ones((20, 18, 22), np.uint8))
+    refused(
+        cli("evaluate", "--predictions", predictions, "--labels", labels),
+        f"{labels}: both case_1.nii and case_1.nii.gz are a label of case_1; keep one.",
+    )
+
+
+def test_a_record_beside_a_mask_may_be_damaged_or_anothers(cli, refused, masks):
+    predictions, labels, _ = masks
+    words = ("evaluate", "--predictions", predictions, "--labels", labels)
+    record = predictions / "case_0_seg.json"
+    for anothers in ("[1, 2]", '{"RepetitionTime": 2.5}', '{"labels": 3}', '{"labels": ["x"]}', "null"):
+        record.write_text(anothers)
+        result = cli(*words)
+        assert result.code == 0 and "label 1" in result.out, result.err
+    for damaged in (b"{", b"", b"\xff\xfe{"):
+        record.write_bytes(damaged)
+        refused(cli(*words), f"{record}: not valid JSON (", "); take it away, or name the labels with --manifest.")
+    record.write_text('{"labels": {"background": 0, "front": 1}}')
+    refused(cli(*words), f"{record}: label values are whole numbers, but got 'background'; take it away, or name the")
+    record.write_text('{"labels": {"labels": {"0": "background", "1": "front", "2": "back"}}}')
+    assert "front" in cli(*words).out
+
+
+def test_a_label_off_its_scans_grid_is_what_is_at_fault(cli, refused, tiny, trained, tmp_path):
+    manifest = tiny.write_data(tmp_path / "data", labeled=1, unlabeled=0, validation=1)
+    label = tmp_path / "data" / "labels" / "case_01.nii"
+    tiny.write_nifti(label, tiny.make_scan(1, (20, 18, 22), [1, 2])[1], np.diag([1.0, 1.0, 1.5, 1.0]))
+    scan = tmp_path / "data" / "images" / "case_01_0.nii"
+    words = ("--manifest", manifest, "-o", tmp_path / "scores", "--device", "cpu")
+    refused(
+        cli("evaluate", "--ckpt", trained.folder, *words),
+        f"{label}: the label of case case_01 does not lie on the grid of its scan {scan}: its corners lie up to ",
+        "Resample it onto that grid; `medcontrast data check` lists all such labels.",
+    )
+
+
+def test_a_tilted_gantry_is_scored_in_the_world(cli, tiny, tmp_path):
+    """15.5 % less than the product of the voxel's edges, and what the record of `infer` says."""
+    affine = np.eye(4)
+    affine[1, 2] = np.tan(np.deg2rad(30))
+    _, label = tiny.make_scan(0, (20, 18, 22), [1, 2])
+    tiny.write_nifti(tmp_path / "labels" / "case.nii", label, affine)
+    # two slices up: 2 mm, and by as much to the side as the gantry leans
+    tiny.write_nifti(tmp_path / "masks" / "case.nii", np.roll(label, 2, axis=2), affine)
+    words = ("--predictions", tmp_path / "masks", "--labels", tmp_path / "labels", "-o", tmp_path / "scores")
+    assert cli("evaluate", *words).code == 0
+    header, *rows = [row.split(",") for row in (tmp_path / "scores" / "cases.csv").read_text().splitlines()]
+    for value, row in zip((1, 2), rows, strict=True):
+        score = dict(zip(header, row, strict=True))
+        assert float(score["volume_ml_reference"]) == pytest.approx((label == value).sum() / 1000)
+        # the caps' nearest surface lies straight up, 2 mm off; along the leaning axis it would be 2.31 mm
+        assert float(score["hd95_pooled_mm"]) == pytest.approx(2.0, abs=0.01)

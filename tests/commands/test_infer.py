@@ -13,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 import typer
 from typer.testing import CliRunner
@@ -198,6 +199,60 @@ def test_a_bad_scan_is_reported_and_the_others_go_on(run: Run) -> None:
     assert lines[1].startswith("[3/3] in/c.nii.gz: failed. in/c.nii.gz: ")
     assert lines[-1] == "2 of 3 scans could not be segmented: a, c."
     assert sorted(path.name for path in Path("out").iterdir()) == ["b_seg.json", "b_seg.nii.gz"]
+
+
+def write_forms(path: str, sform: np.ndarray, codes: tuple[int, int], qform: np.ndarray | None = None) -> None:
+    """A scan with these forms; codes of sform and qform."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    array = np.random.default_rng(0).normal(size=(18, 16, 13)).astype(np.float32)
+    image = nib.Nifti1Image(array, None)
+    image.set_sform(sform, codes[0])
+    image.set_qform(sform if qform is None else qform, codes[1], strip_shears=True)
+    image.to_filename(path)
+
+
+def test_what_is_odd_about_a_scans_place_is_said_on_the_terminal(run: Run) -> None:
+    write_run("runs/a")
+    write_scan("in/fine.nii.gz")
+    write_forms("in/nowhere.nii.gz", np.eye(4), (0, 0))
+    sheared, moved = np.eye(4), np.eye(4)
+    sheared[1, 2], moved[2, 3] = np.tan(np.deg2rad(30)), 12
+    write_forms("in/tilted.nii.gz", sheared, (1, 0))
+    write_forms("in/two.nii.gz", sheared, (1, 1), moved)
+    result = run("in", "--ckpt", "runs/a", "-o", "out")
+    assert result.code == 0 and len(result.out.splitlines()) == 4
+    said = {
+        "nowhere": "does not say where it lies or which side is left (the codes of its sform and qform are both 0);",
+        "tilted": "its axes are not at right angles (a tilted gantry, or a sheared header), and a NIfTI file of it",
+        "two": "its qform and sform place it differently (its corners lie up to ",
+    }
+    for line, (name, text) in zip(result.err.splitlines(), said.items(), strict=True):
+        assert line.startswith(f"Warning: in/{name}.nii.gz: {text}")
+        record = json.loads(Path(f"out/{name}_seg.json").read_text())
+        assert record["geometry"]["warnings"] == [line.removeprefix(f"Warning: in/{name}.nii.gz: ")]
+    assert json.loads(Path("out/fine_seg.json").read_text())["geometry"]["warnings"] == []
+
+
+def test_a_scan_without_a_place_gets_a_mask_but_no_seg_nrrd(run: Run) -> None:
+    write_run("runs/a")
+    write_forms("in/nowhere.nii.gz", np.eye(4), (0, 0))
+    write_scan("in/there.nii.gz")
+    result = run("in", "--ckpt", "runs/a", "-o", "out", "--export", "seg.nrrd")
+    assert result.code == 2
+    first, last = result.err.splitlines()
+    assert first.startswith(
+        "[1/2] in/nowhere.nii.gz: failed. in/nowhere.nii.gz: does not say where it lies or which side is left ("
+    )
+    assert first.endswith("in its header first, or leave --export out: a NIfTI mask lies where the scan lies.")
+    assert last == "1 of 2 scans could not be segmented: nowhere."
+    made = ["there_seg.json", "there_seg.nii.gz", "there_seg.seg.nrrd"]
+    assert sorted(path.name for path in Path("out").iterdir()) == made
+    again = run("in/nowhere.nii.gz", "--ckpt", "runs/a", "-o", "out", "--export", "nii.gz")
+    assert again.code == 0 and len(again.err.splitlines()) == 1
+    record = json.loads(Path("out/nowhere_seg.json").read_text())
+    assert record["geometry"]["source"] == "NIfTI pixdim alone, sform and qform codes 0"
+    mask, scan = (sitk.ReadImage(path) for path in ("out/nowhere_seg.nii.gz", "in/nowhere.nii.gz"))
+    assert (mask.GetOrigin(), mask.GetDirection()) == (scan.GetOrigin(), scan.GetDirection())
 
 
 def test_a_manifests_split(run: Run) -> None:

@@ -83,7 +83,7 @@ def test_from_a_run_to_tables_a_picture_and_tensorboard(trained: Path, cli: Cli)
     facts = content["facts"]
     assert facts["counts"] == {"fitted": 24, "choosing": 8, "scored": 12} and facts["tensors_loaded"] == 114
     assert facts["groups"] == {"domain": {"A": 6, "B": 6}} and facts["warnings"] == facts["notes"] == []
-    assert facts["fine_tuning"]["steps"] == 2 and facts["fine_tuning"]["augment"] == "mirrored"
+    assert facts["fine_tuning"]["steps"] == 2 and facts["fine_tuning"]["mirror_axis"] == 1
 
     page = (trained / "probe_test" / "probe.md").read_text()
     assert page.splitlines()[:3:2] == lines[:2]  # the page says what it is of
@@ -217,11 +217,12 @@ def test_what_is_held_back_is_stratified_by_patient_and_the_same_every_time() ->
 
 def test_mirroring_goes_with_the_views(tiny: SimpleNamespace) -> None:
     tree = tiny.pretrain_tree()
-    assert probe_run.fine_tuning(tiny.recipe_from(tree), 5).augment.__name__ == "mirrored"
-    views = {name: {**view, "flip": 0.0} for name, view in tree["augment"]["views"].items()}
-    digits = tiny.recipe_from(tiny.set_key(tree, "augment.views", views))
-    assert probe_run.fine_tuning(digits, 5).augment.__name__ == "unchanged"
-    assert probe_run.fine_tuning(digits, None) is None
+    assert probe_run.fine_tuning(tiny.recipe_from(tree), 5).mirror_axis == 1
+    for change, axis in (({"flip": 0.0}, None), ({"flip_axis": 0}, 0)):
+        views = {name: {**view, **change} for name, view in tree["augment"]["views"].items()}
+        changed = tiny.recipe_from(tiny.set_key(tree, "augment.views", views))
+        assert probe_run.fine_tuning(changed, 5).mirror_axis == axis
+    assert probe_run.fine_tuning(tiny.recipe_from(tree), None) is None
 
 
 # --- what is refused

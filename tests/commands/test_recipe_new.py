@@ -19,7 +19,7 @@ def test_a_recipe_for_the_hippocampus(data_root: Path, cli: Cli, tmp_path: Path)
     answer = cli("recipe", "new", "--manifest", SHIPPED / "hippocampus_8of160.json", "-o", tmp_path / "h.yaml")
     assert answer.code == 0
     recipe = load_recipe(tmp_path / "h.yaml")
-    assert recipe.data.patch == (32, 48, 32) and recipe.data.spacing_mm is None
+    assert recipe.data.patch == (32, 48, 32) and recipe.data.spacing_mm == (1.0, 1.0, 1.0)
     assert (recipe.data.intensity.kind, recipe.method.name) == ("zscore", "fba_net")
 
 
@@ -30,4 +30,4 @@ def test_a_recipe_for_the_left_atrium(data_root: Path, cli: Cli, tmp_path: Path)
     assert answer.code == 0
     recipe = load_recipe(tmp_path / "l.yaml")
     assert (recipe.data.intensity.kind, recipe.network.name) == ("as_stored", "vnet")
-    assert recipe.data.spacing_mm is None and recipe.data.patch[2] in (64, 80, 96)
+    assert recipe.data.spacing_mm == (0.625, 0.625, 0.625) and recipe.data.patch[2] in (64, 80, 96)

@@ -67,6 +67,15 @@ def test_volumes_are_in_millilitres_of_the_voxels_size(data: Path) -> None:
     assert (row.axes, row.spacing_mm) == ("RAI", (2.0, 1.5, 3.0))
 
 
+def test_volumes_of_a_tilted_gantry_are_those_of_the_determinant(data: Path) -> None:
+    affine = np.eye(4)
+    affine[1, 2] = np.tan(np.deg2rad(30))  # the edges' product is 15.5 % more
+    for file in ("images/case_00_0.nii", "images/case_00_1.nii", "labels/case_00.nii"):
+        change(data.parent / file, affine=affine)
+    row = report_of(data, splits=["labeled"]).rows[0]
+    assert row.volumes_ml["front"] == pytest.approx((label_of(data.parent, 0) == 1).sum() / 1000)
+
+
 def test_labels_of_unlabeled_cases_are_never_opened(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
     read = check.read_volume
@@ -214,6 +223,22 @@ def test_small_images_are_noted(data: Path) -> None:
         "labeled: 2 of 2 images are smaller than the patch 16x24x16 along some axis; they are padded"
     ]
     assert not report_of(data, patch=(20, 18, 22)).notes
+
+
+def test_small_images_are_noted_along_canonical_axes(data: Path) -> None:
+    """Stored axes run to S, L and A: the patch is cut out of a scan that was turned, 18 x 22 x 20 voxels."""
+    affine = np.array([[0, -1.0, 0, 0], [0, 0, 1.0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1]])
+    for number in (0, 1):
+        for file in (
+            f"images/case_{number:02d}_0.nii",
+            f"images/case_{number:02d}_1.nii",
+            f"labels/case_{number:02d}.nii",
+        ):
+            change(data.parent / file, affine=affine)
+    report = report_of(data, splits=["labeled"])
+    assert [(row.axes, row.shape) for row in report.rows] == [("SLA", (20, 18, 22))] * 2
+    assert not report_of(data, splits=["labeled"], patch=(18, 22, 20)).notes
+    assert len(report_of(data, splits=["labeled"], patch=(20, 18, 22)).notes) == 1
 
 
 def test_what_the_header_says_oddly_is_passed_on(data: Path) -> None:

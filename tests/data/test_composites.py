@@ -44,7 +44,7 @@ def test_each_composite_holds_its_image_and_one_of_another_class_whole(cli, sing
         assert sorted(counts.tolist())[:2] == [SIDE**2, SIDE**2]
         numbers = [int(value) - 10 for value in values if value != 128]
         assert index in numbers
-        assert classes[target] == " and ".join(sorted("abc"[labels[number]] for number in numbers))
+        assert target == " and ".join(sorted("abc"[labels[number]] for number in numbers))
         rows = [np.flatnonzero((image == number + 10).any((1, 2))) for number in numbers]
         apart = rows[0][-1] < rows[1][0] or rows[1][-1] < rows[0][0]
         vertical.add(bool(apart))

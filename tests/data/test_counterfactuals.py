@@ -84,6 +84,21 @@ def test_what_it_refuses():
         Counterfactuals(chained, seed=0, where="it")
 
 
+def test_two_counterfactuals_of_one_image_in_one_domain_are_refused():
+    """With those of two generators side by side a draw would not be uniform over domains."""
+    one = ImageCase("one", FILE, domain="a")
+    made = [ImageCase(f"{name} in {domain}", FILE, domain=domain, of="one") for name, domain in ("xb", "yc", "zb")]
+    Counterfactuals([one, *made[:2]], seed=0, where="it")
+    sentence = "it: x in b and z in b are both counterfactuals of one in domain b, .*; keep one of them"
+    with pytest.raises(InputError, match=sentence):
+        Counterfactuals([one, *made], seed=0, where="it")
+    # of another image, or of no domain, they may be more
+    Counterfactuals(
+        [one, *made[:1], ImageCase("two", FILE), ImageCase("w", FILE, domain="b", of="two")], seed=0, where=""
+    )
+    Counterfactuals([one, *(ImageCase(name, FILE, of="one") for name in "uv")], seed=0, where="it")
+
+
 # --- balanced draws
 
 

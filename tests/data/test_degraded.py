@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medcontrast.data.image_manifest import load_image_manifest
+from medcontrast.data.image_manifest import load_image_manifest, require_apart
+from medcontrast.errors import ManifestError
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def test_test_images_stand_twice_and_the_others_once(degrade, tmp_path):
     original = np.load(tmp_path / "images_worse/images.npz")
     assert np.array_equal(arrays["train_high_images"], original["images"][:6])
     assert np.array_equal(arrays["test_high_images"], original["images"][6:])
-    assert np.array_equal(arrays["test_high_target"], original["labels"][6:])
+    assert arrays["test_high_target"].tolist() == [("bright", "dark")[label] for label in original["labels"][6:]]
     assert (arrays["test_low_images"] != arrays["test_high_images"]).any((1, 2, 3)).all()
     manifest = load_image_manifest(tmp_path / "worse/manifest.json")
     assert [len(manifest.sources[split]) for split in ("train", "test")] == [1, 2]
@@ -52,6 +53,38 @@ def test_a_manifest_of_it_loads_with_its_qualities(degrade, tmp_path):
     cases = load_image_manifest(tmp_path / "worse/manifest.json").cases("test")
     assert [case.quality for case in cases] == ["high"] * 6 + ["low"] * 6
     assert [case.target for case in cases[:6]] == [case.target for case in cases[6:]]
+
+
+def test_classes_that_are_called_by_numbers_stay_what_they_are(degrade, tmp_path):
+    assert degrade(count=8, classes=["1", "2"]).code == 0
+    before, after = (load_image_manifest(tmp_path / name / "manifest.json") for name in ("images_worse", "worse"))
+    for split in ("train", "test"):
+        expected = [case.target for case in before.cases(split)]
+        assert expected == [0, 1, 0, 1]
+        assert [case.target for case in after.cases(split)][:4] == expected
+
+
+def test_an_image_and_its_copy_have_one_patient(degrade, tmp_path):
+    assert degrade().code == 0
+    manifest = load_image_manifest(tmp_path / "worse/manifest.json")
+    names = [f"images.npz#images[{number}]" for number in range(12)]
+    assert [case.patient for case in manifest.cases("train")] == names[:6]
+    assert [case.patient for case in manifest.cases("test")] == names[6:] * 2
+    require_apart(manifest)
+
+
+def test_patients_of_the_manifest_stay(degrade, tmp_path):
+    entry = {"npz": "images.npz", "images": "images", "target": "labels", "patient": "labels"}
+    assert degrade(train=[], test=[entry]).code == 0
+    cases = load_image_manifest(tmp_path / "worse/manifest.json").cases("test")
+    assert [case.patient for case in cases] == ["0", "1"] * 12
+
+
+def test_an_image_in_two_splits_is_found_after_it_was_written_anew(degrade, tmp_path):
+    entry = {"npz": "images.npz", "images": "images", "target": "labels", "rows": [5, 12]}
+    assert degrade(test=[entry]).code == 0
+    with pytest.raises(ManifestError, match=r"patient images\.npz#images\[5\] stands in train and in test"):
+        require_apart(load_image_manifest(tmp_path / "worse/manifest.json"))
 
 
 def test_what_bad_input_gets(degrade, cli, tmp_path):

@@ -152,6 +152,100 @@ def test_a_recipe_and_its_images(tmp_path: Path, tiny: SimpleNamespace) -> None:
         recipe_manifest(tiny.make_recipe(), path)
 
 
+QUEUED = {
+    "moco_v2": ("query", "key"),
+    "leoclr": ("anchor", "first", "second"),
+    "multi_level": ("query_high", "key_high", "query_low", "key_low"),
+}
+
+
+def fault_of(tiny: SimpleNamespace, folder: Path, method: str, sources: list[dict[str, Any]], **keys: Any) -> str:
+    """The one fault of a method's tiny recipe on images, "" where there is none."""
+    tree = tiny.pretrain_tree()
+    tree["augment"]["views"] = {name: {} for name in QUEUED[method]}
+    tree["method"] = {"name": method, "embedding_channels": 8, "queue": 1, **keys}
+    manifest = loaded(folder, classes=["fine", "ill"], train=sources)
+    try:
+        require_fit(tiny.recipe_from(tree), manifest, where="r")
+    except RecipeError as error:
+        first, fault = str(error).splitlines()
+        assert first == "1 fault in r:"
+        return fault.removeprefix("  - ").replace(str(manifest.path), "m.json")
+    return ""
+
+
+@pytest.mark.parametrize("method", QUEUED)
+def test_a_queue_is_no_longer_than_the_images_that_fill_it(tmp_path: Path, tiny: SimpleNamespace, method: str) -> None:
+    fine = entries(tmp_path, *"abcd", target=0)
+    images = [*fine, *entries(tmp_path, "e", target=1), *entries(tmp_path, "f", target=0, of="a")]
+    count, what = (4, "healthy training image(s)") if method == "multi_level" else (5, "training image(s)")
+    assert fault_of(tiny, tmp_path, method, images, queue=count) == ""
+    assert fault_of(tiny, tmp_path, method, images, queue=count + 1) == (
+        f"method.queue {count + 1}: m.json fills it from {count} {what}, so that an image's own old keys would be "
+        f"among its negatives; set it to {count} or less"
+    )
+
+
+def test_each_queue_of_multi_level_is_filled_by_its_own_images(tmp_path: Path, tiny: SimpleNamespace) -> None:
+    images = [
+        *entries(tmp_path, "a", target=0),
+        *entries(tmp_path, "b", "c", target=0, quality="low"),
+        *entries(tmp_path, "d", target=1),
+    ]
+
+    def fault(**keys: Any) -> str:
+        return fault_of(tiny, tmp_path, "multi_level", images, **keys)
+
+    assert "fills it from 1 healthy training image(s) of high quality" in fault(queue=2)
+    assert "fills it from 2 training image(s) of high quality" in fault(queue=3, queued="all")
+    # clean keys are nobody's negatives then
+    assert fault(queue=3, high_weight=0.0) == ""
+    assert "fills it from 1 healthy training image(s) of high quality" in fault(
+        queue=2, high_weight=0.0, cross_negatives="both"
+    )
+    assert "fills it from 3 healthy training image(s)" in fault(queue=4, high_weight=0.0)
+    poor = [{**image, "quality": "low"} for image in images]
+    assert fault_of(tiny, tmp_path, "multi_level", poor, queue=3) == ""
+
+
+def test_multi_level_needs_targets_of_both_kinds(tmp_path: Path, tiny: SimpleNamespace) -> None:
+    def fault(sources: list[dict[str, Any]], **keys: Any) -> str:
+        return fault_of(tiny, tmp_path, "multi_level", sources, **keys)
+
+    lacks = (
+        "data.manifest: no training image of m.json has a target, by which method multi_level tells lesions from "
+        "healthy images (they have {}); add target to its sources"
+    )
+    known = entries(tmp_path, "a", "b", domain="A", attributes={"age": 3})
+    assert fault(known) == lacks.format("domain, attributes")
+    assert fault(entries(tmp_path, "c")) == lacks.format("no fields")
+    ill, fine = entries(tmp_path, "d", target=1), entries(tmp_path, "e", target=0)
+    many = (
+        "data.manifest: the training images of m.json with a target are all {} (target 0, the class fine, is healthy), "
+    )
+    assert fault([*known, *ill]) == many.format("lesions") + (
+        "but method multi_level needs healthy images too; add some"
+    )
+    assert fault([*known, *fine]) == many.format("healthy") + "but method multi_level needs lesions too; add some"
+    assert fault([*known, *ill, *fine]) == ""
+    # nothing depends on the target when all are queries and all are queued
+    assert fault(known, queued="all") == ""
+    assert fault(known, queued="all", queries="lesion") == lacks.format("domain, attributes")
+
+
+def test_fields_of_a_list_and_of_files_that_are_not_there(tmp_path: Path, tiny: SimpleNamespace) -> None:
+    (tmp_path / "l.csv").write_text("image,grade,domain\nx,1,A\n")
+
+    def fault(*sources: dict[str, Any]) -> str:
+        return fault_of(tiny, tmp_path, "multi_level", list(sources))
+
+    assert "has a target, by which method multi_level tells lesions from healthy images (they have domain)" in fault(
+        {"csv": "l.csv"}
+    )
+    assert "(they have domain, quality); add target" in fault({"image": "not here", "domain": "A", "quality": "low"})
+    assert fault({"image": "not here", "target": 0}) == fault({"csv": "not here.csv"}) == ""
+
+
 @pytest.mark.parametrize("path", [p for p in shipped_folder("data_manifests").glob("*.json") if is_image_manifest(p)])
 def test_shipped_manifests_hold_every_class_in_every_split(path: Path, data_root: Path) -> None:
     manifest = load_image_manifest(path)

@@ -77,11 +77,52 @@ def test_a_target_is_a_class_or_its_number(tmp_path: Path) -> None:
     write_png(tmp_path / "x.png")
     targets = {value: cases_of(tmp_path, {"image": "x.png", "target": value})[0].target for value in ("cat", 1, "1", 0)}
     assert targets == {"cat": 0, 1: 1, "1": 1, 0: 0}
-    # names that are numbers are names
-    assert cases_of(tmp_path, {"image": "x.png", "target": 5}, ("3", "5"))[0].target == 1
+    # where names are numbers, text is a name and a number still a place
+    targets = {
+        value: cases_of(tmp_path, {"image": "x.png", "target": value}, ("3", "1"))[0].target for value in ("1", 1)
+    }
+    assert targets == {"1": 1, 1: 1}
+    targets = {
+        value: cases_of(tmp_path, {"image": "x.png", "target": value}, ("1", "0"))[0].target for value in ("1", 1)
+    }
+    assert targets == {"1": 0, 1: 1}
 
 
 PLACE = r"m\.json: train\[0\]"
+COUNTED = ("1", "2", "3", "4")
+"""Classes called by numbers that do not start from 0."""
+
+
+def test_numbers_are_places_of_classes_whatever_these_are_called(tmp_path: Path) -> None:
+    arrays = {"images": np.zeros((4, 4, 4), np.uint8), "places": np.arange(4), "names": np.array(COUNTED)}
+    write_npz(tmp_path / "x.npz", **arrays)
+    write_idx(tmp_path / "images", arrays["images"])
+    write_idx(tmp_path / "labels", np.arange(4, dtype=np.uint8))
+    (tmp_path / "l.csv").write_text("image,target\n" + "".join(f"{name}.png,{name}\n" for name in COUNTED))
+    for source in (
+        {"npz": "x.npz", "target": "places"},
+        {"npz": "x.npz", "target": "names"},
+        {"idx": "images", "target": "labels"},
+        {"csv": "l.csv"},
+    ):
+        assert [case.target for case in cases_of(tmp_path, source, COUNTED)] == [0, 1, 2, 3], source
+
+
+def test_text_that_may_be_a_name_or_a_place_is_a_name_or_refused(tmp_path: Path) -> None:
+    """A list of places 0 to 3 would read as 0, 0, 1, 2 if text were a place wherever it is no name."""
+    (tmp_path / "l.csv").write_text("image,target\na.png,1\nb.png,0\n")
+    assert [case.target for case in cases_of(tmp_path, {"csv": "l.csv"})] == [1, 0]
+    sentence = (
+        r"row 2 \(b\.png\): target '0' is not one of the manifest's classes \(1, 2, 3, 4\); a number counts them "
+        r"from 0, text is a name\.$"
+    )
+    with pytest.raises(ManifestError, match=sentence):
+        cases_of(tmp_path, {"csv": "l.csv"}, COUNTED)
+    write_png(tmp_path / "x.png")
+    with pytest.raises(
+        ManifestError, match=r"target 4 is not one of .* a number counts them from 0, text is a name\.$"
+    ):
+        cases_of(tmp_path, {"image": "x.png", "target": 4}, COUNTED)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +133,7 @@ PLACE = r"m\.json: train\[0\]"
         ({"target": -1}, r": target -1 is not one of"),
         ({"target": 0.5}, r": target 0\.5 is not one of"),
         ({"target": "²"}, r": target '²' is not one of"),
+        ({"target": True}, r": target True is not one of"),
         ({"quality": "bad"}, r': quality is "high" or "low", but got \'bad\'\.'),
         ({"attributes": {"age": "old"}}, r": attributes are numbers by name, but got \{'age': 'old'\}\."),
         ({"attributes": ["age"]}, r": attributes are numbers by name, but got \['age'\]\."),

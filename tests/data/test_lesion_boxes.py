@@ -199,7 +199,7 @@ def test_boxes_survive_an_array_of_images_and_the_commands_that_write_one(tmp_pa
     assert done.code == 0, done.err
     seen = load_image_manifest(tmp_path / "s/manifest.json").cases("train")
     assert [case.lesion_boxes for case in seen] == [((1.6, 2.0, 6.4, 6.0),), ()]
-    without = image_table("x.npz", "p", np.zeros((1, 1, 4, 4), np.uint8), [ImageCase("x", tmp_path)])
+    without = image_table("x.npz", "p", np.zeros((1, 1, 4, 4), np.uint8), [ImageCase("x", tmp_path)], ())
     assert "lesion_boxes" not in without[1]
 
 

@@ -1,7 +1,8 @@
-"""Tests of proposed recipes: by hand, geometry, whole."""
+"""Tests of proposed recipes: by hand, property, geometry, whole."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,9 +114,23 @@ def test_survey_needs_training_scans_that_can_be_used(tmp_path: Path, tiny: Simp
 # --- spacing and patch
 
 
-def test_like_spacings_are_kept_and_others_resampled_to_the_median(plain: Manifest) -> None:
+def test_a_common_spacing_is_named_and_others_are_resampled_to_the_median(plain: Manifest) -> None:
+    """Left open, a scan of other voxels would go into the network as it is, and come out as nonsense."""
+    rounding = scan(spacing_mm=np.array([0.9999999, 1.0, 1.5]))
+    proposal = propose(plain, scan(), rounding)
+    assert proposal.recipe.data.spacing_mm == (1.0, 1.0, 1.5)
+    assert proposal.reasons["data.spacing_mm"] == "that of all 2 scans looked at, which are left as they are"
+    assert propose(plain, scan(spacing_mm=np.array([0.46875, 0.46875, 3.0]))).recipe.data.spacing_mm == (
+        0.46875,
+        0.46875,
+        3.0,
+    )
     near = scan(spacing_mm=np.array([1.04, 1.0, 1.5]))
-    assert propose(plain, scan(), scan(), near).recipe.data.spacing_mm is None
+    proposal = propose(plain, scan(), near, near, scan(), scan(spacing_mm=np.array([1.02, 1.0, 1.5])), near)
+    assert proposal.recipe.data.spacing_mm == (1.04, 1.0, 1.5)  # not the median, which one scan alone has
+    assert proposal.reasons["data.spacing_mm"] == (
+        "that of 3 of 6 scans looked at, which are left as they are; the others differ by up to 3.8% and are resampled"
+    )
     far = scan(spacing_mm=np.array([1.06, 1.0, 1.4]))
     proposal = propose(plain, scan(), far, far)
     assert proposal.recipe.data.spacing_mm == (1.06, 1.0, 1.4)
@@ -148,6 +163,40 @@ def test_thick_slices_stay_thick_and_are_halved_later(plain: Manifest) -> None:
 def test_patches_fit_scan_and_network(plain: Manifest, shape: Any, name: str, patch: Any) -> None:
     recipe = propose(plain, scan(shape=np.array(shape, float), extent_mm=None)).recipe
     assert (recipe.network.name, recipe.data.patch) == (name, patch)
+
+
+@pytest.mark.parametrize(
+    ("planes", "side", "without_cells"),
+    [(5, 8, 8), (10, 8, 10), (11, 12, 10), (18, 16, 18), (20, 20, 20), (22, 20, 22)],
+)
+def test_patches_of_thick_slices_hold_whole_cells(plain: Manifest, planes: int, side: int, without_cells: int) -> None:
+    """Four scans of 100 x 110 x 10 voxels of 1.5 x 1.5 x 10 mm were refused: cells of 4 do not divide 10."""
+    thick = scan(shape=np.array([100.0, 110.0, planes]), spacing_mm=np.array([1.5, 1.5, 10.0]), extent_mm=None)
+    proposal = propose(plain, thick)
+    assert (proposal.recipe.method.name, proposal.recipe.data.patch) == ("fba_net", (96, 112, side))
+    assert proposal.reasons["data.patch"].endswith("multiples of 8x8x4")
+    alone = propose(replace(plain, unlabeled=()), thick).recipe
+    assert (alone.method.name, alone.data.patch) == ("supervised", (96, 112, without_cells))
+
+
+@pytest.mark.parametrize("region", [0, 3, 4, 6, 64])
+def test_a_patch_holds_whole_cells_of_the_method_of_like(plain: Manifest, region: int) -> None:
+    method = {"name": "fba_net", "contrast": {"region": region}}
+    like = like_recipe(method=method, data={"manifest": "other.json", "patch": [192, 192, 192]})
+    patch = propose(plain, scan(), like=like).recipe.data.patch
+    assert all(side % 8 == 0 and side % (region or 1) == 0 for side in patch)
+
+
+def test_there_is_a_recipe_for_scans_of_every_shape(plain: Manifest) -> None:
+    """What a proposal breaks of a recipe's own rules would be an InputError, without a file."""
+    sides, spacings = (3, 8, 17, 25, 70, 513, 2000), ((1, 1, 1), (0.5, 0.5, 2), (6, 1, 6), (1.5, 1.5, 10), (1, 3, 9))
+    vnet = like_recipe(network={"name": "vnet", "filters": 4}, augment={})
+    for spacing in spacings:
+        for shape in itertools.product(sides, (9, 18, 100), (2, 10, 22)):
+            one = scan(shape=np.array(shape, float), spacing_mm=np.array(spacing, float), extent_mm=None)
+            for like in (None, vnet):
+                recipe = propose(plain, one, like=like).recipe
+                assert np.prod(recipe.data.patch) <= PATCH_VOXELS
 
 
 def test_large_scans_give_a_patch_around_the_structure(plain: Manifest) -> None:

@@ -73,6 +73,16 @@ def test_the_exact_counterfactuals_are_the_same_image_under_every_other_scanner(
     assert (pair[0] + pair[1] == 255).all()
 
 
+def test_classes_called_by_numbers_and_images_of_no_class_stay_what_they_are(cli, tiny, tmp_path):
+    path = tiny.write_images(tmp_path / "clean", train=9, validation=0, test=0, domain=None, classes=("1", "2", "0"))
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    del tree["train"][4]["target"]
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    assert cli("data", "scanners", path, "-o", tmp_path / "seen", "--size", 16).code == 0
+    before, after = (load_image_manifest(place).cases("train") for place in (path, tmp_path / "seen/manifest.json"))
+    assert [case.target for case in after] == [case.target for case in before] == [0, 1, 2, 0, None, 2, 0, 1, 2]
+
+
 def test_shares_and_seed_decide(scanners, tmp_path):
     words = ["--share", "plain=50", "--share", "gamma=50", "--share", "contrast=0", "--share", "blur=0"]
     assert scanners(*words, "--share", "invert=0", name="half").code == 0

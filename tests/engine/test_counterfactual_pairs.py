@@ -43,7 +43,7 @@ def with_counterfactuals(tiny, tmp_path):
         images = Images(cases, channels=1, size=16)
         pixels = np.stack([change(images[place]) for place in range(16)])
         known = [replace(case, of=case.name, domain="AB"[case.domain == "A"]) for case in cases]
-        arrays, source = image_table("others.npz", "other", pixels, known)
+        arrays, source = image_table("others.npz", "other", pixels, known, ("plain", "striped"))
         np.savez(path.parent / "others.npz", **arrays)
         content = json.loads(path.read_text(encoding="utf-8"))
         content["train"].append(source)

@@ -235,7 +235,7 @@ def tables(tiny, tmp_path):
 
     def write(name, *, mixed):
         folder = tmp_path / f"{name} {mixed}"
-        path = tiny.write_images(folder, train=16, validation=0, test=0, classes=("2", "1"))
+        path = tiny.write_images(folder, train=16, validation=0, test=0, classes=("1", "2"))
         tree = json.loads(path.read_text(encoding="utf-8"))
         images = [entry["image"] if name == "csv" else f"x.npz#images[{n}]" for n, entry in enumerate(tree["train"])]
         # the second half is of the first one, in the other domain
@@ -273,7 +273,7 @@ def tables(tiny, tmp_path):
 @pytest.mark.parametrize("name", ["csv", "npz"])
 def test_old_counterfactuals_are_left_out_and_targets_stay(tables, tmp_path, name, mixed):
     manifest, out = tables(name, mixed=mixed), tmp_path / "out"
-    parents = (*PARENTS[:2], Parent("target", ("2", "1")))
+    parents = (*PARENTS[:2], Parent("target", ("1", "2")))
     originals = manifest.originals("train")
     assert (len(originals), len(manifest.cases("train"))) == (7, 14)
     out.mkdir()

@@ -172,6 +172,21 @@ def test_other_generators_are_refused(tiny, folder):
     refused("holds no generator; name a run of method hvae in train.init_from", fine(encoder.folder))
 
 
+def test_a_generator_starts_from_a_whole_one_or_is_refused(tiny, folder):
+    """Not fine-tuned, with parents of its own statistics."""
+    held = load_weights(folder / "generator" / "last.safetensors")[0]
+    trainer, said = started(tiny, folder, tree(init_from=str(folder / "generator")), "anew")
+    assert f"Initialised {len(held)} of {len(held)} tensors, the whole generator, from {folder / 'generator'}" in said
+    assert equal(held, trainer.method.student.state_dict())
+    assert equal(held, trainer.method.teacher.state_dict())
+    wider = tree(init_from=str(folder / "generator"))
+    wider["network"]["filters"] = [4, 8, 8]
+    shutil.rmtree(folder / "refused", ignore_errors=True)
+    sentence = r"(?s)of another architecture than this generator; \d+ of its \d+ tensors .*nothing was loaded:.*\(4, "
+    with pytest.raises(CheckpointError, match=sentence):
+        started(tiny, folder, wider, "refused")
+
+
 def test_recipes_that_do_not_fit(folder):
     content = fine(folder / "generator")
     del content["train"]["init_from"]

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
 import yaml
+from lightning_fabric import Fabric
+from rich.console import Console
 
 from medcontrast.batch import StepInfo
 from medcontrast.checkpoint import load_weights, read_header
 from medcontrast.engine.job import job_of
+from medcontrast.engine.loop import Trainer
+from medcontrast.errors import CheckpointError, RecipeError
 from medcontrast.networks.encoders2d import build_encoder
 from medcontrast.networks.transfer import load_encoder
+from medcontrast.settings import load_recipe, recipe_from_tree
 
 VIEWS = {
     "simclr": ["first", "second"],
@@ -19,7 +26,8 @@ VIEWS = {
     "leoclr": ["anchor", "first", "second"],
     "multi_level": ["query_high", "key_high", "query_low", "key_low"],
 }
-EXTRA = {"moco_v2": {"queue": 8}, "leoclr": {"queue": 8}, "multi_level": {"queue": 8}}
+EXTRA = {"moco_v2": {"queue": 6}, "leoclr": {"queue": 6}, "multi_level": {"queue": 3}}
+"""Of the six training images three are healthy."""
 
 
 def tree(method="simclr", **train):
@@ -51,8 +59,6 @@ def run_of(tiny, tmp_path):
         if not (tmp_path / "data").exists():
             tiny.write_squares(tmp_path / "data")
         path = tiny.write_recipe(tmp_path / f"{name}.yaml", tree(method, **train))
-        from medcontrast.settings import load_recipe
-
         return tiny.create_run(tmp_path / name, load_recipe(path), path)
 
     return make
@@ -107,6 +113,42 @@ def test_a_run_starts_from_another_runs_encoder(tiny, run_of, tmp_path):
     said = trainer.console.file.getvalue()
     count = len(trainer.method.student.state_dict())
     assert f"Initialised {count} of {count} tensors from {first.folder / 'last.safetensors'}." in said
+
+
+def started(tiny, tmp_path, content, name="second"):
+    """A trainer that has taken over what the recipe names, and what it said."""
+    path = tiny.write_recipe(tmp_path / f"{name}.yaml", content)
+    console = Console(file=io.StringIO(), width=400)
+    run = tiny.create_run(tmp_path / name, load_recipe(path), path, overwrite=True)
+    trainer = Trainer(run, Fabric(accelerator="cpu", devices=1), console)
+    trainer.initialise()
+    return trainer, console.file.getvalue()
+
+
+@pytest.mark.parametrize("method", VIEWS)
+def test_another_architecture_is_refused_by_layer(tiny, run_of, tmp_path, method):
+    first = run_of("simclr", "first")
+    tiny.train(first, steps=1)
+    wider = tree(method, init_from=str(first.folder))
+    wider["network"]["width"] = 8
+    sentence = (
+        r"(?s)first/last\.safetensors: of another architecture than this encoder; \d+ of its \d+ tensors do not fit, "
+        r"and nothing was loaded:.*stem\.0\.weight: the checkpoint has \(4, 1, 3, 3\), the encoder \(8, 1, 3, 3\)"
+    )
+    with pytest.raises(CheckpointError, match=sentence):
+        started(tiny, tmp_path, wider)
+
+
+def test_heads_that_differ_are_no_other_architecture(tiny, run_of, tmp_path):
+    first = run_of("simclr", "first")
+    tiny.train(first, steps=1)
+    held, _ = load_weights(first.folder / "last.safetensors")
+    other = tree("moco_v2", init_from=str(first.folder))
+    other["method"]["embedding_channels"] = 12
+    trainer, said = started(tiny, tmp_path, other)
+    assert f"Initialised {len(held)} of {len(held)} tensors from {first.folder}" in said
+    for encoder in (trainer.method.student, trainer.method.momentum[0]):
+        assert all(torch.equal(value, held[name]) for name, value in encoder.state_dict().items())
 
 
 def test_targets_never_reach_training(tiny, run_of, tmp_path):
@@ -195,3 +237,78 @@ def test_manifests_of_the_other_kind_are_refused(cli, tiny, tmp_path):
     found = cli("check", volumes)
     assert found.code == 2
     assert "lists images, but method supervised segments volumes" in found.err
+
+
+# --- views of different sizes
+
+
+def sized(method, **sizes):
+    """A recipe of images of 16 pixels whose views have sizes of their own."""
+    content = tree()
+    names = {"moco_v3": VIEWS["simclr"], "dino": ["global_first", "global_second", "local_1", "local_2"]} | VIEWS
+    settings = {
+        "moco_v3": {"embedding_channels": 8, "hidden_channels": 8},
+        "dino": {"local_views": 2, "prototypes": 8, "hidden_channels": 8, "bottleneck_channels": 8},
+    }
+    content["augment"]["views"] = {name: {"size": sizes.get(name)} for name in names[method]}
+    content["method"] = {"name": method, **settings.get(method, {"embedding_channels": 8}), **EXTRA.get(method, {})}
+    return content
+
+
+@pytest.mark.parametrize(
+    ("method", "sizes", "named"),
+    [
+        ("simclr", {"second": 8}, {"first": 16, "second": 8}),
+        ("dino", {"global_second": 8}, {"global_first": 16, "global_second": 8}),
+        ("dino", {"local_1": 8, "local_2": 12}, {"local_1": 8, "local_2": 12}),
+        ("multi_level", {"query_low": 8}, {"query_high": 16, "query_low": 8}),
+        ("multi_level", {"key_high": 8}, {"key_high": 8, "key_low": 16}),
+    ],
+)
+def test_views_that_are_joined_need_one_size(method, sizes, named):
+    listed = ", ".join(rf"augment\.views\.{name} \({size} pixels\)" for name, size in named.items())
+    with pytest.raises(RecipeError, match=f"method {method} joins {listed} in one batch; give them one size"):
+        recipe_from_tree(sized(method, **sizes), where="test")
+
+
+@pytest.mark.parametrize(
+    ("method", "sizes"),
+    [
+        ("simclr", {"first": 16}),
+        ("moco_v2", {"key": 8}),
+        ("moco_v3", {"second": 8}),
+        ("leoclr", {"anchor": 24, "second": 8}),
+        ("dino", {"local_1": 8, "local_2": 8}),
+        ("multi_level", {"query_high": 8, "query_low": 8}),
+    ],
+)
+def test_views_that_go_through_alone_have_the_sizes_they_are_given(tiny, tmp_path, method, sizes):
+    tiny.write_squares(tmp_path / "data")
+    content = sized(method, **sizes)
+    content["train"]["steps"] = 1
+    path = tiny.write_recipe(tmp_path / "tiny.yaml", content)
+    assert tiny.train(tiny.create_run(tmp_path / "run", load_recipe(path), path)).state.step == 1
+
+
+# --- what a method asks of the images
+
+
+def test_faults_of_images_are_found_by_check_and_before_training(cli, tiny, tmp_path):
+    manifest = tiny.write_squares(tmp_path / "data")
+    content = tree("moco_v2")
+    content["method"]["queue"] = 7
+    path = tiny.write_recipe(tmp_path / "tiny.yaml", content)
+    sentence = (
+        f"  - method.queue 7: {manifest} fills it from 6 training image(s), so that an image's own old keys would be "
+        "among its negatives; set it to 6 or less"
+    )
+    for words in (("check", path), ("train", path, "-o", tmp_path / "run", "--accelerator", "cpu")):
+        found = cli(*words)
+        assert found.code == 2 and sentence in found.err, found.err
+    assert not (tmp_path / "run").exists()
+    assert cli("check", path, "--set", "method.queue=6").code == 0
+    # where the data is not, `check` has nothing to count
+    (tmp_path / "data/images.npz").unlink()
+    assert cli("check", path).code == 0
+    missing = cli("train", path, "-o", tmp_path / "run", "--accelerator", "cpu")
+    assert "1 of 1 files are not there" in missing.err

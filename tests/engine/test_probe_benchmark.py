@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
-from medcontrast.engine.probe_benchmark_report import write_probe_report
-from medcontrast.engine.probe_records import ProbeRecord
+from medcontrast.data.image_manifest import load_image_manifest
+from medcontrast.data.image_sources import ImageCase
+from medcontrast.engine.probe_benchmark_report import Line, write_probe_report
+from medcontrast.engine.probe_images import image_units, probe_images
+from medcontrast.engine.probe_records import ProbeRecord, units_text
 from medcontrast.errors import InputError
 from medcontrast.settings.grid import ProbeGridSettings, load_grid
 
@@ -54,6 +58,7 @@ def test_a_grid_runs_to_its_tables_and_again_from_records_alone(cli, grid):
     record = json.loads((results / "moco-1.json").read_text(encoding="utf-8"))
     assert (record["recipe"]["seed"], record["images"], record["facts"]["step"]) == (1, 12, 2)
     assert set(record["hits"]) == {"linear 1", "linear 0.5", "knn 1", "knn 0.5"}
+    assert record["units"] == "0 1 2 3 4 5 6 7 8 9 10 11"
     again = cli("benchmark", grid, "--report", "--work", "nowhere")
     assert again.code == 0
     assert (results / "table.md").read_text(encoding="utf-8") == table
@@ -66,6 +71,53 @@ def test_a_stopped_grid_goes_on_and_ends_the_same(cli, grid):
     assert cli("benchmark", grid, "--only", "moco-0", "--results", "parts", "--work", "w2").code == 0
     whole, parts = (ProbeRecord.load(Path(name) / "moco-0.json") for name in ("whole", "parts"))
     assert whole.hits == parts.hits
+
+
+def test_a_record_without_units_is_refused_and_its_kept_run_scored_again(cli, grid):
+    assert cli("benchmark", grid, "--only", "simclr-0").code == 0
+    path = Path("benchmarks/results/tiny/simclr-0.json")
+    whole = path.read_text(encoding="utf-8")
+    content = json.loads(whole)
+    del content["units"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    found = cli("benchmark", grid, "--report")
+    assert found.code == 2
+    assert found.err == (
+        f"{path}: this record does not say which images are of one unit (a patient, or a source image), so that its "
+        "intervals could be too narrow; delete it to score its run again.\n"
+    )
+    path.unlink()
+    again = cli("benchmark", grid, "--only", "simclr-0")
+    assert again.code == 0 and "simclr-0: training" not in again.out
+    assert path.read_text(encoding="utf-8") == whole
+
+
+def test_units_by_hand():
+    def case(name, **known):
+        return ImageCase(name, Path("x"), **known)
+
+    pairs = [case("a.npz#test_high_images[1]", quality="high"), case("a.npz#test_low_images[1]", quality="low")]
+    cases = [case("u"), case("v", patient="p"), *pairs, case("w", patient="p"), case("p"), case("u2", quality="low")]
+    assert image_units(cases).tolist() == [0, 1, 2, 2, 1, 3, 4]
+    assert units_text([0, 0, 0, 1, 2, 2, 0]) == "0x3 1 2x2 0"
+
+
+def test_a_degraded_copy_and_its_original_are_one_unit_with_and_without_patients(cli, tiny, tmp_path):
+    source = tiny.write_images(tmp_path / "data")
+    assert cli("data", "degrade", source, "-o", tmp_path / "worse", "--kind", "xray", "--size", 16).code == 0
+    path = tmp_path / "worse/manifest.json"
+    data = tiny.recipe_from(tiny.pretrain_tree()).data
+    scored = probe_images(load_image_manifest(path), data).scored
+    assert image_units(scored).tolist() == [*range(12), *range(12)]
+    assert {case.patient for case in scored} == {f"test/{number:02d}.png" for number in range(12)}
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    for split in ("train", "validation", "test"):
+        for entry in tree[split]:
+            del entry["patient"]
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    before = probe_images(load_image_manifest(path), data).scored
+    assert {case.patient for case in before} == {None}
+    assert image_units(before).tolist() == [*range(12), *range(12)]
 
 
 def test_a_changed_recipe_refuses_the_old_record(cli, grid):
@@ -83,6 +135,8 @@ def test_a_changed_recipe_refuses_the_old_record(cli, grid):
         ("kind", "prob", "kind: input should be 'probe', but got 'prob'"),
         ("baseline", "mocco", "baseline 'mocco' is none of the rows moco, simclr"),
         ("fractions", [], "fractions holds one value at least, each once, but is []"),
+        ("groups", {"domain": ["A", "A"]}, "groups.domain holds one value at least, each once, but is ['A', 'A']"),
+        ("groups", {"scanner": ["A"]}, "groups.scanner"),
         (
             "rows",
             {"moco": {"recipe": "volumes.yaml"}},
@@ -101,7 +155,7 @@ def test_what_a_faulty_grid_gets(cli, tiny, grid, key, value, sentence):
 
 
 def record(row, run, hits, **extra):
-    """8 images: 4 of high quality, then the same 4 of low quality."""
+    """8 images: 4 of high quality, then the same 4 of low quality; 4 units."""
     quality = {"high": "11110000", "low": "00001111"}
     facts = {
         "split": "test",
@@ -111,7 +165,9 @@ def record(row, run, hits, **extra):
         "student_parameters": 1e6,
         "train_seconds": 36,
     }
-    plain = {"recipe": {}, "recipe_hash": "", "images": 8, "images_hash": "x", "groups": {"quality": quality}}
+    recipe = {"train": {"rows": 4}, "augment": {"views": {"query": {}, "key": {}}}}
+    plain = {"recipe": recipe, "recipe_hash": "", "images": 8, "images_hash": "x", "groups": {"quality": quality}}
+    plain["units"] = "0 1 2 3 0 1 2 3"
     return ProbeRecord(row=row, run=run, **{**plain, "hits": {"linear 1": hits}, "facts": facts, **extra})
 
 
@@ -119,6 +175,12 @@ def settings(**extra):
     plain = {"kind": "probe", "name": "toy", "title": "Toy", "classifiers": ["linear"], "runs": 2, "baseline": "a"}
     rows = {"a": {"recipe": "a.yaml"}, "b": {"recipe": "b.yaml"}, "c": {"recipe": "c.yaml"}}
     return ProbeGridSettings.model_validate_json(json.dumps({**plain, "rows": rows, **extra}))
+
+
+def table(text):
+    """Row -> head of a column -> what stands there, of the one table of a text."""
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {cells[0]: dict(zip(lines[0], cells, strict=True)) for cells in lines[1:]}
 
 
 def test_the_table_by_hand(tmp_path):
@@ -129,22 +191,116 @@ def test_the_table_by_hand(tmp_path):
         "b-1": record("b", 1, "11111110"),
     }
     text = write_probe_report(settings(drop="quality"), records, tmp_path)
-    rows = {
-        cells[1]: cells
-        for line in text.splitlines()
-        if line.startswith("| ")
-        for cells in [line.split(" | ")]
-        for cells in [[cell.strip("| ") for cell in ["", *cells]]]
-    }
-    assert rows["row"][1:8] == ["row", "runs", "accuracy", "SD over runs", "quality high", "quality low", "lost"]
-    assert rows["a"][2] == "2"
-    assert rows["a"][3].startswith("0.6250 (")
-    assert rows["a"][4:7] == [f"{np.std([0.5, 0.75], ddof=1):.4f}", "1.0000", "0.2500"]
-    assert rows["a"][7].startswith("0.7500 (")
-    assert rows["b"][5:7] == ["0.8750", "0.7500"]
-    assert rows["b"][8].startswith("+0.1875 (")
-    assert rows["b"][9].startswith("-0.6250 (")
-    assert rows["c"][2:] == ["0 of 2", *["-"] * 9]
+    rows = table(text)
+    heads = ["row", "runs", "accuracy", "SD over runs", "quality high", "quality low", "lost"]
+    assert list(rows["a"]) == [*heads, "against a", "lost, against a", "parameters", "hours"]
+    assert rows["a"]["runs"] == "2"
+    assert rows["a"]["accuracy"].startswith("0.6250 (")
+    assert rows["a"]["SD over runs"] == f"{np.std([0.5, 0.75], ddof=1):.4f}"
+    assert [rows[row]["quality high"] for row in "ab"] == ["1.0000", "0.8750"]
+    assert [rows[row]["quality low"] for row in "ab"] == ["0.2500", "0.7500"]
+    assert rows["a"]["lost"].startswith("0.7500 (")
+    assert rows["b"]["against a"].startswith("+0.1875 (")
+    assert rows["b"]["lost, against a"].startswith("-0.6250 (")
+    assert list(rows["c"].values()) == ["c", "0 of 2", *["-"] * 9]
+    assert "8 test images of toy in 4 units, 2 classes." in text
+    assert "Encoders are frozen after 5 steps of 4 rows, 2 views of each." in text
+
+
+def test_intervals_and_tests_are_over_units(tmp_path):
+    # both images of units 0 and 1 are right: four draws of a coin, none of which is right once in 16; of eight images,
+    # one at most would be in 9 of 256
+    text = write_probe_report(settings(), {"a-0": record("a", 0, "11001100")}, tmp_path)
+    assert table(text)["a"]["accuracy"] == "0.5000 (0.0000 to 1.0000)"
+    # of the four answers to each unit 1, 2, 3 and 4 are right, against none: the smallest p of four units is 2 / 2^4
+    records = {f"a-{run}": record("a", run, "00000000") for run in (0, 1)}
+    records |= {"b-0": record("b", 0, "11110111"), "b-1": record("b", 1, "00110001")}
+    rows = table(write_probe_report(settings(), records, tmp_path))
+    assert rows["b"]["accuracy"].startswith("0.6250 (")
+    assert rows["b"]["SD over runs"] == f"{np.std([7 / 8, 3 / 8], ddof=1):.4f}"
+    assert rows["b"]["against a"].startswith("+0.6250 (") and rows["b"]["against a"].endswith(", p 0.125")
+
+
+def test_scores_are_averaged_within_a_unit_over_the_images_of_the_group():
+    known = {"images": 4, "units": "0x3 1", "groups": {"domain": {"A": "1101", "B": "0010"}}}
+    line = Line("a", 1, (record("a", 0, "1011", **known),))
+    assert line.right("linear 1")[0].tolist() == [2 / 3, 1.0]
+    assert line.in_group("linear 1", "domain", "A")[0].tolist() == [0.5, 1.0]
+    assert line.in_group("linear 1", "domain", "B")[0].tolist() == [1.0]
+
+
+def test_a_group_is_compared_as_all_images_are(tmp_path):
+    # four digits under two scanners each
+    known = {"units": "0x2 1x2 2x2 3x2", "groups": {"domain": {"invert": "01010101", "plain": "10101010"}}}
+    records = {"a-0": record("a", 0, "11111000", **known), "b-0": record("b", 0, "11011111", **known)}
+    records["c-0"] = record("c", 0, "10101010", **known)
+    grid = settings(groups={"domain": ["invert"]}, default="b")
+    rows = table(write_probe_report(grid, records, tmp_path))
+    assert list(rows["a"])[4:10] == [
+        "domain invert",
+        "domain plain",
+        "against a",
+        "against b",
+        "domain invert, against a",
+        "domain invert, against b",
+    ]
+    assert [rows[row]["domain invert"] for row in "abc"] == [
+        "0.5000 (0.0000 to 1.0000)",
+        "1.0000 (1.0000 to 1.0000)",
+        "0.0000 (0.0000 to 0.0000)",
+    ]
+    assert [rows[row]["domain plain"] for row in "abc"] == ["0.7500", "0.7500", "1.0000"]
+    assert rows["a"]["domain invert, against a"] == rows["b"]["domain invert, against b"] == "-"
+    assert rows["b"]["domain invert, against a"].startswith("+0.5000 (+0.0000 to +1.0000), p ")
+    assert rows["c"]["domain invert, against b"].startswith("-1.0000 (-1.0000 to -1.0000), p ")
+    lines = list(csv.DictReader((tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()))
+    found = {(line["row"], line["group"]): line for line in lines}
+    assert [found["b", "domain invert"][f"against_a{part}"] for part in ("", "_low", "_high")] == ["0.5", "0", "1"]
+    p = float(found["b", "domain invert"]["against_a_p"])
+    assert rows["b"]["domain invert, against a"].endswith(f", p {p:.3f}")
+    assert found["b", "domain invert"]["accuracy"] == found["b", "domain invert"]["low"] == "1"
+    assert found["b", "domain plain"]["against_a"] == found["a", ""]["against_a"] == ""
+    assert float(found["b", ""]["against_a"]) == 0.25
+
+
+def test_the_csv_holds_what_is_lost(tmp_path):
+    records = {"a-0": record("a", 0, "11110000"), "b-0": record("b", 0, "11101110")}
+    write_probe_report(settings(drop="quality"), records, tmp_path)
+    lines = list(csv.DictReader((tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()))
+    found = {line["row"]: line for line in lines if line["group"] == "lost"}
+    assert [found[row]["accuracy"] for row in "ab"] == ["1", "0"]
+    assert (found["a"]["against_a"], found["b"]["against_a"]) == ("", "-1")
+
+
+@pytest.mark.parametrize(
+    ("groups", "sentence"),
+    [
+        ({"quality": ["hgh"]}, "groups: no scored image is of quality 'hgh'; there are high, low."),
+        ({"domain": ["invert"]}, "groups: no scored image is of domain 'invert'; they do not differ by domain."),
+    ],
+)
+def test_a_group_that_does_not_occur(cli, grid, tmp_path, groups, sentence):
+    with pytest.raises(InputError) as error:
+        write_probe_report(settings(groups=groups), {"a-0": record("a", 0, "11110000")}, tmp_path)
+    assert str(error.value) == sentence
+    content = yaml.safe_load(grid.read_text(encoding="utf-8"))
+    content["groups"] = {"domain": ["C"]}
+    grid.write_text(yaml.safe_dump(content), encoding="utf-8")
+    found = cli("benchmark", grid, "--only", "simclr-0")
+    assert (found.code, found.err) == (2, "groups: no scored image is of domain 'C'; there are A, B.\n")
+
+
+def test_unequal_training_and_the_note_stand_below_the_table(tmp_path):
+    four = {"train": {"rows": 4}, "augment": {"views": {name: {} for name in ("q", "k", "q_low", "k_low")}}}
+    facts = {**record("b", 0, "11110000").facts, "step": 3}
+    records = {"a-0": record("a", 0, "11110000"), "b-0": record("b", 0, "11110000", recipe=four, facts=facts)}
+    text = write_probe_report(settings(note="What b was told."), records, tmp_path)
+    assert (
+        "Encoders are frozen after unequal training, in steps x rows a step x views of a row: a 5 x 4 x 2; b 3 x 4 x 4."
+        in text
+    )
+    assert text.endswith("\n\nWhat b was told.")
+    assert (tmp_path / "table.md").read_text(encoding="utf-8").endswith("\n\nWhat b was told.\n")
 
 
 def test_records_of_other_images_are_not_compared(tmp_path):
@@ -153,13 +309,26 @@ def test_records_of_other_images_are_not_compared(tmp_path):
         write_probe_report(settings(), records, tmp_path)
     uneven = {"high": "11100000", "low": "00011111"}
     records = {"a-0": record("a", 0, "11110000", groups={"quality": uneven})}
-    with pytest.raises(InputError, match=r"^drop quality: needs two groups with the same images, but got"):
+    with pytest.raises(InputError, match=r"^drop quality: needs two groups with images of the same units, but got"):
         write_probe_report(settings(drop="quality"), records, tmp_path)
+    alone = {"a-0": record("a", 0, "11110000", units="0 1 2 3 4 5 6 7")}
+    with pytest.raises(InputError, match=r"\{'high': 4, 'low': 4\}; both versions of an image need one `patient`"):
+        write_probe_report(settings(drop="quality"), alone, tmp_path)
+    with pytest.raises(InputError, match=r"^Records b-0 and a-0 take other images for one unit"):
+        write_probe_report(settings(), {**alone, "b-0": record("b", 0, "11110000")}, tmp_path)
     with pytest.raises(InputError, match=r"^Record a-0 has no 'knn 1', which the grid asks for"):
         write_probe_report(settings(classifiers=["knn"]), {"a-0": record("a", 0, "11110000")}, tmp_path)
 
 
-@pytest.mark.parametrize(("hits", "change"), [("11110000", {"images": 7}), ("1111000x", {})])
+@pytest.mark.parametrize(
+    ("hits", "change"),
+    [
+        ("11110000", {"images": 7}),
+        ("1111000x", {}),
+        ("11110000", {"units": "0x7"}),
+        ("11110000", {"units": "0x7 one"}),
+    ],
+)
 def test_a_damaged_record_is_named(tmp_path, hits, change):
     record("a", 0, hits, **change).save(tmp_path / "a-0.json")
     with pytest.raises(InputError, match=r"a-0\.json: not a probe record .*; delete it to run its cell again\.$"):
@@ -171,5 +340,8 @@ def test_shipped_grids_of_encoders_load_and_name_recipes_that_are_there():
     grids = [load_grid(path) for path in sorted(folder.glob("*.yaml"))]
     chosen = [grid for grid in grids if isinstance(grid, ProbeGridSettings)]
     assert len(chosen) >= 2
+    by_name = {grid.name: grid for grid in chosen}
+    assert by_name["morphomnist"].groups == {"domain": ("invert",)}
+    assert all(by_name[name].note for name in ("morphomnist", "pneumonia28", "pairs"))
     for grid in chosen:
         assert all((folder / row.recipe).is_file() for row in grid.rows.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,16 @@ def test_a_probe_from_encoder_to_table(tmp_path):
     assert (tmp_path / "probe.md").read_text() == table
     content = json.loads((tmp_path / "probe.json").read_text())
     assert content["rows"][4]["values"]["accuracy"]["mean"] == rows[4].values["accuracy"].mean
+
+
+def test_the_interval_is_over_units_of_test_images():
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet20", in_channels=1, width=4)
+    sets = ProbeSets(images(60, 0), images(20, 1), images(40, 2), classes=2)
+    one_unit = replace(sets, test=replace(sets.test, units=np.zeros(40, np.int64)))
+    each, whole = (probe_encoder([encoder], part, seeds=(0,), fractions=(0.1,)) for part in (sets, one_unit))
+    assert each[0].over_images.low is not None and whole[0].over_images.low is None
+    assert whole[0].over_images.mean == pytest.approx(each[0].over_images.mean)
 
 
 def test_no_seed_is_refused():

@@ -8,15 +8,16 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import slicerio
 import typer
 from typer.testing import CliRunner
 
 from medcontrast.commands.export import export
 from medcontrast.errors import InputError, ManifestError, OutputError, VolumeError
-from medcontrast.export import FORMATS, export_mask, read_label_table
+from medcontrast.export import FORMATS, export_mask, read_label_table, require_exportable
 from medcontrast.labels import LabelTable
-from medcontrast.volume import read_volume, write_label
+from medcontrast.volume import read_grid, read_volume, write_label
 from medcontrast.volume.grid import Grid
 
 TABLE = LabelTable.from_json({"labels": {"0": "background", "1": "left atrium", "2": "scar"}})
@@ -70,6 +71,61 @@ def test_the_reference_lends_its_grid(mask: Path, tmp_path: Path) -> None:
     scan.to_filename(tmp_path / "scan.nii")
     (path,) = export_mask(mask, tmp_path / "scan.nii")
     assert read_volume(path, "label").grid.affine[0, 3] == pytest.approx(0.009, abs=1e-6)
+
+
+def unplaced(folder: Path) -> Path:
+    """A scan with sform and qform codes 0, and its mask with a record: codes 0 too."""
+    scan = nib.Nifti1Image(np.zeros(GRID.shape, np.int16), None)
+    scan.header.set_zooms((1, 2, 3))
+    scan.to_filename(folder / "scan.nii")
+    array = np.zeros(GRID.shape, np.uint8)
+    array[1, 2, 3] = 2
+    write_label(folder / "scan_seg.nii.gz", array, read_grid(folder / "scan.nii"))
+    (folder / "scan_seg.json").write_text(json.dumps({"labels": TABLE.to_json()}))
+    return folder / "scan.nii"
+
+
+def test_a_grid_without_a_place_becomes_no_seg_nrrd(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scan = unplaced(tmp_path)
+    mask = tmp_path / "scan_seg.nii.gz"
+    sentence = (
+        r"does not say where it lies or which side is left \(the codes of its sform and qform are both 0\), and 3D "
+        r"Slicer would show a \.seg\.nrrd of it mirrored and moved; set one of them in its header first, or "
+    )
+    for reference, at_fault in ((None, mask), (scan, scan)):
+        with pytest.raises(VolumeError, match=f"^{at_fault}: {sentence}use the NIfTI mask as it is: it lies where the"):
+            export_mask(mask, reference)
+    assert capsys.readouterr().err == ""
+    assert not (tmp_path / "scan_seg.seg.nrrd").exists()
+    with pytest.raises(
+        VolumeError, match=f"^{scan}: {sentence}leave --export out: a NIfTI mask lies where the scan lies"
+    ):
+        require_exportable(scan, "seg.nrrd")
+    require_exportable(scan, "nii.gz")
+    assert export_mask(mask, format="nii.gz", tell=lambda warning: None) == (tmp_path / "scan_seg.ctbl",)
+    # why: ITK and nibabel place such a scan differently, but scan and mask alike
+    in_itk = [sitk.ReadImage(str(path)).TransformIndexToPhysicalPoint((1, 2, 3)) for path in (scan, mask)]
+    x, y, z, _ = read_grid(mask).affine @ [1, 2, 3, 1]
+    assert in_itk[0] == in_itk[1] != (-x, -y, z)
+
+
+def test_warnings_of_the_grid_are_told(tmp_path: Path, mask: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sheared = GRID.affine.copy()
+    sheared[1, 2] = 1.5
+    scan = nib.Nifti1Image(np.zeros(GRID.shape, np.int16), None)
+    scan.set_sform(sheared, 1)
+    scan.set_qform(sheared, 1, strip_shears=True)
+    scan.to_filename(tmp_path / "scan.nii")
+    array = read_volume(mask, "label").array
+    write_label(mask, array, read_grid(tmp_path / "scan.nii"), overwrite=True)
+    export_mask(mask)
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith(f"Warning: {mask}: its qform and sform place it differently")
+    assert captured.err.endswith("built on ITK use the qform, and show a .seg.nrrd of it off the scan.\n")
+    told: list[str] = []
+    export_mask(mask, tmp_path / "scan.nii", overwrite=True, tell=told.append)
+    assert [text.split(":")[0] for text in told] == [str(tmp_path / "scan.nii")]
+    assert capsys.readouterr().err == ""
 
 
 def test_refusals(mask: Path, tmp_path: Path) -> None:

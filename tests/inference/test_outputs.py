@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from medcontrast.errors import OutputError
+from medcontrast.export import export_mask
 from medcontrast.inference.inputs import Scan
 from medcontrast.inference.outputs import plan_outputs, require_outputs, write_prediction
 from medcontrast.inference.predict import Prediction
@@ -95,3 +97,58 @@ def test_an_old_record_never_stands_beside_a_new_mask(tmp_path: Path, monkeypatc
     assert planned.mask.exists() and not planned.record.exists()
     write_prediction(prediction(2), planned, overwrite=True)
     assert json.loads(planned.record.read_text())["value"] == 2
+
+
+TABLE = {"labels": {"0": "background", "1": "left atrium", "2": "wall"}}
+
+
+def write_everything(folder: Path, name: str) -> None:
+    """What a run with every map leaves, and both exports of its mask."""
+    maps = np.ones((3, 4, 5, 3), np.float32), np.ones((3, 4, 5), np.float32)
+    made = replace(prediction(1), probabilities=maps[0], entropy=maps[1], record={"labels": TABLE})
+    (planned,) = plan_outputs([scan(Path(f"{name}.nii"), name)], folder, probabilities=True, entropy=True)
+    write_prediction(made, planned, overwrite=False)
+    for format in ("seg.nrrd", "nii.gz"):
+        export_mask(planned.mask, format=format)
+
+
+def test_maps_and_exports_of_an_old_mask_do_not_outlive_it(tmp_path: Path) -> None:
+    write_everything(tmp_path, "a")
+    write_everything(tmp_path, "other")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    (planned,) = plan_outputs([scan(Path("a.nii"))], tmp_path, entropy=True, export_endings=["ctbl"])
+    entropy = np.full((3, 4, 5), 0.25, np.float32)
+    write_prediction(replace(prediction(2), entropy=entropy), planned, overwrite=True)
+    # the colour table is left to the export that follows
+    gone = {"a_prob.nii.gz", "a_seg.seg.nrrd", "a_seg.ctbl"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name for name in before if name not in gone]
+    assert "entropy" in json.loads(planned.record.read_text())
+
+
+def test_what_somebody_else_wrote_stays(tmp_path: Path) -> None:
+    """An export that was edited and saved in 3D Slicer, and files that no record names."""
+    write_everything(tmp_path, "a")
+    record = tmp_path / "a_seg.json"
+    facts = json.loads(record.read_text())
+    record.write_text(json.dumps({**facts, "probabilities": "b_prob.nii.gz: one map a class", "entropy": None}))
+    header = (
+        b"NRRD0004\n# Complete NRRD file format specification at:\n# http://teem.sourceforge.net/nrrd/format.html\n"
+    )
+    (tmp_path / "a_seg.seg.nrrd").write_bytes(header)
+    (tmp_path / "a_seg.ctbl").write_text("# mine\n")
+    (planned,) = plan_outputs([scan(Path("a.nii"))], tmp_path)
+    write_prediction(prediction(2), planned, overwrite=True)
+    names = ["a_entropy.nii.gz", "a_prob.nii.gz", "a_seg.ctbl", "a_seg.json", "a_seg.nii.gz", "a_seg.seg.nrrd"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    record.write_text("{")
+    write_prediction(prediction(1), planned, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_an_input_is_never_removed(tmp_path: Path) -> None:
+    write_everything(tmp_path, "a")
+    maps = tmp_path / "x" / ".." / "a_entropy.nii.gz"
+    (tmp_path / "x").mkdir()
+    planned, _ = plan_outputs([scan(Path("a.nii")), scan(maps, "a_entropy")], tmp_path)
+    write_prediction(prediction(2), planned, overwrite=True)
+    assert maps.exists() and not (tmp_path / "a_prob.nii.gz").exists()

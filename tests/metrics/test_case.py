@@ -62,6 +62,20 @@ def test_by_hand() -> None:
     )
 
 
+def test_a_tilted_gantry_is_scored_in_the_world() -> None:
+    # Upright, one slice up is one row back: of 45 degrees, the ends of the line are 1 mm off, not 2 ** 0.5.
+    steps = np.array([[1.0, 0, 0], [0, 1, 1], [0, 0, 1]])
+    prediction, reference = np.zeros((3, 9, 9), np.uint8), np.zeros((3, 9, 9), np.uint8)
+    for place in range(1, 5):
+        prediction[1, 7 - place, place] = reference[1, 6 - place, place + 1] = 7
+    (score,) = score_case(
+        prediction, reference, targets={"line": (7,)}, spacing_mm=steps, tolerance_mm=0.9, voxels=True
+    )
+    assert (score.hd95_pooled_mm, score.asd_mm, score.surface_dice) == pytest.approx((1.0, 0.25, 0.75))
+    assert (score.volume_ml_prediction, score.volume_ml_reference) == pytest.approx((0.004, 0.004))
+    assert score.asd_voxel == pytest.approx(2**0.5 / 4)
+
+
 def test_regions_join_labels() -> None:
     prediction = label_map()
     prediction[prediction == 2] = 1

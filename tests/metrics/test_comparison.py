@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import wilcoxon
 
 from medcontrast.errors import InputError
-from medcontrast.metrics.comparison import difference, holm, mean_over_runs
+from medcontrast.metrics.comparison import difference, differences, holm, mean_over_runs, means_over_runs
 
 
 def scores(*rows):
@@ -46,6 +46,23 @@ def test_p_is_scipys_wilcoxon_and_1_without_any_difference():
 
 def test_without_a_common_run_there_is_no_difference():
     assert difference({0: np.ones(3)}, {1: np.ones(3)}) is None
+
+
+def test_many_at_once_are_as_one_by_one():
+    random = np.random.default_rng(5)
+    systems = [scores(*random.normal(size=(2, count))) for count in (7, 4, 7, 1, 4)]
+    many = means_over_runs(systems)
+    for found, one in zip(many, map(mean_over_runs, systems), strict=True):
+        assert (found.runs, found.sd_over_runs) == (one.runs, one.sd_over_runs)
+        assert vars(found.interval) == pytest.approx(vars(one.interval))
+    pairs = [(systems[0], systems[2]), ({}, systems[0]), (systems[4], systems[1])]
+    first, none, last = differences(pairs)
+    assert none is None
+    for found, pair in ((first, pairs[0]), (last, pairs[2])):
+        one = difference(*pair)
+        assert (found.runs, found.better, found.p) == (one.runs, one.better, one.p)
+        assert vars(found.interval) == pytest.approx(vars(one.interval))
+    assert means_over_runs([]) == differences([]) == []
 
 
 def test_unequal_numbers_of_cases_are_refused():

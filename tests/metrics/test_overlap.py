@@ -64,6 +64,8 @@ def test_properties() -> None:
 def test_volumes() -> None:
     assert volume_ml(np.ones((10, 10, 5), bool), (2, 1, 1)) == 1.0
     assert volume_ml(np.ones((10, 10), bool), (2, 5)) == 1.0
+    sheared = np.array([[2.0, 0, 0.5], [0, 1, 3], [0, 0, 1]])  # base times height, however far it leans
+    assert volume_ml(np.ones((10, 10, 5), bool), sheared) == pytest.approx(1.0)
     assert volume_error_ml(3.0, 4.0) == -1.0
     assert volume_error_percent(3.0, 4.0) == -25.0
     assert volume_error_percent(0.0, 4.0) == -100.0

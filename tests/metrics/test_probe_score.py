@@ -8,7 +8,7 @@ from scipy import stats
 
 from medcontrast.errors import InputError
 from medcontrast.metrics.classification import macro_roc_auc
-from medcontrast.metrics.probe import accuracy_over_images, over_seeds, score_probe, t_interval
+from medcontrast.metrics.probe import accuracy_over_images, over_seeds, score_probe, t_interval, unit_means
 
 TARGETS = np.array([0, 1, 0, 1, 0, 1, 0, 0])
 DOMAINS = ["A", "A", "A", "A", "B", "B", "C", "C"]
@@ -98,3 +98,18 @@ def test_accuracy_over_images_averages_seeds_first():
     assert found.mean == pytest.approx(each.mean())
     assert found.sd == pytest.approx(each.std(ddof=1))
     assert found.low < found.mean < found.high
+
+
+def test_values_are_averaged_within_units():
+    found = unit_means(np.array([1.0, 0.0, 1.0, 0.5]), np.array([7, 2, 7, 2]))
+    assert found.tolist() == [0.25, 1.0]
+    with pytest.raises(InputError, match="4 images need a unit each, but got 3 units"):
+        unit_means(np.zeros(4), np.arange(3))
+
+
+def test_accuracy_over_units_resamples_units():
+    # units 0 and 1 are right in both of their images: none of four units is drawn right once in 16 times
+    found = accuracy_over_images([one_hot([0, 1, 0, 1, 1, 0, 1, 1])], TARGETS, np.array([0, 0, 1, 1, 2, 2, 3, 3]))
+    assert (found.mean, found.low, found.high) == (0.5, 0.0, 1.0)
+    alone = accuracy_over_images([one_hot([0, 1, 0, 1, 1, 0, 1, 1])], TARGETS)
+    assert alone.mean == 0.5 and (alone.low, alone.high) != (0.0, 1.0)

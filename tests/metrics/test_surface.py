@@ -297,3 +297,63 @@ def test_nearest_neighbours_and_distance_transform_give_the_same(monkeypatch, sp
         np.testing.assert_allclose(tree.prediction_to_reference, transform.prediction_to_reference, rtol=1e-6)
         np.testing.assert_allclose(tree.reference_to_prediction, transform.reference_to_prediction, rtol=1e-6)
         assert len(tree.pooled) == surface_voxels(prediction).sum() + surface_voxels(reference).sum()
+
+
+def tilt(degrees: float, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Steps (3, 3) of a gantry tilted about the first axis."""
+    steps = np.diag(spacing)
+    steps[1, 2] = spacing[2] * math.tan(math.radians(degrees))
+    return steps
+
+
+@pytest.mark.parametrize("degrees", [0.5, 15, 30])
+def test_sheared_axes_measure_in_the_world(degrees: float) -> None:
+    random = np.random.default_rng(6)
+    steps = tilt(degrees, (0.7, 0.9, 2.5))
+    for _ in range(3):
+        masks = random_masks(random, (14, 13, 9))
+        places = [np.argwhere(mask & ~ndimage.binary_erosion(mask)) @ steps.T for mask in masks]
+        apart = np.linalg.norm(places[0][:, None] - places[1][None], axis=-1)
+        found = surface_distances(*masks, steps)
+        np.testing.assert_allclose(found.prediction_to_reference, apart.min(axis=1), atol=1e-9)
+        np.testing.assert_allclose(found.reference_to_prediction, apart.min(axis=0), atol=1e-9)
+
+
+def test_two_voxels_of_a_tilted_gantry_by_hand() -> None:
+    # Steps (0, 1, 1) of the third axis and (0, 1, 0) of the second: one slice up and one row back is straight up, 1 mm.
+    steps = np.array([[1.0, 0, 0], [0, 1, 1], [0, 0, 1]])
+    prediction, reference = empty((3, 4, 4)), empty((3, 4, 4))
+    prediction[1, 2, 1] = reference[1, 1, 2] = True
+    check(prediction, reference, steps, pooled=1, directed=1, asd=1, assd=1, dice_at_1mm=1)
+    assert hd95_pooled_mm(surface_distances(prediction, reference, (1, 1, 2**0.5))) == pytest.approx(3**0.5)
+
+
+def test_steps_at_right_angles_give_what_their_spacing_gives() -> None:
+    random = np.random.default_rng(7)
+    turn = np.linalg.qr(random.normal(size=(3, 3)))[0]
+    masks = random_masks(random, (14, 13, 9))
+    by_steps, by_spacing = surface_distances(*masks, turn * (0.5, 2, 1.25)), surface_distances(*masks, (0.5, 2, 1.25))
+    np.testing.assert_allclose(by_steps.pooled, by_spacing.pooled, rtol=1e-5)
+
+
+def test_a_miss_on_sheared_axes_costs_the_longest_diagonal() -> None:
+    # Of the parallelogram of (2, 0) and (1, 1) the diagonals are (3, 1) and (1, -1).
+    steps = np.array([[2.0, 1], [0, 1]])
+    corners = [empty((2, 2)), empty((2, 2))]
+    corners[0][0, 0] = corners[1][1, 1] = True
+    missed = surface_distances(empty((2, 2)), corners[1], steps)
+    assert missed.one_empty and hd95_pooled_mm(missed) == pytest.approx(10**0.5)
+    assert hd95_pooled_mm(surface_distances(*corners, steps)) == pytest.approx(10**0.5)
+    steps[0, 1] = -1  # mirrored: now the other one is
+    assert hd95_pooled_mm(surface_distances(empty((2, 2)), corners[1], steps)) == pytest.approx(10**0.5)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [np.eye(2), np.zeros((3, 3)), np.diag([1, 1, math.nan]), [[1, 0, 0], [2, 0, 0], [0, 0, 1]], np.ones((2, 3))],
+)
+def test_bad_steps(steps: np.ndarray) -> None:
+    with pytest.raises(
+        VolumeError, match=r"steps in mm of 3 array axes as the columns of a 3 x 3 matrix with a determ"
+    ):
+        surface_distances(empty((3, 3, 3)), empty((3, 3, 3)), steps)

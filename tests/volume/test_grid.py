@@ -29,6 +29,29 @@ def test_diagonal_joins_the_centres_of_opposite_corners() -> None:
     assert Grid((2, 2, 1), affine_of((1, 0, 0), (1, 1, 0), (0, 0, 1))).diagonal_mm == pytest.approx(5**0.5)
 
 
+def tilted(degrees: float, spacing: float = 2.0) -> np.ndarray:
+    """Slices `spacing` apart along z, each one moved towards y, as a tilted gantry leaves them."""
+    return affine_of((0.5, 0, 0), (0, 0.5, 0), (0, spacing * np.tan(np.deg2rad(degrees)), spacing))
+
+
+def test_a_tilted_gantry_shears_the_grid() -> None:
+    grid = Grid((2, 2, 2), tilted(30))
+    assert grid.sheared
+    assert grid.spacing_mm == pytest.approx((0.5, 0.5, 2 / np.cos(np.pi / 6)))
+    assert grid.voxel_mm3 == pytest.approx(0.5)  # base times height, not the product of the edges: 15.5 % less
+    np.testing.assert_array_equal(grid.steps_mm, tilted(30)[:3, :3])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_turned_axes_are_not_sheared_and_measure_by_their_spacing(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    affine = np.eye(4)
+    affine[:3, :3] = np.linalg.qr(random.normal(size=(3, 3)))[0] * random.uniform(0.2, 6, size=3)
+    grid = Grid((2, 2, 2), affine.astype(np.float32))
+    x, y, z = grid.spacing_mm
+    assert not grid.sheared and grid.steps_mm == (x, y, z) and grid.voxel_mm3 == x * y * z
+
+
 def test_difference_in_shape_and_in_place() -> None:
     grid = Grid((10, 11, 12), np.diag([1, 1, 2, 1]))
     assert grid.difference(grid) is None
@@ -75,12 +98,19 @@ def test_grid_travels_to_a_worker() -> None:
         (np.diag([1, 0, 1, 1]), r"measure 1 x 0 x 1 mm, but each edge has to lie between 0\.001 and 100 mm"),
         (np.diag([1, 1, 100, 1]), r"measure 1 x 1 x 100 mm"),
         (np.diag([1e-3, 1, 1, 1]), r"measure 0\.001 x 1 x 1 mm"),
+        (np.diag(np.float32([1e-3, 1e-3, 1e-3, 1])), r"measure 0\.001 x 0\.001 x 0\.001 mm"),  # 0.00100000005
+        (np.diag([1, 1, 99.999, 1]), r"measure 1 x 1 x 99\.999 mm"),
         (affine_of((1, 0, 0), (0, 1, 0), (1, 1, 0)), r"^scan: its affine is singular: its three axes lie in one plane"),
     ],
 )
 def test_unusable_affines_are_named(affine: np.ndarray, sentence: str) -> None:
     with pytest.raises(VolumeError, match=sentence):
         require_usable_grid(Grid((3, 3, 3), affine), "scan")
+
+
+@pytest.mark.parametrize("spacing", [0.00101, 0.0012, 0.005, 0.0117, 99.0])
+def test_micro_ct_and_thick_slices_are_usable(spacing: float) -> None:
+    require_usable_grid(Grid((3, 3, 3), np.diag(np.float32([spacing, spacing, spacing, 1]))), "scan")
 
 
 def test_no_voxels() -> None:

@@ -13,7 +13,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from medcontrast.errors import VolumeError
-from medcontrast.volume import read_grid, read_volume
+from medcontrast.volume import read_grid, read_volume, write_label
 
 VALUES = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
 SPACE = {
@@ -89,6 +89,117 @@ def test_faults_of_single_files(tmp_path: Path) -> None:
     refused("lonely.nhdr", r"lonely\.nhdr: cannot be read")
 
 
+@pytest.mark.parametrize(
+    "space",
+    ["scanner-xyz", "3D-right-handed", "3D-left-handed", "scanner-xyz-time", "right-anterior-superior-time", "LAST"],
+)
+def test_nrrd_of_another_space_than_the_patients_is_refused(tmp_path: Path, space: str) -> None:
+    four = space.endswith(("-time", "LAST"))
+    header = {"space": space, "space directions": np.eye(3 + four), "space origin": [1.0] * (3 + four)}
+    nrrd.write(str(tmp_path / "scan.nrrd"), VALUES[..., None] if four else VALUES, header)
+    sentence = (
+        rf"scan\.nrrd: does not say which side is left: its header names the space {space}; make it left-posterior"
+    )
+    for read in (read_grid, lambda path: read_volume(path, "image")):
+        with pytest.raises(VolumeError, match=sentence):
+            read(tmp_path / "scan.nrrd")
+
+
+@pytest.mark.parametrize(
+    ("space", "signs"),
+    [("LPS", (-1, -1)), ("RAS", (1, 1)), ("left-anterior-superior", (-1, 1)), ("Right-Anterior-Superior", (1, 1))],
+)
+def test_nrrd_spaces_of_the_patient(tmp_path: Path, space: str, signs: tuple[int, int]) -> None:
+    nrrd.write(str(tmp_path / "scan.nrrd"), VALUES, SPACE | {"space": space})
+    np.testing.assert_allclose(read_grid(tmp_path / "scan.nrrd").affine[:3, 3], [signs[0], signs[1] * 2, 3])
+
+
+@pytest.mark.parametrize("unit", ["cm", "m", "um", "microns"])
+def test_lengths_that_are_not_in_millimetres_are_refused(tmp_path: Path, unit: str) -> None:
+    sentence = rf": its lengths are in {unit}, which other programs take for mm; convert its header to mm\.$"
+    nrrd.write(str(tmp_path / "scan.nrrd"), VALUES, SPACE | {"space units": [unit] * 3})
+    metaimage(tmp_path / "scan.mha", DistanceUnits=unit)
+    for name in ("scan.nrrd", "scan.mha"):
+        with pytest.raises(VolumeError, match=sentence):
+            read_grid(tmp_path / name)
+
+
+def test_millimetres_by_name_or_by_default(tmp_path: Path) -> None:
+    for number, units in enumerate((["mm"] * 3, ["Millimeters"] * 3, [""] * 3)):
+        nrrd.write(str(tmp_path / f"{number}.nrrd"), VALUES, SPACE | {"space units": units})
+        assert read_grid(tmp_path / f"{number}.nrrd").warnings == ()
+    metaimage(tmp_path / "scan.mha", DistanceUnits="mm")
+    assert read_grid(tmp_path / "scan.mha").warnings == ()
+    small = SPACE | {"space directions": np.eye(3) * 0.0015}
+    for units, doubtful in ((["mm"] * 3, False), ([""] * 3, True)):
+        nrrd.write(str(tmp_path / "small.nrrd"), VALUES, small | {"space units": units})
+        warnings = read_grid(tmp_path / "small.nrrd").warnings
+        assert len(warnings) == doubtful
+        assert all("does not name its unit of length, and with millimetres its voxels" in text for text in warnings)
+
+
+def test_what_a_nrrd_header_leaves_out(tmp_path: Path) -> None:
+    nrrd.write(str(tmp_path / "a.nrrd"), VALUES, {key: SPACE[key] for key in ("space", "space directions")})
+    grid = read_grid(tmp_path / "a.nrrd")
+    assert grid.warnings == (
+        f"{tmp_path / 'a.nrrd'}: does not say where it lies (its header has no space origin); "
+        "its first voxel is taken as at 0, 0, 0.",
+    )
+    np.testing.assert_array_equal(grid.affine, np.diag([-1, -2, 3, 1]))
+    whole = (tmp_path / "a.nrrd").read_bytes()
+    directions = next(line for line in whole.split(b"\n") if line.startswith(b"space directions"))
+    for lines in (b"", b"space directions: (1,0,0) (0,1,0) none\n"):
+        (tmp_path / "b.nrrd").write_bytes(whole.replace(directions + b"\n", lines))
+        with pytest.raises(VolumeError, match=r"b\.nrrd: does not say how large its voxels are: .* lacks space dir"):
+            read_grid(tmp_path / "b.nrrd")
+
+
+def metaimage(path: Path, *without: str, **more: str) -> Path:
+    """Writes a MetaImage with fields left out or added."""
+    fields = {
+        "NDims": "3",
+        "BinaryDataByteOrderMSB": "False",
+        "TransformMatrix": "-1 0 0 0 -1 0 0 0 1",
+        "Offset": "1 2 3",
+        "ElementSpacing": "1 2 3",
+        "DimSize": "4 5 6",
+        "ElementType": "MET_SHORT",
+    }
+    kept = {key: value for key, value in (fields | more).items() if key not in without}
+    lines = [f"{key} = {value}\n" for key, value in (kept | {"ElementDataFile": "LOCAL"}).items()]
+    path.write_bytes("".join(lines).encode() + VALUES.tobytes(order="F"))
+    return path
+
+
+def test_what_a_metaimage_header_leaves_out(tmp_path: Path) -> None:
+    path = tmp_path / "scan.mha"
+    assert read_grid(metaimage(path)).warnings == ()
+    sides = "does not say how it lies or which side is left (its header has no TransformMatrix)"
+    place = "does not say where it lies (its header has no Offset)"
+    for left_out, expected in (
+        (["TransformMatrix"], [sides]),
+        (["Offset"], [place]),
+        (["TransformMatrix", "Offset"], [sides, place]),
+    ):
+        grid = read_grid(metaimage(path, *left_out))
+        assert [text.split(";")[0] for text in grid.warnings] == [f"{path}: {text}" for text in expected]
+        image = sitk.ReadImage(str(path))  # a mask lies where ITK shows the scan
+        x, y, z = image.TransformIndexToPhysicalPoint((1, 2, 3))
+        np.testing.assert_allclose((grid.affine @ [1, 2, 3, 1])[:3], [-x, -y, z])
+    for read in (read_grid, lambda path: read_volume(path, "image")):
+        with pytest.raises(
+            VolumeError, match=r"scan\.mha: does not say how large its voxels are: .* no ElementSpacing"
+        ):
+            read(metaimage(path, "ElementSpacing"))
+
+
+def test_other_names_of_metaimage_fields(tmp_path: Path) -> None:
+    without = ("TransformMatrix", "Offset", "ElementSpacing")
+    other = {"Rotation": "-1 0 0 0 -1 0 0 0 1", "Position": "1 2 3", "ElementSize": "1 2 3"}
+    grid = read_grid(metaimage(tmp_path / "scan.mha", *without, **other))
+    assert grid.warnings == () and grid.same_as(read_grid(metaimage(tmp_path / "same.mha")), 0.0)
+
+
 # DICOM
 
 
@@ -154,6 +265,20 @@ def test_dicom_oblique_and_tilted_gantry(tmp_path: Path) -> None:
         x, y, z = positions[k] + row * 0.5 * i + column * 0.7 * j
         np.testing.assert_allclose(volume.grid.affine @ [i, j, k, 1], [-x, -y, z, 1], atol=1e-6)
         assert volume.array[i, j, k] == slices[k][j, i] - 1000
+
+
+def test_a_tilted_gantry_is_a_warning_because_itk_opens_no_nifti_mask_of_it(tmp_path: Path) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0.5 * k, 2.0 * k] for k in range(4)]))
+    grid = read_grid(tmp_path / "scan")
+    assert grid.warnings == read_volume(tmp_path / "scan", "image").grid.warnings
+    (warning,) = grid.warnings
+    assert warning.startswith(f"{tmp_path / 'scan'}: its axes are not at right angles (a tilted gantry, or a sheared h")
+    assert "cannot be opened by 3D Slicer" in warning and warning.endswith("write its mask with --export seg.nrrd.")
+    write_label(tmp_path / "mask.nii", np.ones(grid.shape, np.uint8), grid)
+    with pytest.raises(RuntimeError, match="only supports orthonormal direction cosines"):
+        sitk.ReadImage(str(tmp_path / "mask.nii"))
+    write_series(tmp_path / "upright", np.array([[0, 0, 2.0 * k] for k in range(4)]))
+    assert read_grid(tmp_path / "upright").warnings == ()
 
 
 def test_dicom_order_does_not_depend_on_the_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from medcontrast.errors import VolumeError
 from medcontrast.volume import read_grid, read_volume, require_usable_image, write_label
@@ -72,6 +73,24 @@ def test_unknown_unit_is_a_warning(tmp_path: Path) -> None:
     assert read_grid(path).warnings == (f"{path}: has an unknown unit of length; taken as millimetres.",)
 
 
+@pytest.mark.parametrize(
+    ("spacing", "unit", "doubtful"),
+    [(0.0015, 0, True), (30, 0, True), (0.05, 0, False), (10, 0, False), (0.0015, 2, False), (30, 2, False)],
+)
+def test_without_a_unit_rare_sizes_are_a_warning(tmp_path: Path, spacing: float, unit: int, doubtful: bool) -> None:
+    path = save(tmp_path / "scan.nii", affine=np.diag([spacing, spacing, spacing, 1]), xyzt_units=unit)
+    size = f"{spacing:g} x {spacing:g} x {spacing:g} mm"
+    sentence = f"{path}: does not name its unit of length, and with millimetres its voxels measure {size}; if it means"
+    assert read_grid(path).warnings == ((f"{sentence} another unit, correct its header.",) if doubtful else ())
+
+
+@pytest.mark.parametrize("unit", [0, 2])
+def test_a_millimetre_written_in_metres_is_refused(tmp_path: Path, unit: int) -> None:
+    path = save(tmp_path / "scan.nii", affine=np.diag([0.001, 0.001, 0.001, 1]), xyzt_units=unit)
+    with pytest.raises(VolumeError, match=r"measure 0\.001 x 0\.001 x 0\.001 mm, .* correct the spacing, or its unit"):
+        read_grid(path)
+
+
 def test_sform_leads_and_disagreement_is_a_warning(tmp_path: Path) -> None:
     image = nib.Nifti1Image(VALUES, None)
     image.set_sform(AFFINE, 1)
@@ -83,6 +102,38 @@ def test_sform_leads_and_disagreement_is_a_warning(tmp_path: Path) -> None:
     np.testing.assert_array_equal(grid.affine, AFFINE)
     assert len(grid.warnings) == 1
     assert "its qform and sform place it differently (its corners lie up to 12 mm off" in grid.warnings[0]
+
+
+@pytest.mark.parametrize(("sheared", "code"), [(False, 1), (False, 4), (True, 1), (True, 4)])
+def test_a_scan_that_itk_places_by_its_qform_is_said(tmp_path: Path, sheared: bool, code: int) -> None:
+    affine = AFFINE.copy()
+    affine[:3, 1] += 0.3 * affine[:3, 0] * sheared
+    image = nib.Nifti1Image(VALUES, None)
+    image.set_sform(affine, code)
+    moved = affine.copy()
+    moved[2, 3] += 12
+    image.set_qform(moved, 1, strip_shears=True)
+    image.to_filename(tmp_path / "scan.nii")
+    first = sitk.ReadImage(str(tmp_path / "scan.nii")).TransformIndexToPhysicalPoint((0, 0, 0))
+    (warning,) = read_grid(tmp_path / "scan.nii").warnings
+    by_qform = first[2] == pytest.approx(moved[2, 3])
+    assert by_qform == (sheared or code == 4)
+    assert (
+        "other programs built on ITK use the qform, and show a .seg.nrrd of it off the scan." in warning
+    ) == by_qform
+
+
+def test_a_sheared_sform_alone_is_a_warning(tmp_path: Path) -> None:
+    affine = AFFINE.copy()
+    affine[:3, 1] += 0.3 * affine[:3, 0]
+    image = nib.Nifti1Image(VALUES, None)
+    image.set_sform(affine, 1)
+    image.to_filename(tmp_path / "scan.nii")
+    with pytest.raises(RuntimeError, match="only supports orthonormal direction cosines"):
+        sitk.ReadImage(str(tmp_path / "scan.nii"))
+    for grid in (read_grid(tmp_path / "scan.nii"), read_volume(tmp_path / "scan.nii", "image").grid):
+        (warning,) = grid.warnings
+        assert "its axes are not at right angles" in warning and warning.endswith("--export seg.nrrd.")
 
 
 def test_qform_is_used_where_the_sform_has_no_code(tmp_path: Path) -> None:

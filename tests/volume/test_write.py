@@ -123,6 +123,17 @@ def test_a_sheared_affine_of_another_format_gets_no_qform_and_itk_refuses_it(tmp
         sitk.ReadImage(str(tmp_path / "mask.nii"))
 
 
+def test_a_shear_of_rounded_positions_gets_a_qform_and_itk_opens_it(tmp_path: Path) -> None:
+    affine = np.array([[0.8, 0, 0.002, 10], [0, 0.8, 0, 20], [0, 0, 3, -30], [0, 0, 0, 1.0]])
+    grid = Grid(MASK.shape, affine)
+    assert grid.sheared
+    write_label(tmp_path / "mask.nii", MASK, grid)
+    assert read_grid(tmp_path / "mask.nii").warnings == ()
+    np.testing.assert_allclose(read_grid(tmp_path / "mask.nii").affine, affine, atol=1e-6)
+    x, y, z = sitk.ReadImage(str(tmp_path / "mask.nii")).TransformIndexToPhysicalPoint((3, 4, 5))
+    np.testing.assert_allclose([-x, -y, z], (affine @ [3, 4, 5, 1])[:3], atol=0.05)
+
+
 @pytest.mark.parametrize(("high", "dtype"), [(1, np.uint8), (255, np.uint8), (256, np.uint16), (70000, np.uint32)])
 def test_smallest_unsigned_type(tmp_path: Path, high: int, dtype: type) -> None:
     array = MASK.clip(0, 1) * high

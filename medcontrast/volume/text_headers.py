@@ -1,0 +1,126 @@
+"""What the text headers of NRRD and MetaImage leave out or mean otherwise: SimpleITK fills in and passes over both."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcontrast.errors import VolumeError
+
+# SimpleITK turns these three into LPS, and takes every other space for LPS as it is.
+_PATIENT_SPACES = {
+    *("left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las"),
+    *("left-posterior-superior-time", "lpst"),  # its first three axes need no turn
+}
+_VECTOR = re.compile(r"\((?!\s*nan)", re.IGNORECASE)  # an axis outside space has "none", or NaN
+_METAIMAGE_FIELD = re.compile(r"([^=:]*?)\s*[=:]\s*(.*)")
+_MILLIMETRE = re.compile(r"mm|millimet(er|re)s?", re.IGNORECASE)
+_UNNAMED_UNITS = ("", "?")
+_DIRECTION_KEYS = ("TransformMatrix", "Rotation", "Orientation")
+_ORIGIN_KEYS = ("Offset", "Position", "Origin")
+_SPACING_KEYS = ("ElementSpacing", "ElementSize")
+
+
+@dataclass(frozen=True)
+class StatedPlace:
+    """What a header says of the place of its volume.
+
+    Attributes:
+        names_unit: Whether it says that its lengths are in millimetres; where it does not, they are assumed.
+        warnings: Sentences on what is left out.
+    """
+
+    names_unit: bool
+    warnings: tuple[str, ...]
+
+
+def stated_place(path: Path) -> StatedPlace:
+    """Reads the header of a NRRD or MetaImage file that SimpleITK could read.
+
+    Raises:
+        VolumeError: It does not name a space of the patient (NRRD) or the size of its voxels, or is in other units
+            than millimetres, which other programs would pass over.
+    """
+    is_nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
+    return _nrrd_place(path, _nrrd_fields(path)) if is_nrrd else _metaimage_place(path, _metaimage_fields(path))
+
+
+def _nrrd_place(path: Path, fields: dict[str, str]) -> StatedPlace:
+    if "space" not in fields:
+        raise VolumeError(
+            f"{path}: does not say where it lies or which side is left: its header names no space such as "
+            "left-posterior-superior; add it, with space directions and space origin."
+        )
+    if fields["space"].lower() not in _PATIENT_SPACES:
+        raise VolumeError(
+            f"{path}: does not say which side is left: its header names the space {fields['space']}; "
+            "make it left-posterior-superior, right-anterior-superior or left-anterior-superior, with space directions "
+            "and space origin to match."
+        )
+    if len(_VECTOR.findall(fields.get("space directions", ""))) < 3:
+        raise VolumeError(
+            f"{path}: does not say how large its voxels are: its header lacks space directions of an axis; add them."
+        )
+    units = re.findall(r'"([^"]*)"', fields.get("space units", ""))[:3]  # a unit of time may follow
+    named = [_require_millimetres(path, unit) for unit in units]
+    unplaced = [] if _VECTOR.match(fields.get("space origin", "")) else [_unplaced(path, "space origin")]
+    return StatedPlace(bool(named) and all(named), tuple(unplaced))
+
+
+def _metaimage_place(path: Path, fields: dict[str, str]) -> StatedPlace:
+    if not any(key in fields for key in _SPACING_KEYS):
+        raise VolumeError(f"{path}: does not say how large its voxels are: its header has no ElementSpacing; add it.")
+    warnings = []
+    if not any(key in fields for key in _DIRECTION_KEYS):
+        warnings.append(
+            f"{path}: does not say how it lies or which side is left (its header has no TransformMatrix); its axes are "
+            "taken as running to the left, to the back and upwards."
+        )
+    if not any(key in fields for key in _ORIGIN_KEYS):
+        warnings.append(_unplaced(path, "Offset"))
+    return StatedPlace(_require_millimetres(path, fields.get("DistanceUnits", "")), tuple(warnings))
+
+
+def _require_millimetres(path: Path, unit: str) -> bool:
+    """Whether there is a unit at all; any but mm is refused."""
+    if unit in _UNNAMED_UNITS:
+        return False
+    if _MILLIMETRE.fullmatch(unit) is None:
+        # converted, its masks would not lie on it where it is shown as millimetres
+        raise VolumeError(
+            f"{path}: its lengths are in {unit}, which other programs take for mm; convert its header to mm."
+        )
+    return True
+
+
+def _unplaced(path: Path, field: str) -> str:
+    return f"{path}: does not say where it lies (its header has no {field}); its first voxel is taken as at 0, 0, 0."
+
+
+def _nrrd_fields(path: Path) -> dict[str, str]:
+    """Fields by name in lower case; key/value pairs (":=") are left out."""
+    fields = {}
+    with path.open("rb") as file:
+        for line in map(_text, file):
+            if not line:
+                break
+            name, separator, value = line.partition(": ")
+            if separator and ":=" not in name and not line.startswith("#"):
+                fields[name.lower()] = value.strip()
+    return fields
+
+
+def _metaimage_fields(path: Path) -> dict[str, str]:
+    fields = {}
+    with path.open("rb") as file:
+        for line in map(_text, file):
+            if field := _METAIMAGE_FIELD.match(line):
+                fields[field[1]] = field[2]
+            if "ElementDataFile" in fields:  # the last; voxels follow
+                break
+    return fields
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", errors="replace").strip()

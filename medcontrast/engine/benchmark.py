@@ -17,14 +17,14 @@ from medcontrast import checkpoint
 from medcontrast.data.manifest import Manifest, load_manifest
 from medcontrast.data.subsets import labeled_subset
 from medcontrast.engine.benchmark_report import write_report
-from medcontrast.engine.records import Record, decides_nothing, load_records, make_record, require_fact
+from medcontrast.engine.records import Record, decides_nothing, load_records, make_record, require_split
 from medcontrast.engine.run import Run, resolve_paths
 from medcontrast.engine.scoring import score_checkpoints
 from medcontrast.engine.session import train_run
 from medcontrast.errors import InputError
 from medcontrast.files import write_text
 from medcontrast.settings import AnyRecipe, Recipe, load_segmentation_recipe
-from medcontrast.settings.compare import first_difference
+from medcontrast.settings.compare import first_difference, tree_difference
 from medcontrast.settings.grid import Cell, GridSettings, ProbeCell, cells
 
 AnyCell = Cell | ProbeCell
@@ -85,17 +85,14 @@ class Benchmark(ABC):
         if not (folder / checkpoint.RESUME).is_file():
             return None
         run = Run.open(folder)
-        pairs = (
-            (run.recipe.model_dump(mode="json"), recipe.model_dump(mode="json"), decides_nothing),
-            (run.manifest.raw, raw, _DESCRIBES.__contains__),
-        )
-        for old, new, free in pairs:
-            found = first_difference(old, new, free=free)
-            if found is not None:
-                raise InputError(
-                    f"{folder}: this run was made with {found.key} {_short(found.old)}, but the grid now asks for "
-                    f"{_short(found.new)}. Delete the folder to run its cell anew, or put the setting back."
-                )
+        asked = recipe.model_dump(mode="json")
+        found = first_difference(run.recipe.model_dump(mode="json"), asked, free=decides_nothing)
+        found = found or tree_difference(run.manifest.raw, raw, free=_DESCRIBES.__contains__)
+        if found is not None:
+            raise InputError(
+                f"{folder}: this run was made with {found.key} {_short(found.old)}, but the grid now asks for "
+                f"{_short(found.new)}. Delete the folder to run its cell anew, or put the setting back."
+            )
         return run
 
     def run(self, console: Console, *, max_time_s: float | None = None, only: Sequence[str] = ()) -> list[str]:
@@ -169,16 +166,16 @@ class SegmentationBenchmark(Benchmark):
             InputError: A record is damaged, of another recipe or of other cases.
         """
         found = load_records(self.results, [cell.name for cell in cells(self.grid)])
+        manifest = self._manifest(cells(self.grid)[0])  # names of cases are the same wherever their files lie
         for cell in cells(self.grid):
             if cell.name in found:
-                self._require_of_this_grid(cell, found[cell.name])
+                self._require_of_this_grid(cell, found[cell.name], manifest)
         return found
 
-    def _require_of_this_grid(self, cell: Cell, record: Record) -> None:
-        path, recipe = self.record_path(cell), self.recipe(cell)
-        record.require_recipe(recipe, path)
-        require_fact(record.facts, "split", self.grid.split, path)
-        manifest = self._manifest(cell)
+    def _require_of_this_grid(self, cell: Cell, record: Record, manifest: Manifest) -> None:
+        path = self.record_path(cell)
+        record.require_recipe(self.recipe(cell), path)
+        require_split(record.facts, self.grid.split, path)
         labeled = [entry["case"] for entry in labeled_subset(manifest, cell.labeled, cell.run)["labeled"]]
         scored = [case.name for case in manifest.split(self.grid.split)]
         for kind, old, new in (("labeled", record.facts["labeled_cases"], labeled), ("scored", record.cases, scored)):

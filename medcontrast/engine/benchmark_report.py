@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +142,9 @@ def _conditions(lines: Sequence[Line]) -> str:
 
 
 def _said(record: Record, place: Sequence[str]) -> str:
-    value: Any = asdict(record)
-    for key in place:
+    part, *keys = place
+    value: Any = getattr(record, part)
+    for key in keys:
         value = value[key]
     return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 

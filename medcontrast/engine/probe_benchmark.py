@@ -19,7 +19,7 @@ from medcontrast.engine.probe_images import probe_images
 from medcontrast.engine.probe_labels import stratified_subset
 from medcontrast.engine.probe_records import ProbeRecord, make_probe_record
 from medcontrast.engine.probe_run import load_trained
-from medcontrast.engine.records import require_fact
+from medcontrast.engine.records import require_split
 from medcontrast.engine.run import Run, resolve_paths
 from medcontrast.settings import PretrainRecipe, load_recipe, require_pretraining
 from medcontrast.settings.grid import ProbeCell, ProbeGridSettings, probe_cells
@@ -58,7 +58,7 @@ class ProbeBenchmark(Benchmark):
             if path.is_file():
                 found[cell.name] = ProbeRecord.load(path)
                 found[cell.name].require_recipe(self.recipe(cell), path)
-                require_fact(found[cell.name].facts, "split", self.grid.split, path)
+                require_split(found[cell.name].facts, self.grid.split, path)
         return found
 
     def report(self, into: Path | None) -> str:

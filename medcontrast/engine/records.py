@@ -175,16 +175,16 @@ def require_same(old: dict[str, Any], new: dict[str, Any], path: Path) -> None:
         )
 
 
-def require_fact(record_facts: dict[str, Any], name: str, wanted: Any, path: Path) -> None:
-    """Refuses a record in which a fact is another than the grid's.
+def require_split(facts: dict[str, Any], split: str, path: Path) -> None:
+    """Refuses a record that was scored on another split than the grid's.
 
     Raises:
-        InputError: Naming it.
+        InputError: Naming both.
     """
-    if record_facts.get(name) != wanted:
+    if facts.get("split") != split:
         raise InputError(
-            f"{path}: this record is of {name.replace('_', ' ')} {record_facts.get(name)}, but the grid now asks for "
-            f"{wanted}. Delete it to run its cell again, or put the grid back."
+            f"{path}: this record is of split {facts.get('split')}, but the grid now asks for {split}. Delete it to "
+            "run its cell again, or put the grid back."
         )
 
 

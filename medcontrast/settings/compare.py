@@ -38,7 +38,7 @@ def first_difference(
         new: A resolved recipe as a plain tree, every default written out.
         free: Which keys, with dots, may differ.
     """
-    return _first(_with_defaults(old), new, "", lambda key: key == "about" or free(key))
+    return tree_difference(_with_defaults(old), new, free=lambda key: key == "about" or free(key))
 
 
 def _with_defaults(tree: dict[str, Any]) -> dict[str, Any]:
@@ -48,14 +48,24 @@ def _with_defaults(tree: dict[str, Any]) -> dict[str, Any]:
         return tree
 
 
-def _first(old: dict[str, Any], new: dict[str, Any], prefix: str, free: Callable[[str], bool]) -> Difference | None:
+def tree_difference(
+    old: dict[str, Any], new: dict[str, Any], *, free: Callable[[str], bool], prefix: str = ""
+) -> Difference | None:
+    """The first place, by name, in which two plain trees differ.
+
+    Args:
+        old: A tree of dicts.
+        new: Another.
+        free: Which keys, with dots, may differ.
+        prefix: Of all keys, as far as they are shown and asked for in `free`.
+    """
     for key in sorted(old.keys() | new.keys()):
         name, one, other = prefix + key, old.get(key, _ABSENT), new.get(key, _ABSENT)
         if free(name) or one == other:
             continue
         if not (isinstance(one, dict) and isinstance(other, dict)):
             return Difference(name, _shown(one), _shown(other))
-        found = _first(one, other, f"{name}.", free)
+        found = tree_difference(one, other, free=free, prefix=f"{name}.")
         if found is not None:
             return found
     return None

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,7 @@ def check_image_manifest(
         if flat:
             text = f"{len(flat)} of {len(report.cases[split])} images have one value everywhere, such as {flat[0].name}"
             report.warnings.append(Finding(split, "", text))
+        _check_masks(split, report)
         _check_facts(split, report)
     report.faults += [Finding("splits", "", text) for text in overlaps(report.cases)]
     _check_table(report)
@@ -127,7 +129,6 @@ def _check_image(
     report.images.append(SeenImage(split, case, sides, pixels.shape[2]))
     healthy = healthy_fault(case.lesion_boxes, case.target, report.manifest.classes)
     faults = [*([healthy] if healthy else []), *box_faults(case.lesion_boxes, sides)]
-    faults += _mask_faults(case, sides)
     report.faults += [Finding(split, case.name, text) for text in faults]
     if pixels.min() == pixels.max():
         return True  # two of them are alike without being one image
@@ -135,21 +136,32 @@ def _check_image(
     return False
 
 
-def _mask_faults(case: ImageCase, sides: tuple[int, int]) -> list[str]:
-    """What is wrong with the mask of a slice, where it has one."""
-    if case.label is None or case.axis is None or case.index is None:
-        return []
+def _check_masks(split: str, report: ImageCheckReport) -> None:
+    """Whether the masks of slices fit; each is looked at once, with the first slice of its volume."""
+    seen = set()
+    for image in report.images:
+        case = image.case
+        volume = case.file, case.label, case.axis
+        if image.split != split or case.label is None or case.axis is None or volume in seen:
+            continue
+        seen.add(volume)
+        fault = _mask_fault(case.file, case.label, case.axis, image.sides)
+        if fault is not None:
+            report.faults.append(Finding(split, case.name, fault))
+
+
+def _mask_fault(file: Path, mask: Path, axis: int, sides: tuple[int, int]) -> str | None:
     from medcontrast.data.slices import label_slice, slice_count
 
     try:
-        found = slice_count(case.label, case.axis), label_slice(case.label, case.axis, 0).shape
-        wanted = slice_count(case.file, case.axis), sides
+        found = slice_count(mask, axis), label_slice(mask, axis, 0).shape
+        wanted = slice_count(file, axis), sides
     except VolumeError as error:
-        return [f"its mask cannot be used: {error}"]
+        return f"its mask cannot be used: {error}"
     if found == wanted:
-        return []
+        return None
     shapes = [f"{count} slices of {one} x {other}" for count, (one, other) in (found, wanted)]
-    return [f"its mask {case.label.name} has {shapes[0]}, the volume {shapes[1]}"]
+    return f"its mask {mask.name} has {shapes[0]}, the volume {shapes[1]}"
 
 
 def _check_copies(

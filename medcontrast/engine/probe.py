@@ -16,7 +16,7 @@ from medcontrast.engine.probe_linear import choose_linear
 from medcontrast.errors import InputError
 from medcontrast.metrics.bootstrap import Interval
 from medcontrast.metrics.neighbours import knn_probabilities
-from medcontrast.metrics.probe import accuracy_over_images, over_seeds, score_probe
+from medcontrast.metrics.probe import accuracy_over_units, over_seeds, score_probe
 from medcontrast.networks.encoders2d import Encoder
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.25, 1.0)
@@ -165,5 +165,5 @@ def _fine_tuned(
 
 def _row(name: str, kind: str, fraction: float, labels: int, scores: list[Scores], test: ImageSet) -> ProbeRow:
     values = over_seeds([score_probe(score, test.targets, test.groups) for score in scores])
-    over_images = accuracy_over_images(scores, test.targets, test.units)
+    over_images = accuracy_over_units(scores, test.targets, test.units)
     return ProbeRow(name, kind, fraction, labels, len(scores), values, over_images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel
 import numpy as np
@@ -29,6 +29,9 @@ from medcontrast.labels import LabelTable
 from medcontrast.metrics.report import Report
 from medcontrast.render import OverlayRow
 from medcontrast.volume import Volume, read_volume
+
+if TYPE_CHECKING:  # scores of masks need no torch
+    from medcontrast.inference.predict import Predictor
 
 DEFAULT_TOLERANCE_MM = 1.0
 FILES = ("cases.csv", "report.json", "evaluation.json", "worst_cases.png")
@@ -105,7 +108,8 @@ def score_checkpoints(
     _warn_of_training_cases(console, checkpoints, manifest, list(cases))
     rules = ScoringRules(manifest.labels, tolerance_mm or predictor.members[0].recipe.evaluation.tolerance_mm, voxels)
     predictions: dict[str, Any] = {}
-    report = score_pairs(_predicted(predictor, cases, predictions), rules, on_case=_progress(console, len(cases)))
+    pairs = _predicted(predictor, cases, predictions, console)
+    report = score_pairs(pairs, rules, on_case=_progress(console, len(cases)))
     _show(console, report)
     facts = {
         "checkpoints": [_describe(path) for path in checkpoints],
@@ -134,10 +138,14 @@ def overlay_row(case: Case, prediction: Volume, title: str) -> OverlayRow:
     return OverlayRow(arrays[0], arrays[1], arrays[2], spacing, title)
 
 
-def _predicted(predictor: Any, cases: dict[str, Case], kept: dict[str, Volume]) -> Iterator[Pair]:
+def _predicted(
+    predictor: Predictor, cases: dict[str, Case], kept: dict[str, Volume], console: Console
+) -> Iterator[Pair]:
     for name, case in cases.items():
         assert case.label is not None
         found = predictor.predict_scan(case.images)
+        for warning in found.grid.warnings:
+            console.print(f"Warning: {warning}", markup=False, highlight=False, soft_wrap=True)
         prediction = Volume(found.label_map, found.grid, Path(f"{name} (predicted)"))
         kept[name] = prediction
         yield Pair(name, prediction, read_volume(case.label, "label"))

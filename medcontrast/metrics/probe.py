@@ -133,7 +133,7 @@ def over_seeds(scores: Sequence[ProbeScore], *, level: float = 0.95) -> dict[str
     return {name: t_interval([row[name] for row in rows], level=level) for name in rows[0]}
 
 
-def accuracy_over_images(
+def accuracy_over_units(
     scores: Sequence[NDArray[np.float64]],
     targets: NDArray[np.int64],
     units: NDArray[np.int64] | None = None,

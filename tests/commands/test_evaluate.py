@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -171,6 +172,20 @@ def test_a_label_off_its_scans_grid_is_what_is_at_fault(cli, refused, tiny, trai
         f"{label}: the label of case case_01 does not lie on the grid of its scan {scan}: its corners lie up to ",
         "Resample it onto that grid; `medcontrast data check` lists all such labels.",
     )
+
+
+def test_voxels_that_the_network_never_saw_are_said(cli, tiny, trained, tmp_path):
+    """Scores of scans on other grids are low for a reason that a reader must know."""
+    manifest = tiny.write_data(tmp_path / "data", labeled=1, unlabeled=0, validation=1)
+    for name in ("images/case_01_0.nii", "labels/case_01.nii"):
+        path = tmp_path / "data" / name
+        values = np.asanyarray(nib.load(path).dataobj).copy()  # its file is written over
+        tiny.write_nifti(path, values, np.diag([1.0, 1.0, 4.0, 1.0]))
+    words = ("--manifest", manifest, "-o", tmp_path / "scores", "--device", "cpu")
+    result = cli("evaluate", "--ckpt", trained.folder, *words)
+    assert result.code == 0, result.err
+    scan = tmp_path / "data" / "images" / "case_01_0.nii"
+    assert f"Warning: {scan}: has voxels of 1 x 1 x 4 mm along x, y, z, but the network was trained on" in result.out
 
 
 def test_a_tilted_gantry_is_scored_in_the_world(cli, tiny, tmp_path):

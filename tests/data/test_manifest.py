@@ -31,6 +31,7 @@ COUNTS = {
     "la_8of80": (8, 72, 0, 20),
     "la_16of80": (16, 64, 0, 20),
     "la_8of64_val16": (8, 56, 16, 0),
+    "la_tune_8of52": (8, 44, 12, 0),
 }
 TREE: dict[str, Any] = {
     "labels": {"0": "background", "1": "liver"},
@@ -200,10 +201,11 @@ def test_nothing_of_the_tuning_manifests_was_held_out() -> None:
         assert names(inner, "labeled") == names(outer, "labeled")
         assert names(inner, "labeled") + names(inner, "unlabeled") == training[:120]
         assert names(inner, "validation") == training[120:]
-    outer, inner = (load_manifest(SHIPPED / f"{name}.json") for name in ("la_8of80", "la_8of64_val16"))
-    training = names(outer, "labeled") + names(outer, "unlabeled")
-    assert names(inner, "labeled") + names(inner, "unlabeled") == training[:64]
-    assert names(inner, "validation") == training[64:]
+    for outside, inside, count in [("la_8of80", "la_8of64_val16", 64), ("la_8of64_val16", "la_tune_8of52", 52)]:
+        outer, inner = (load_manifest(SHIPPED / f"{name}.json") for name in (outside, inside))
+        training = names(outer, "labeled") + names(outer, "unlabeled")
+        assert names(inner, "labeled") + names(inner, "unlabeled") == training[:count]
+        assert names(inner, "validation") == training[count:]
 
 
 @pytest.mark.parametrize("few", [4, 8, 16])
@@ -245,6 +247,7 @@ def test_hippocampus_is_what_the_command_makes(
         ("hippocampus_tune_8of120", "hippocampus_8of160", 8, 40),
         ("la_8of64_val16", "la_8of80", 8, 16),
         ("la_8of64_val16", "la_4of80", 8, 16),
+        ("la_tune_8of52", "la_8of64_val16", 8, 12),
     ],
 )
 def test_tuning_manifests_are_what_the_command_makes(

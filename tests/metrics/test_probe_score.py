@@ -8,7 +8,7 @@ from scipy import stats
 
 from medcontrast.errors import InputError
 from medcontrast.metrics.classification import macro_roc_auc
-from medcontrast.metrics.probe import accuracy_over_images, over_seeds, score_probe, t_interval, unit_means
+from medcontrast.metrics.probe import accuracy_over_units, over_seeds, score_probe, t_interval, unit_means
 
 TARGETS = np.array([0, 1, 0, 1, 0, 1, 0, 0])
 DOMAINS = ["A", "A", "A", "A", "B", "B", "C", "C"]
@@ -91,9 +91,9 @@ def test_over_seeds_averages_every_value():
         over_seeds([])
 
 
-def test_accuracy_over_images_averages_seeds_first():
+def test_accuracy_over_units_averages_seeds_first():
     predictions = [one_hot([0, 1, 0, 1, 0, 0, 0, 1]), one_hot([1, 1, 0, 1, 0, 0, 0, 0])]
-    found = accuracy_over_images(predictions, TARGETS)
+    found = accuracy_over_units(predictions, TARGETS)
     each = np.array([0.5, 1, 1, 1, 1, 0, 1, 0.5])
     assert found.mean == pytest.approx(each.mean())
     assert found.sd == pytest.approx(each.std(ddof=1))
@@ -109,7 +109,7 @@ def test_values_are_averaged_within_units():
 
 def test_accuracy_over_units_resamples_units():
     # units 0 and 1 are right in both of their images: none of four units is drawn right once in 16 times
-    found = accuracy_over_images([one_hot([0, 1, 0, 1, 1, 0, 1, 1])], TARGETS, np.array([0, 0, 1, 1, 2, 2, 3, 3]))
+    found = accuracy_over_units([one_hot([0, 1, 0, 1, 1, 0, 1, 1])], TARGETS, np.array([0, 0, 1, 1, 2, 2, 3, 3]))
     assert (found.mean, found.low, found.high) == (0.5, 0.0, 1.0)
-    alone = accuracy_over_images([one_hot([0, 1, 0, 1, 1, 0, 1, 1])], TARGETS)
+    alone = accuracy_over_units([one_hot([0, 1, 0, 1, 1, 0, 1, 1])], TARGETS)
     assert alone.mean == 0.5 and (alone.low, alone.high) != (0.0, 1.0)

@@ -33,6 +33,7 @@ def evaluate(
     if tolerance_mm is not None and tolerance_mm <= 0:
         raise InputError(f"--tolerance-mm {tolerance_mm}: must be positive.")
 
+    from medcontrast.data.manifest import load_manifest
     from medcontrast.engine import scoring
 
     if predictions is not None and labels is not None:
@@ -49,7 +50,7 @@ def evaluate(
     scoring.score_checkpoints(
         checkpoints or [],
         split=split,
-        manifest_path=manifest,
+        manifest=load_manifest(manifest) if manifest is not None else None,
         output=output,
         tolerance_mm=tolerance_mm,
         voxels=voxels,

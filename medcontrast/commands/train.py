@@ -40,6 +40,7 @@ def train(
         folder,
         resume=resume is not None,
         recipe=resolved,
+        overrides=(settings or []) if resume is not None else (),
         max_time_s=seconds,
         accelerator=accelerator,
         devices=devices,
@@ -51,7 +52,7 @@ def train(
 def _prepare(
     recipe: Path | None, output: Path | None, resume: Path | None, settings: list[str], overwrite: bool
 ) -> tuple[Path, AnyRecipe]:
-    """The run folder, which the first process makes or changes, and its recipe, which every process reads itself."""
+    """The run folder, which the first process makes, and its recipe, which every process reads itself."""
     from medcontrast.engine.run import Run
     from medcontrast.settings import load_recipe
     from medcontrast.settings.shipped import find_recipe
@@ -59,9 +60,7 @@ def _prepare(
     if resume is not None:
         if recipe is not None or output is not None or overwrite:
             raise InputError("--resume RUN goes without a recipe, -o and --overwrite: the run folder has all of it.")
-        if _first_process():
-            return resume, Run.open(resume, settings).recipe
-        return resume, load_recipe(resume / "resolved.yaml", settings)
+        return resume, Run.open(resume, settings).recipe
     if recipe is None:
         raise InputError("Name a recipe (`medcontrast recipes` lists them), or --resume RUN.")
     path = find_recipe(recipe)

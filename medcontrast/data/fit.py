@@ -127,7 +127,10 @@ def _fields(manifest: ImageManifest, cases: Sequence[ImageCase]) -> list[str]:
 def _queue_faults(
     method: MoCoSettings | LeOCLRSettings | MultiLevelSettings, manifest: ImageManifest, cases: Sequence[ImageCase]
 ) -> list[str]:
-    """A queue that the images fill more than once."""
+    """A queue that the images fill more than once.
+
+    In a shorter one, too, about (queue / images)^2 / 2 of the queries meet their own old key: rounds are shuffled.
+    """
     kept, what = list(cases), "training image(s)"
     if isinstance(method, MultiLevelSettings):
         if method.queued == "healthy":
@@ -140,7 +143,7 @@ def _queue_faults(
         return []
     return [
         f"method.queue {method.queue}: {manifest.path} fills it from {len(kept)} {what}, so that an image's own old "
-        f"keys would be among its negatives; set it to {len(kept)} or less"
+        f"keys would be among its negatives; set it to {len(kept)} or less, better to a fraction of that"
     ]
 
 

@@ -26,7 +26,7 @@ from medcontrast.data.image_sources import ImageCase
 from medcontrast.data.lesion_boxes import moved_box
 from medcontrast.data.lesion_draws import LesionBoxes
 from medcontrast.data.loading import batch_loader
-from medcontrast.data.sampler import BalancedSampler, RowKey, TwoStreamSampler
+from medcontrast.data.sampler import BalancedSampler, ImageSampler, RowKey, TwoStreamSampler
 from medcontrast.data.slices import image_slice
 from medcontrast.errors import ImageError, InputError
 from medcontrast.settings import PretrainRecipe
@@ -266,7 +266,7 @@ def make_image_loader(
         domains = [case.domain or "" for case in cases]
         sampler: TwoStreamSampler = BalancedSampler(domains, balance, train.rows, recipe.seed, **plain)
     else:
-        sampler = TwoStreamSampler(len(cases), 0, train.rows, 0, recipe.seed, **plain)
+        sampler = ImageSampler(len(cases), 0, train.rows, 0, recipe.seed, **plain)
     partner = None
     if recipe.needs_counterfactuals:
         paired = Counterfactuals(manifest.cases("train"), seed=recipe.seed, where=f"{manifest.path}: train")

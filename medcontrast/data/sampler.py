@@ -114,6 +114,23 @@ class TwoStreamSampler(Sampler[list[RowKey]]):
         return int(_order(cases, self.seed, stream, position // cases)[position % cases])
 
 
+class ImageSampler(TwoStreamSampler):
+    """One stream of images whose every step lies within a round, so that no image stands in a step twice.
+
+    The images that a round has left after its last whole step sit out; which these are differs from round to round.
+    """
+
+    def epoch(self, step: int) -> int:
+        """Whole rounds before this step."""
+        return step // (self.cases[0] // self.rows[0])
+
+    def _case(self, labeled: bool, position: int) -> int:
+        rows, cases = self.rows[0], self.cases[0]
+        step, row = divmod(position, rows)
+        place = step % (cases // rows) * rows + row
+        return int(_order(cases, self.seed, "labeled order", self.epoch(step))[place])
+
+
 class BalancedSampler(TwoStreamSampler):
     """Draws images with replacement, so that rare domains are seen more often than they occur.
 

@@ -104,9 +104,7 @@ class Segmentation(Job):
         self.validate_every = recipe.train.validate_every
 
     def loader(self, *, rank: int, world_size: int, start_step: int) -> tuple[DataLoader[Any], TwoStreamSampler]:
-        made = make_loader(self.recipe, self.manifest, rank=rank, world_size=world_size, start_step=start_step)
-        _ = self.voxel_sizes  # now, while the scans are surely there: saving a checkpoint must not fail for one
-        return made
+        return make_loader(self.recipe, self.manifest, rank=rank, world_size=world_size, start_step=start_step)
 
     def with_views(self, batch: Batch, info: StepInfo) -> Batch:
         views, label = self.views(
@@ -148,7 +146,10 @@ class Segmentation(Job):
         return {name: len(cases) for name, cases in self.manifest.splits()}
 
     def next_command(self, folder: Path) -> str:
-        split = "validation" if self.manifest.validation else "test"
+        filled = [name for name, _ in self.manifest.splits()]
+        split = next((name for name in ("validation", "test") if name in filled), None)
+        if split is None:
+            return f"medcontrast infer --ckpt {folder} SCAN"
         return f"medcontrast evaluate --ckpt {folder} --split {split}"
 
     def validator(self, device: torch.device, autocast: Autocast) -> Validator | None:
@@ -180,11 +181,31 @@ class Segmentation(Job):
         return f"Initialised {loaded} of {total} tensors, the whole encoder, from {where}."
 
 
-class Pretraining(Job):
-    """An encoder, learned from images without their labels."""
+class ImageJob(Job):
+    """What learns from images and leaves the method's own network behind."""
 
     def __init__(self, recipe: PretrainRecipe, manifest: ImageManifest) -> None:
         self.recipe, self.manifest = recipe, manifest
+
+    def network(self) -> nn.Module:
+        return self.method.inference_network()
+
+    def header(self) -> dict[str, Any]:
+        return {
+            "labels": {"classes": list(self.manifest.classes)},
+            "channels": [f"channel {number}" for number in range(self.recipe.data.channels)],
+            "trained_on": {"manifest": self.manifest.name, "images": self.sizes()["train"]},
+        }
+
+    def sizes(self) -> dict[str, int]:
+        return {"train": len(self.manifest.originals("train"))}
+
+
+class Pretraining(ImageJob):
+    """An encoder, learned from images without their labels."""
+
+    def __init__(self, recipe: PretrainRecipe, manifest: ImageManifest) -> None:
+        super().__init__(recipe, manifest)
         self.method = make_pretraining_method(recipe)
         self.views = ImageViews(recipe.augment, mean=recipe.data.mean, std=recipe.data.std)
 
@@ -203,19 +224,6 @@ class Pretraining(Job):
         )
         return {**batch, "views": views}
 
-    def network(self) -> nn.Module:
-        return self.method.inference_network()
-
-    def header(self) -> dict[str, Any]:
-        return {
-            "labels": {"classes": list(self.manifest.classes)},
-            "channels": [f"channel {number}" for number in range(self.recipe.data.channels)],
-            "trained_on": {"manifest": self.manifest.name, "images": self.sizes()["train"]},
-        }
-
-    def sizes(self) -> dict[str, int]:
-        return {"train": len(self.manifest.originals("train"))}
-
     def next_command(self, folder: Path) -> str:
         return f"medcontrast probe --ckpt {folder}"
 
@@ -231,7 +239,7 @@ class Pretraining(Job):
         return f"Initialised {loaded} of {loaded} tensors from {where}."
 
 
-class Generation(Pretraining):
+class Generation(ImageJob):
     """A generator of images, learned from images and their parents.
 
     Attributes:
@@ -240,7 +248,8 @@ class Generation(Pretraining):
 
     def __init__(self, recipe: PretrainRecipe, manifest: ImageManifest) -> None:
         assert isinstance(recipe.method, GeneratorMethodSettings)
-        self.recipe, self.manifest, self.balance = recipe, manifest, recipe.method.balance
+        super().__init__(recipe, manifest)
+        self.balance = recipe.method.balance
         self.cases = manifest.originals("train")
         where = f"{manifest.path}: train"
         self.parents = training_parents(recipe.method.parents, self.cases, manifest.classes, where=where)

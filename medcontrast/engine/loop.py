@@ -110,6 +110,7 @@ class Trainer:
         loader, sampler = self.job.loader(
             rank=fabric.global_rank, world_size=fabric.world_size, start_step=self.state.step
         )
+        self.job.header()  # reads scans, which are surely there now: saving a checkpoint must not fail for one
         validator, every = self.job.validator(fabric.device, fabric.autocast), self.job.validate_every
         curves = Curves(self.run.folder, self.state.step) if fabric.is_global_zero else None
         if self.state.step == 0:
@@ -192,7 +193,7 @@ class Trainer:
 
     def _validate(self, validator: Validator, shown: TrainingProgress, curves: Curves | None) -> None:
         if curves is not None:  # one process is enough; the others wait below
-            report = validator(self.method.inference_network(), self.state.step)
+            report = validator(self.job.network(), self.state.step)  # what is saved, not what teaches
             dice = report.mean_dice
             self.run.log({"step": self.state.step, "validation_dice": dice, **report.by_target})
             curves.scalars(self.state.step, {f"validation/{name}": value for name, value in report.by_target.items()})

@@ -79,7 +79,7 @@ def pack(
         score_checkpoints(
             [output / WEIGHTS],
             split=split,
-            manifest_path=opened.folder / "manifest.json",
+            manifest=opened.manifest,
             output=Path(folder) / "scores",
             device=device,
             console=Console(quiet=True),

@@ -14,24 +14,31 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 import medcontrast
 from medcontrast.data.fit import recipe_manifest, require_files, require_fit
 from medcontrast.data.image_manifest import ImageManifest
 from medcontrast.data.manifest import Manifest
-from medcontrast.errors import CheckpointError, OutputError, RecipeError
+from medcontrast.errors import CheckpointError, InputError, OutputError, RecipeError
 from medcontrast.files import write_text
 from medcontrast.settings import AnyRecipe, load_recipe, recipe_to_yaml
 from medcontrast.settings.compare import first_difference
 
+RECIPE, MANIFEST, FACTS, LOCK = "resolved.yaml", "manifest.json", "run.json", ".lock"
+_LEFT_BEHIND = re.compile(r"\.lock|\.writable|\..*\.tmp")
+"""Names of what a killed process may leave in a folder that it has only begun."""
 CHANGEABLE_ON_RESUME = (
     "train.steps",
     "train.validate_every",
@@ -88,19 +95,24 @@ class Run:
         raw = dict(manifest.raw)
         if raw.get("root"):
             raw["root"] = str(manifest.root)
-        write_text(folder / "manifest.json", json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
-        write_text(folder / "resolved.yaml", recipe_to_yaml(resolved))
+        # the recipe first: it makes this a run folder, which may be made again, whenever a kill comes
+        write_text(folder / RECIPE, recipe_to_yaml(resolved))
+        write_text(folder / MANIFEST, json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
         return cls.open(folder)
 
     @classmethod
     def open(cls, folder: Path, overrides: Sequence[str] = ()) -> Run:
         """Opens a run that was created before.
 
+        Args:
+            folder: The run folder; nothing in it changes.
+            overrides: KEY=VALUE over its recipe; `keep_recipe` writes them down.
+
         Raises:
             CheckpointError: Not a run folder.
             RecipeError: An override changes what a resume must keep.
         """
-        if not (folder / "resolved.yaml").is_file():
+        if not (folder / RECIPE).is_file():
             raise CheckpointError(f"{folder}: not a run folder (it has no resolved.yaml).")
         for override in overrides:
             if override.partition("=")[0].strip() not in CHANGEABLE_ON_RESUME:
@@ -108,12 +120,24 @@ class Run:
                     f"--set {override}: a resumed run keeps its recipe; only {', '.join(CHANGEABLE_ON_RESUME)} may "
                     f"change."
                 )
-        recipe = load_recipe(folder / "resolved.yaml", overrides)
-        run = cls(folder, recipe, recipe_manifest(recipe, folder / "resolved.yaml"))
-        require_fit(recipe, run.manifest, where=str(folder / "resolved.yaml"))
-        if overrides:
-            write_text(folder / "resolved.yaml", recipe_to_yaml(recipe))
+        recipe = load_recipe(folder / RECIPE, overrides)
+        run = cls(folder, recipe, recipe_manifest(recipe, folder / RECIPE))
+        require_fit(recipe, run.manifest, where=str(folder / RECIPE))
         return run
+
+    def keep_recipe(self) -> None:
+        """Writes the recipe down, overrides included."""
+        write_text(self.folder / RECIPE, recipe_to_yaml(self.recipe))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps every other process from training or replacing this run for a while.
+
+        Raises:
+            InputError: Another process has it.
+        """
+        with _held(self.folder):
+            yield
 
     def require_recipe(self, saved: dict[str, Any]) -> None:
         """Refuses to go on under another recipe than the checkpoint's, as after resolved.yaml was edited by hand.
@@ -124,13 +148,13 @@ class Run:
         found = first_difference(saved, self.recipe.model_dump(mode="json"), free=CHANGEABLE_ON_RESUME.__contains__)
         if found is not None:
             raise RecipeError(
-                f"{self.folder / 'resolved.yaml'}: {found.key} is {found.new}, but the checkpoint was trained with "
+                f"{self.folder / RECIPE}: {found.key} is {found.new}, but the checkpoint was trained with "
                 f"{found.old}. Put it back, or train anew in another folder."
             )
 
     def write_facts(self, facts: dict[str, Any], *, resumed: bool = False) -> None:
         """Writes run.json: versions, commit, what the caller derived; and what it said of a resumed run before."""
-        path = self.folder / "run.json"
+        path = self.folder / FACTS
         content = {
             "medcontrast": medcontrast.__version__,
             "git_commit": _git_commit(),
@@ -180,22 +204,40 @@ def resolve_paths(recipe: AnyRecipe, recipe_path: Path) -> AnyRecipe:
 
 def _never_trained(folder: Path) -> bool:
     # training that failed before its first save, such as on a missing scan, may simply be started again
-    written = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return "resolved.yaml" in written and not written - {"resolved.yaml", "manifest.json", "run.json", "tensorboard"}
+    if not folder.is_dir():
+        return False
+    written = {path.name for path in folder.iterdir() if not _LEFT_BEHIND.fullmatch(path.name)}
+    return not written or (RECIPE in written and not written - {RECIPE, MANIFEST, FACTS, "tensorboard"})
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{folder}: another process trains this run; wait for its end, or stop it.") from None
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another folder with -o.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _remove_old_run(folder: Path) -> None:
     from medcontrast.checkpoint import BEST, LAST, RESUME
 
     # only what a run writes: --overwrite on the wrong folder must not empty somebody's data
-    if not (folder / "resolved.yaml").is_file():
+    if not (folder / RECIPE).is_file() and not _never_trained(folder):
         raise OutputError(
             f"{folder}: --overwrite replaces run folders alone, and this is not one; choose another with -o."
         )
-    for name in ("resolved.yaml", "manifest.json", "run.json", "log.jsonl", RESUME, LAST, BEST):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("tensorboard", "overlays"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    with _held(folder):
+        for name in (RECIPE, MANIFEST, FACTS, "log.jsonl", RESUME, LAST, BEST):
+            (folder / name).unlink(missing_ok=True)
+        for name in ("tensorboard", "overlays"):
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _git_commit() -> str | None:

@@ -23,11 +23,13 @@ from medcontrast.engine.evaluate import (
     table_beside,
     table_of_values,
 )
+from medcontrast.engine.run import RECIPE, Run
 from medcontrast.errors import InputError
 from medcontrast.files import require_free, write_text
 from medcontrast.labels import LabelTable
 from medcontrast.metrics.report import Report
 from medcontrast.render import OverlayRow
+from medcontrast.settings import require_segmentation
 from medcontrast.volume import Volume, read_volume
 
 if TYPE_CHECKING:  # scores of masks need no torch
@@ -82,7 +84,7 @@ def score_checkpoints(
     checkpoints: list[Path],
     *,
     split: str,
-    manifest_path: Path | None = None,
+    manifest: Manifest | None = None,
     output: Path | None = None,
     tolerance_mm: float | None = None,
     voxels: bool = False,
@@ -93,13 +95,25 @@ def score_checkpoints(
 ) -> Report:
     """Predicts every case of a split on the scan's own grid and scores it there.
 
+    Args:
+        checkpoints: Run folders or checkpoint files; several are averaged.
+        split: Which cases.
+        manifest: Whose cases; by default those of the first run.
+        output: Folder for tables and pictures; by default one in the first run's.
+        tolerance_mm: Of the surface Dice; by default the recipe's.
+        voxels: Distances in voxels too.
+        flips: Average mirrored versions; by default as the recipe says.
+        device: Where the networks compute.
+        overwrite: Replace an existing evaluation.
+        console: Where progress is shown.
+
     Raises:
         InputError: No such split, a case without its label file, or an output that exists already.
     """
     from medcontrast.inference.predict import Predictor
 
     console = console or Console()
-    manifest = load_manifest(manifest_path) if manifest_path is not None else _own_manifest(checkpoints[0])
+    manifest = manifest or _own_manifest(checkpoints[0])
     cases = manifest_case(manifest, split)
     folder = output or _default_output(checkpoints, split)
     require_free(folder, FILES, overwrite=overwrite)
@@ -164,9 +178,12 @@ def _progress(console: Console, total: int) -> Any:
 
 def _own_manifest(checkpoint: Path) -> Manifest:
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    if not (folder / "manifest.json").is_file():
+    if not (folder / RECIPE).is_file():
         raise InputError(f"{checkpoint}: has no manifest beside it; say which cases to score with --manifest M.")
-    return load_manifest(folder / "manifest.json")
+    run = Run.open(folder)
+    require_segmentation(run.recipe, where=str(folder))
+    assert isinstance(run.manifest, Manifest)
+    return run.manifest
 
 
 def _default_output(checkpoints: list[Path], split: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ def train_run(
     *,
     resume: bool,
     recipe: AnyRecipe | None = None,
+    overrides: Sequence[str] = (),
     max_time_s: float | None = None,
     accelerator: str = "auto",
     devices: int = 1,
@@ -36,6 +39,7 @@ def train_run(
         folder: Made or changed by the first process before it calls this; the others open it once all have met.
         resume: Whether to go on with its last checkpoint.
         recipe: The run's, where the folder may not be there yet: in a process that is not the first.
+        overrides: KEY=VALUE over the recipe of a run that is resumed; written down once it goes on.
         max_time_s: Save and stop after so many seconds.
         accelerator: auto, cpu, cuda or mps.
         devices: On this machine.
@@ -44,21 +48,24 @@ def train_run(
         console: Where progress is shown.
 
     Raises:
-        InputError: Rows cannot be shared evenly, the run is finished, or devices are not there.
+        InputError: Rows cannot be shared evenly, the run is finished, another process trains it, or devices are not
+            there.
     """
     console = console or Console()
-    recipe = recipe or Run.open(folder).recipe
+    recipe = recipe or Run.open(folder, overrides).recipe
     chosen = resolve_precision(recipe, accelerator, precision)
     _require_even_rows(recipe.train, devices * nodes)
     if resume and not (folder / RESUME).is_file():
         raise CheckpointError(f"{folder}: nothing to resume from yet (no {RESUME}); train it again with --overwrite.")
     fabric = make_fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=chosen)
     fabric.launch()
-    run = Run.open(folder)
-    with StopRequest(max_time_s) as stop:
+    run = Run.open(folder, overrides)
+    with _held_by_first(run, fabric), StopRequest(max_time_s) as stop:
         trainer = Trainer(run, fabric, console)
         if resume:
             trainer.resume()
+            if overrides and fabric.is_global_zero:
+                run.keep_recipe()
         else:
             trainer.initialise()
         if fabric.is_global_zero:
@@ -66,6 +73,22 @@ def train_run(
         trainer.fit(stop)
         if fabric.is_global_zero:
             _say_goodbye(console, run, trainer, stop)
+
+
+@contextmanager
+def _held_by_first(run: Run, fabric: Fabric) -> Iterator[None]:
+    """The first process holds the run for all of them; where it cannot, all of them stop."""
+    with ExitStack() as stack:
+        refusal = None
+        if fabric.is_global_zero:
+            try:
+                stack.enter_context(run.held())
+            except InputError as error:
+                refusal = str(error)
+        refusal = fabric.broadcast(refusal)
+        if refusal is not None:
+            raise InputError(refusal)
+        yield
 
 
 def _require_even_rows(train: LoopSettings, processes: int) -> None:

@@ -188,6 +188,18 @@ def test_voxels_that_the_network_never_saw_are_said(cli, tiny, trained, tmp_path
     assert f"Warning: {scan}: has voxels of 1 x 1 x 4 mm along x, y, z, but the network was trained on" in result.out
 
 
+def test_a_run_is_scored_on_the_files_that_its_recipe_names(cli, tiny, tmp_path, monkeypatch):
+    """The manifest has no root, so that it would lead to $MEDCONTRAST_DATA."""
+    path = tiny.write_data(tmp_path / "data", validation=1)
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "root"}))
+    recipe = tiny.write_recipe(tmp_path / "r.yaml", tiny.set_key(tiny.recipe_tree(steps=1), "data.root", "data"))
+    monkeypatch.setenv("MEDCONTRAST_DATA", str(tmp_path / "elsewhere"))
+    for words in (("train", recipe, "-o", tmp_path / "run", "--accelerator", "cpu"),
+                  ("evaluate", "--ckpt", tmp_path / "run", "--device", "cpu")):  # fmt: skip
+        result = cli(*words)
+        assert result.code == 0, result.err
+
+
 def test_a_tilted_gantry_is_scored_in_the_world(cli, tiny, tmp_path):
     """15.5 % less than the product of the voxel's edges, and what the record of `infer` says."""
     affine = np.eye(4)

@@ -20,14 +20,17 @@ def test_train_resume_and_its_last_words(cli, refused, place):
     assert facts["cases"] == {"labeled": 2, "unlabeled": 2, "validation": 1, "test": 1}
     assert (facts["processes"], facts["precision"]) == (1, "32-true")
     refused(cli("train", place, "-o", run), f"{run}: this folder holds something already.")
+    recipe = (run / "resolved.yaml").read_text()
     refused(
-        cli("train", "--resume", run),
+        cli("train", "--resume", run, "--set", "train.save_every=7"),
         "this run is finished (2 of 2 steps). To go on, ask for more: --set train.steps=4",
     )
+    assert (run / "resolved.yaml").read_text() == recipe
     result = cli("train", "--resume", run, "--set", "train.steps=3", "--accelerator", "cpu")
     assert result.code == 0, result.err
     assert "Resuming at step 2 of 3." in result.out
     assert load_resume(run / "last.pt")["progress"]["step"] == 3
+    assert "steps: 3" in (run / "resolved.yaml").read_text()
     assert cli("train", place, "-o", run, "--overwrite", "--accelerator", "cpu").code == 0
     assert load_resume(run / "last.pt")["progress"]["step"] == 2
 

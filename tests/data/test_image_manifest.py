@@ -182,7 +182,7 @@ def test_a_queue_is_no_longer_than_the_images_that_fill_it(tmp_path: Path, tiny:
     assert fault_of(tiny, tmp_path, method, images, queue=count) == ""
     assert fault_of(tiny, tmp_path, method, images, queue=count + 1) == (
         f"method.queue {count + 1}: m.json fills it from {count} {what}, so that an image's own old keys would be "
-        f"among its negatives; set it to {count} or less"
+        f"among its negatives; set it to {count} or less, better to a fraction of that"
     )
 
 

@@ -7,7 +7,7 @@ from itertools import chain
 
 import pytest
 
-from medcontrast.data.sampler import RowKey, TwoStreamSampler
+from medcontrast.data.sampler import ImageSampler, RowKey, TwoStreamSampler
 from medcontrast.errors import InputError
 
 
@@ -32,6 +32,18 @@ def test_every_round_holds_every_case_once_in_a_new_order(labeled, count):
     rounds = [tuple(walked[start : start + count]) for start in range(0, len(walked) - count + 1, count)]
     assert all(sorted(order) == list(range(count)) for order in rounds)
     assert len(set(rounds)) > 0.8 * len(rounds)
+
+
+def test_no_image_stands_in_a_step_twice_and_all_have_their_turn():
+    """10 images and 4 rows: two steps a round, in which eight images stand; which two sit out changes."""
+    sampler = ImageSampler(10, 0, 4, 0, 3, steps=400)
+    steps = [[key.case_index for key in sampler.batch(step)] for step in range(400)]
+    assert all(len({*steps[step], *steps[step + 1]}) == 8 for step in range(0, 400, 2))
+    counts = Counter(chain.from_iterable(steps)).values()
+    assert len(counts) == 10 and min(counts) > 130 and max(counts) < 190  # 160 expected; the deviation is 5.7
+    assert [sampler.epoch(step) for step in (0, 1, 2, 399)] == [0, 0, 1, 199]
+    plain = TwoStreamSampler(8, 0, 4, 0, 3, steps=6)
+    assert list(ImageSampler(8, 0, 4, 0, 3, steps=6)) == list(plain)  # where rows divide the images
 
 
 def test_more_rows_than_cases_show_each_case_equally_often():

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from medcontrast.engine.run import Run
-from medcontrast.errors import CheckpointError, ManifestError, OutputError, RecipeError
+from medcontrast.errors import CheckpointError, InputError, ManifestError, OutputError, RecipeError
 from medcontrast.settings import load_recipe
 
 
@@ -77,6 +77,7 @@ def test_overwrite_takes_away_what_a_run_writes_and_nothing_else(recipe, tmp_pat
         (folder / name / "file").write_text("old")
     create(recipe, folder, "train.steps=9", overwrite=True)
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".lock",
         "evaluation_test_last",
         "manifest.json",
         "notes.txt",
@@ -91,7 +92,7 @@ def test_overwrite_leaves_other_folders_and_files_alone(recipe, tmp_path):
     (folder / "chapter.txt").write_text("words")
     with pytest.raises(OutputError, match=r"--overwrite replaces run folders alone, and this is not one"):
         create(recipe, folder, overwrite=True)
-    assert (folder / "chapter.txt").read_text() == "words"
+    assert [path.name for path in folder.iterdir()] == ["chapter.txt"]
     file = tmp_path / "file"
     file.write_text("words")
     for overwrite in (False, True):
@@ -114,6 +115,34 @@ def test_a_faulty_recipe_takes_nothing_away(recipe, tmp_path):
 def test_a_run_that_never_trained_may_be_made_again(recipe, tmp_path):
     create(recipe, tmp_path / "run")
     assert create(recipe, tmp_path / "run", "train.steps=3").recipe.train.steps == 3
+
+
+@pytest.mark.parametrize("left", [[".writable"], [".lock", ".resolved.yaml.0a1b2c3d.tmp"], ["resolved.yaml"]])
+def test_what_a_kill_left_of_a_run_that_was_being_made_is_in_nobodys_way(recipe, tmp_path, left):
+    folder = tmp_path / "run"
+    create(recipe, folder)
+    for path in folder.iterdir():
+        if path.name not in left:
+            path.unlink()
+    for name in left:
+        (folder / name).touch()
+    assert create(recipe, folder, "train.steps=3").recipe.train.steps == 3
+    (folder / "last.pt").touch()
+    with pytest.raises(OutputError, match="holds something already"):
+        create(recipe, folder)
+
+
+def test_a_run_that_another_process_trains_is_not_replaced(recipe, tmp_path):
+    run = create(recipe, tmp_path / "run")
+    before = (run.folder / "resolved.yaml").read_text()
+    sentence = rf"^{run.folder}: another process trains this run; wait for its end, or stop it\.$"
+    with run.held():
+        with pytest.raises(InputError, match=sentence), run.held():
+            pass
+        with pytest.raises(InputError, match=sentence):
+            create(recipe, run.folder, "train.steps=9", overwrite=True)
+        assert (run.folder / "resolved.yaml").read_text() == before
+    create(recipe, run.folder, "train.steps=9", overwrite=True)
 
 
 def test_an_empty_folder_is_free(recipe, tmp_path):
@@ -144,8 +173,11 @@ def test_a_resumed_run_keeps_its_recipe(recipe, tmp_path):
         ):
             Run.open(folder, [override])
     assert (folder / "resolved.yaml").read_text() == before
-    assert Run.open(folder, ["train.steps=12", "data.workers=1"]).recipe.train.steps == 12
-    assert Run.open(folder).recipe.data.workers == 1
+    changed = Run.open(folder, ["train.steps=12", "data.workers=1"])
+    assert changed.recipe.train.steps == 12
+    assert (folder / "resolved.yaml").read_text() == before  # until it is sure that the run goes on
+    changed.keep_recipe()
+    assert Run.open(folder).recipe == changed.recipe
 
 
 def test_validating_needs_validation_cases(tiny, tmp_path):

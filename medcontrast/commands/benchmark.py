@@ -40,7 +40,7 @@ def benchmark(
     settings = load_grid(path)
     kept = results or Path("benchmarks/results") / settings.name
     runs = work or Path("runs/benchmarks") / settings.name
-    chosen = (
+    chosen: SegmentationBenchmark | ProbeBenchmark = (
         SegmentationBenchmark(path, kept, runs, settings)
         if isinstance(settings, GridSettings)
         else ProbeBenchmark(path, kept, runs, settings)

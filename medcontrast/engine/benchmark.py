@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -27,14 +27,14 @@ from medcontrast.settings import AnyRecipe, Recipe, load_segmentation_recipe
 from medcontrast.settings.compare import first_difference, tree_difference
 from medcontrast.settings.grid import Cell, GridSettings, ProbeCell, cells
 
-AnyCell = Cell | ProbeCell
+AnyCell = TypeVar("AnyCell", Cell, ProbeCell)
 
 _DESCRIBES = {"name", "description", "source", "licence", "root"}
 """Keys of a manifest that say nothing of its cases."""
 
 
 @dataclass(frozen=True)
-class Benchmark(ABC):
+class Benchmark(ABC, Generic[AnyCell]):
     """Cells of a grid, where their records are kept and where they are worked on.
 
     Attributes:
@@ -126,21 +126,23 @@ class Benchmark(ABC):
         return self.results / f"{cell.name}.json"
 
     def _finish(self, cell: AnyCell, console: Console, max_time_s: float | None) -> bool:
-        """Trains and scores a cell; False where training was stopped before its end."""
-        run = self.opened(cell)
+        """Trains a cell and scores it if that comes to its end; False where something asked to stop."""
+        run, stopped = self.opened(cell), None
         total, resumed = run.recipe.train.steps, run.resume_file.is_file()
         if not resumed or _step(run) < total:
             console.print(f"{cell.name}: {'resuming' if resumed else 'training'}", highlight=False)
-            train_run(run.folder, resume=resumed, max_time_s=max_time_s, console=console)
+            stopped = train_run(run.folder, resume=resumed, max_time_s=max_time_s, console=console)
         if _step(run) < total:
             return False
         self.record(cell, run, self.record_path(cell))
         console.print(f"{cell.name}: recorded in {self.record_path(cell)}", highlight=False)
-        return True
+        if stopped is not None:
+            console.print(f"The grid ends here because {stopped}.", highlight=False)
+        return stopped is None
 
 
 @dataclass(frozen=True)
-class SegmentationBenchmark(Benchmark):
+class SegmentationBenchmark(Benchmark[Cell]):
     """A grid of segmentation methods.
 
     Attributes:
@@ -165,18 +167,19 @@ class SegmentationBenchmark(Benchmark):
         Raises:
             InputError: A record is damaged, of another recipe or of other cases.
         """
-        found = load_records(self.results, [cell.name for cell in cells(self.grid)])
-        manifest = self._manifest(cells(self.grid)[0])  # names of cases are the same wherever their files lie
-        for cell in cells(self.grid):
-            if cell.name in found:
-                self._require_of_this_grid(cell, found[cell.name], manifest)
+        wanted = {cell.name: cell for cell in self.cells()}
+        found = load_records(self.results, list(wanted))
+        manifest = self._manifest()
+        for name, record in found.items():
+            self._require_of_this_grid(wanted[name], record, manifest)
         return found
 
     def _require_of_this_grid(self, cell: Cell, record: Record, manifest: Manifest) -> None:
-        path = self.record_path(cell)
-        record.require_recipe(self.recipe(cell), path)
+        path, recipe = self.record_path(cell), self.recipe(cell)
+        record.require_recipe(recipe, path)
         require_split(record.facts, self.grid.split, path)
-        labeled = [entry["case"] for entry in labeled_subset(manifest, cell.labeled, cell.run)["labeled"]]
+        subset = labeled_subset(manifest, cell.labeled, cell.run)
+        labeled = [entry["case"] for entry in subset["labeled"]]
         scored = [case.name for case in manifest.split(self.grid.split)]
         for kind, old, new in (("labeled", record.facts["labeled_cases"], labeled), ("scored", record.cases, scored)):
             if sorted(old) != sorted(new):
@@ -184,16 +187,21 @@ class SegmentationBenchmark(Benchmark):
                     f"{path}: this record has other {kind} cases than {manifest.path} now names for it. Delete it to "
                     "run its cell again, or put the manifest back."
                 )
+        before, now = record.facts["unlabeled"], len(subset["unlabeled"])
+        if recipe.train.unlabeled_rows and before != now:
+            raise InputError(
+                f"{path}: this record was made with {before} unlabeled cases, but {manifest.path} now has {now}. Delete "
+                "it to run its cell again, or put the manifest back."
+            )
 
     def report(self, into: Path | None) -> str:
         records = self.records()
         if not records:
             raise no_records(self.results)
-        structures = [label.name for label in self._manifest(cells(self.grid)[0]).labels.labels]
+        structures = [label.name for label in self._manifest().labels.labels]
         return write_report(self.grid, records, self.results, into, structures=structures)
 
-    def record(self, cell: AnyCell, run: Run, path: Path) -> None:
-        assert isinstance(cell, Cell)
+    def record(self, cell: Cell, run: Run, path: Path) -> None:
         report = score_checkpoints(
             [run.folder],
             split=self.grid.split,
@@ -203,8 +211,7 @@ class SegmentationBenchmark(Benchmark):
         )
         make_record(cell, self.recipe(cell), report, self._facts(run)).save(path)
 
-    def opened(self, cell: AnyCell) -> Run:
-        assert isinstance(cell, Cell)
+    def opened(self, cell: Cell) -> Run:
         folder, row = self.work / cell.name, self.path.parent / self.grid.rows[cell.row].recipe
         recipe = resolve_paths(self.recipe(cell), row)
         manifest = self._manifest(cell)
@@ -219,8 +226,9 @@ class SegmentationBenchmark(Benchmark):
         data = recipe.data.model_copy(update={"manifest": subset.name})
         return Run.create(folder, recipe.model_copy(update={"data": data}), subset, overwrite=folder.exists())
 
-    def _manifest(self, cell: Cell) -> Manifest:
-        """The grid's manifest, its files where the cell's recipe has them."""
+    def _manifest(self, cell: Cell | None = None) -> Manifest:
+        """The grid's manifest, its files where the cell's recipe has them; its names are the same for every cell."""
+        cell = cell or self.cells()[0]
         root = resolve_paths(self.recipe(cell), self.path.parent / self.grid.rows[cell.row].recipe).data.root
         return load_manifest(self.path.parent / self.grid.manifest, None if root is None else Path(root))
 

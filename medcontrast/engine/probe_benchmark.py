@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from medcontrast.data.fit import recipe_manifest
-from medcontrast.data.image_manifest import load_image_manifest
-from medcontrast.engine.benchmark import AnyCell, Benchmark, no_records, run_facts
+from medcontrast.data.image_manifest import ImageManifest
+from medcontrast.engine.benchmark import Benchmark, no_records, run_facts
 from medcontrast.engine.probe import Frozen
 from medcontrast.engine.probe_benchmark_report import classifier_name, write_probe_report
 from medcontrast.engine.probe_images import probe_images
@@ -26,7 +26,7 @@ from medcontrast.settings.grid import ProbeCell, ProbeGridSettings, probe_cells
 
 
 @dataclass(frozen=True)
-class ProbeBenchmark(Benchmark):
+class ProbeBenchmark(Benchmark[ProbeCell]):
     """A grid of encoders.
 
     Attributes:
@@ -38,7 +38,7 @@ class ProbeBenchmark(Benchmark):
     def cells(self) -> Sequence[ProbeCell]:
         return probe_cells(self.grid)
 
-    def recipe(self, cell: AnyCell) -> PretrainRecipe:
+    def recipe(self, cell: ProbeCell) -> PretrainRecipe:
         """The cell's recipe, with the run as its seed."""
         row = self.grid.rows[cell.row]
         path = self.path.parent / row.recipe
@@ -67,7 +67,7 @@ class ProbeBenchmark(Benchmark):
             raise no_records(self.results)
         return write_probe_report(self.grid, records, self.results, into)
 
-    def opened(self, cell: AnyCell) -> Run:
+    def opened(self, cell: ProbeCell) -> Run:
         folder, path = self.work / cell.name, self.path.parent / self.grid.rows[cell.row].recipe
         recipe = self.recipe(cell)
         known = self.reopened(cell, resolve_paths(recipe, path), recipe_manifest(recipe, path).raw)
@@ -75,13 +75,10 @@ class ProbeBenchmark(Benchmark):
             return known
         return Run.create(folder, recipe, path, overwrite=folder.exists())
 
-    def record(self, cell: AnyCell, run: Run, path: Path) -> None:
-        assert isinstance(cell, ProbeCell)
+    def record(self, cell: ProbeCell, run: Run, path: Path) -> None:
+        assert isinstance(run.manifest, ImageManifest)
         trained = load_trained(run.folder)
-        root = None if trained.recipe.data.root is None else Path(trained.recipe.data.root)
-        images = probe_images(
-            load_image_manifest(run.folder / "manifest.json", root), trained.recipe.data, split=self.grid.split
-        )
+        images = probe_images(run.manifest, trained.recipe.data, split=self.grid.split)
         frozen = Frozen.of(trained.encoder, images.sets, torch.device("cpu"))
         hits: dict[str, NDArray[np.bool_]] = {}
         for fraction in self.grid.fractions:

@@ -32,7 +32,7 @@ def train_run(
     nodes: int = 1,
     precision: str | None = None,
     console: Console | None = None,
-) -> None:
+) -> str | None:
     """Trains the run in `folder` from its beginning, or from its last checkpoint.
 
     Args:
@@ -46,6 +46,9 @@ def train_run(
         nodes: Machines.
         precision: Over the recipe's.
         console: Where progress is shown.
+
+    Returns:
+        What asked to stop, such as "SIGTERM was received", be it so late that the run is finished; None for nothing.
 
     Raises:
         InputError: Rows cannot be shared evenly, the run is finished, another process trains it, or devices are not
@@ -73,6 +76,7 @@ def train_run(
         trainer.fit(stop)
         if fabric.is_global_zero:
             _say_goodbye(console, run, trainer, stop)
+        return stop.reason
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,19 +17,6 @@ from medcontrast.settings.shipped import shipped_folder
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 
 
-class RowSettings(Settings):
-    """One row of the table: a recipe, and what is changed in it."""
-
-    recipe: str
-    """Relative to the grid file."""
-    set: tuple[str, ...] = ()
-    """`key.subkey=value` items for this row alone, after those of the whole grid."""
-    labeled: tuple[int | Literal["all"], ...] | None = None
-    """Labeled counts of this row; default: the grid's. `all` is full supervision."""
-    runs: int | None = Field(default=None, ge=1)
-    """Runs of this row; default: the grid's."""
-
-
 class ProbeRowSettings(Settings):
     """One row of a table of encoders: a recipe, and what is changed in it."""
 
@@ -38,6 +26,13 @@ class ProbeRowSettings(Settings):
     """`key.subkey=value` items for this row alone, after those of the whole grid."""
     runs: int | None = Field(default=None, ge=1)
     """Runs of this row; default: the grid's."""
+
+
+class RowSettings(ProbeRowSettings):
+    """One row of a table of segmentation methods."""
+
+    labeled: tuple[int | Literal["all"], ...] | None = None
+    """Labeled counts of this row; default: the grid's. `all` is full supervision."""
 
 
 class ProbeGridSettings(Settings):
@@ -70,9 +65,7 @@ class ProbeGridSettings(Settings):
         _require_rows(self)
         lists: dict[str, tuple[object, ...]] = {"classifiers": self.classifiers, "fractions": self.fractions}
         lists |= {f"groups.{kind}": names for kind, names in self.groups.items()}
-        for name, values in lists.items():
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"{name} holds one value at least, each once, but is {list(values)}")
+        _require_distinct(lists)
         return self
 
 
@@ -101,7 +94,10 @@ class GridSettings(Settings):
     @model_validator(mode="after")
     def _fits(self) -> GridSettings:
         _require_rows(self)
-        for count in (*self.labeled, *(count for row in self.rows.values() for count in row.labeled or ())):
+        lists = {f"rows.{name}.labeled": row.labeled for name, row in self.rows.items() if row.labeled is not None}
+        lists["labeled"] = self.labeled
+        _require_distinct(lists)
+        for count in (count for counts in lists.values() for count in counts):
             if count != "all" and count < 1:
                 raise ValueError(f"labeled holds numbers from 1 up and `all`, but got {count}")
         return self
@@ -112,6 +108,13 @@ def _require_rows(grid: GridSettings | ProbeGridSettings) -> None:
         row = getattr(grid, key)
         if row is not None and row not in grid.rows:
             raise ValueError(f"{key} {row!r} is none of the rows {', '.join(grid.rows)}")
+
+
+def _require_distinct(lists: Mapping[str, tuple[object, ...]]) -> None:
+    """Refuses an empty list, and one that would ask for the same twice."""
+    for name, values in lists.items():
+        if not values or len(set(values)) != len(values):
+            raise ValueError(f"{name} holds one value at least, each once, but is {list(values)}")
 
 
 class Cell(Settings):

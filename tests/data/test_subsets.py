@@ -49,6 +49,24 @@ def test_all_labels_the_pool(manifest, tmp_path):
     assert len(load_manifest(path).labeled) == 8
 
 
+def test_a_case_that_the_manifest_does_not_name_has_the_name_of_its_file(manifest):
+    for entry in (*manifest.raw["labeled"], *manifest.raw["unlabeled"]):
+        del entry["case"]
+    bare = load_manifest(write(manifest))
+    raw = labeled_subset(bare, 3, 0)
+    assert names(raw["labeled"]) == ["case_00_0", "case_01_0", "case_02_0"]
+    assert raw["unlabeled"][0] == {**bare.raw["unlabeled"][1], "case": "case_03_0"}
+    del manifest.raw["unlabeled"][0]["label"]
+    with pytest.raises(ManifestError, match="case case_02_0 has no label file, but labeled subset 0 needs it"):
+        labeled_subset(load_manifest(write(manifest)), 3, 0)
+
+
+def write(manifest):
+    path = manifest.path.with_name("bare.json")
+    path.write_text(json.dumps(manifest.raw), encoding="utf-8")
+    return path
+
+
 def test_a_pool_too_small_and_a_case_without_label_are_refused(manifest):
     with pytest.raises(ManifestError, match="9 labeled cases are asked for, but its pool has 8"):
         labeled_subset(manifest, 9, 0)

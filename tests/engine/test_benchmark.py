@@ -1,20 +1,22 @@
-"""Tests of the benchmark: whole (a tiny grid, stopped and resumed), by hand (tables of known records)."""
+"""Tests of the benchmark: whole (a tiny grid, stopped and resumed)."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 from filelock import FileLock
 
-from medcontrast.engine.benchmark_report import write_report
-from medcontrast.engine.records import METRICS, Record
-from medcontrast.errors import InputError
-from medcontrast.settings.grid import load_grid
+from medcontrast import checkpoint
+from medcontrast.engine.loop import Trainer
+from medcontrast.engine.records import Record
+from medcontrast.engine.stopping import StopRequest
 
 
 @pytest.fixture
@@ -72,10 +74,9 @@ def test_a_grid_runs_to_its_tables_and_again_from_records_alone(cli, grid):
     assert (results / "table.md").read_text(encoding="utf-8") == table
 
 
-def test_a_stopped_grid_shows_gaps_and_goes_on_to_the_same_records(cli, grid, tmp_path):
+def test_a_grid_in_parts_shows_gaps_and_ends_in_the_same_records(cli, grid):
     assert cli("benchmark", grid, "--results", "straight", "--work", "w1").code == 0
-    stopped = cli("benchmark", grid, "--only", "supervised-2-0", "--only", "full")
-    assert "2 cells are not finished" not in stopped.out
+    assert cli("benchmark", grid, "--only", "supervised-2-0", "--only", "full").code == 0
     assert recorded() == ["full-all-0", "supervised-2-0"]
     table = Path("benchmarks/results/tiny/table.md").read_text(encoding="utf-8")
     assert "| supervised | 1 of 2 |" in table
@@ -87,6 +88,64 @@ def test_a_stopped_grid_shows_gaps_and_goes_on_to_the_same_records(cli, grid, tm
             Record.load(Path(folder) / f"{name}.json") for folder in ("benchmarks/results/tiny", "straight")
         )
         assert (ours.scores, ours.recipe_hash) == (theirs.scores, theirs.recipe_hash)
+
+
+def without_times(path):
+    """A record, and how many parts its training was made in."""
+    record = Record.load(path)
+    facts = {key: value for key, value in record.facts.items() if key not in ("train_seconds", "written", "earlier")}
+    return dataclasses.replace(record, facts=facts), 1 + len(record.facts.get("earlier", ()))
+
+
+def test_a_cell_stopped_in_mid_training_goes_on_to_the_same_record(cli, grid, monkeypatch):
+    assert cli("benchmark", grid, "--only", "supervised-2-0", "--results", "straight", "--work", "w1").code == 0
+    last = Path("runs/benchmarks/tiny/supervised-2-0/last.pt")
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "due", lambda stop: True)
+        stopped = cli("benchmark", grid, "--only", "supervised")
+    assert "supervised-2-0: training" in stopped.out
+    assert "2 cells are not finished; the same command goes on with them." in stopped.out
+    assert checkpoint.load_resume(last)["progress"]["step"] == 1
+    assert recorded() == [] and not Path("runs/benchmarks/tiny/supervised-2-1").exists()
+    again = cli("benchmark", grid, "--only", "supervised-2-0")
+    assert again.code == 0 and "supervised-2-0: resuming" in again.out
+    (ours, parts), (theirs, one) = (
+        without_times(Path(folder) / "supervised-2-0.json") for folder in ("benchmarks/results/tiny", "straight")
+    )
+    assert ours == theirs and (parts, one) == (2, 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_cells_last_save_keeps_its_record_and_ends_the_grid(cli, grid, monkeypatch, number):
+    save = Trainer.save
+
+    def interrupted(trainer):
+        save(trainer)
+        if trainer.state.step == trainer.run.recipe.train.steps:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Trainer, "save", interrupted)
+    found = cli("benchmark", grid)
+    assert found.code == 0
+    assert recorded() == ["supervised-2-0"]
+    assert f"The grid ends here because {number.name} was received." in found.out
+    assert "3 cells are not finished; the same command goes on with them." in found.out
+
+
+def test_a_time_limit_in_a_cells_last_step_keeps_its_record_and_ends_the_grid(cli, grid, monkeypatch):
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    save = Trainer.save
+
+    def late(trainer):
+        save(trainer)
+        if trainer.state.step == trainer.run.recipe.train.steps:
+            monkeypatch.setattr(time, "monotonic", lambda: 61.0)
+
+    monkeypatch.setattr(Trainer, "save", late)
+    found = cli("benchmark", grid, "--max-time", "60s")
+    assert found.code == 0
+    assert recorded() == ["supervised-2-0"]
+    assert "3 cells are not finished; the same command goes on with them." in found.out
 
 
 def test_no_time_left_leaves_every_cell_for_later(cli, grid):
@@ -161,6 +220,29 @@ def test_a_record_of_other_cases_than_the_manifest_now_names_is_refused(cli, gri
     assert f"this record has other {kind} cases than" in found.err.replace("\n", " ")
 
 
+def test_a_record_of_another_number_of_unlabeled_cases_is_refused(cli, grid):
+    assert cli("benchmark", grid, "--only", "supervised-2-0", "--only", "mean_teacher").code == 0
+    edit_manifest(lambda content: content["unlabeled"].pop())
+    found = cli("benchmark", grid, "--report")
+    assert found.code == 2
+    assert "mean_teacher-2-0.json: this record was made with 3 unlabeled cases, but" in found.err
+    assert "data/manifest.json now has 2. Delete it to run its cell again" in found.err
+    Path("benchmarks/results/tiny/mean_teacher-2-0.json").unlink()
+    assert cli("benchmark", grid, "--report").code == 0  # the supervised row learns from none
+
+
+def test_cases_without_a_name_have_that_of_their_file(cli, grid):
+    def leave_out(content):
+        for entry in (*content["labeled"], *content["unlabeled"], *content["validation"]):
+            del entry["case"]
+
+    edit_manifest(leave_out)
+    found = cli("benchmark", grid, "--only", "supervised-2-0")
+    assert found.code == 0, found.err
+    facts = Record.load(Path("benchmarks/results/tiny/supervised-2-0.json")).facts
+    assert facts["labeled_cases"] == ["case_00_0", "case_01_0"]
+
+
 def test_a_record_of_another_split_is_refused(cli, grid):
     assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
     edit_manifest(lambda content: content.update(test=content["validation"], validation=[]))
@@ -192,131 +274,3 @@ def test_an_unknown_row_is_named(cli, grid):
     found = cli("benchmark", grid, "--only", "other")
     assert found.code == 2
     assert "--only other: neither a row nor a cell" in found.err
-
-
-INFERENCE = {"overlap": 0.5, "weighting": "gaussian", "flips": True, "largest_component": "none"}
-
-
-def make(row, run, dice, labeled=2, missed=0.0, targets=("front",), **inference):
-    cases = [f"c{number}" for number in range(len(dice))]
-    figures = {metric: [1.0] * len(dice) for metric in METRICS} | {"dice": dice, "missed": [missed] * len(dice)}
-    facts = {"split": "validation", "step": 2, "trained_parameters": 1_500_000, "train_seconds": 1800}
-    facts |= {"versions": {"torch": "9.9"}, "device": "cpu", "precision": "32-true"}
-    recipe = {"network": {"name": "unet"}, "inference": {**INFERENCE, **inference}}
-    return Record(row, labeled, run, recipe, "", cases, dict.fromkeys(targets, figures), facts)
-
-
-def test_the_table_by_hand(grid, tmp_path):
-    settings = load_grid(grid)
-    records = {
-        "supervised-2-0": make("supervised", 0, [0.5, 0.6, 0.7]),
-        "supervised-2-1": make("supervised", 1, [0.7, 0.8, 0.9], missed=1.0),
-        "mean_teacher-2-0": make("mean_teacher", 0, [0.6, 0.7, 0.8]),
-        "full-all-0": make("full", 0, [0.8, 0.8, 0.8], labeled="all"),
-    }
-    text = write_report(settings, records, tmp_path / "out")
-    rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| supervised", "| mean_teacher"))]
-    assert [row[1] for row in rows] == ["2", "1"]
-    assert rows[0][2].startswith("0.7000 (0.6000 to 0.8000)")
-    assert [row[3] for row in rows] == ["0.1414", "-"]
-    assert [row[4] for row in rows] == ["87.5 %", "87.5 %"]
-    assert [row[8] for row in rows] == ["3", "0"]
-    assert rows[1][9].startswith("+0.1000 (+0.1000 to +0.1000), p 0.250")  # paired over run 0 alone
-    assert rows[0][10].startswith("-0.1000")
-    assert [row[11] for row in rows] == ["1.50 M", "1.50 M"]
-    assert (
-        "Conditions: network unet; overlap of windows 0.5; their weights gaussian; mirrored versions averaged yes;"
-        in text
-    )
-    table = list(csv.DictReader((tmp_path / "out" / "table.csv").read_text(encoding="utf-8").splitlines()))
-    assert {row["figure"] for row in table} >= {"dice", "hd95_pooled_mm"}
-    assert next(row for row in table if row["row"] == "full" and row["figure"] == "dice")["mean"] == "0.8"
-
-
-def test_a_miss_counts_once_and_conditions_in_which_rows_differ_are_said(grid, tmp_path):
-    """The region `whole` is missed where its only part is; that is one structure."""
-    settings = load_grid(grid)
-    targets = ("front", "whole")
-    records = {
-        "supervised-2-0": make("supervised", 0, [0.5, 0.6], missed=1.0, targets=targets),
-        "mean_teacher-2-0": make("mean_teacher", 0, [0.6, 0.7], targets=targets, largest_component="each"),
-    }
-    text = write_report(settings, records, tmp_path / "out", structures=["front"])
-    row = next(line.split(" | ") for line in text.splitlines() if line.startswith("| supervised"))
-    heads = next(line.split(" | ") for line in text.splitlines() if line.startswith("| row"))
-    assert row[heads.index("missed")] == "2"
-    assert "largest component kept none (supervised), each (mean_teacher);" in text
-
-
-def test_records_of_other_cases_are_not_compared(grid, tmp_path):
-    records = {
-        "supervised-2-0": make("supervised", 0, [0.5, 0.6]),
-        "mean_teacher-2-0": make("mean_teacher", 0, [0.6, 0.7, 0.8]),
-    }
-    with pytest.raises(InputError, match="mean_teacher-2-0 and supervised-2-0 hold other cases"):
-        write_report(load_grid(grid), records, tmp_path / "out")
-
-
-def save_peer(folder, row, run, dice, labeled=2, **facts):
-    record = make(row, run, dice, labeled)
-    facts = {**record.facts, "peer": {"name": "Other", "version": "2.0"}, "notes": ["as released"], "step": 9, **facts}
-    dataclasses.replace(record, facts=facts).save(folder / "peers" / f"{row}-{labeled}-{run}.json")
-
-
-def test_peers_stand_beside_the_rows_and_change_none_of_them(grid, tmp_path):
-    settings, out = load_grid(grid), tmp_path / "out"
-    records = {
-        "supervised-2-0": make("supervised", 0, [0.5, 0.6, 0.7]),
-        "mean_teacher-2-0": make("mean_teacher", 0, [0.6, 0.7, 0.8]),
-    }
-    alone = write_report(settings, records, out).splitlines()
-    save_peer(out, "other_mt", 1, [0.7, 0.8, 0.9])
-    save_peer(out, "other_mt", 0, [0.4, 0.5, 0.6])
-    save_peer(out, "supervised", 0, [1.0, 1.0, 1.0], labeled="all")
-    lines = write_report(settings, records, out).splitlines()
-    rows = {line.split(" | ")[0]: line.split(" | ") for line in lines if line.startswith("| ")}
-    assert rows["| other_mt (peer)"][1] == "2"
-    assert rows["| other_mt (peer)"][2].startswith("0.6500 (0.5500 to 0.7500)")
-    assert rows["| other_mt (peer)"][9].startswith("-0.1000")  # paired over run 0 alone
-    assert rows["| supervised (peer)"][2].startswith("1.0000")
-    assert [line.split(" | ")[:9] for line in alone if line.startswith("| ")][1][:4] == rows["| supervised"][:4]
-    assert rows["| supervised"][4] == "-"  # a peer is not the grid's full supervision
-    note = "other_mt (peer): Other 2.0, 9 steps; as released."
-    assert sum(line.count(note) for line in lines) == 1
-    assert not any("Peers are" in line for line in alone)
-    table = list(csv.DictReader((out / "table.csv").read_text(encoding="utf-8").splitlines()))
-    assert {row["row"] for row in table} == {"supervised", "mean_teacher", "other_mt (peer)", "supervised (peer)"}
-
-
-def test_a_peer_on_other_cases_is_refused(grid, tmp_path):
-    save_peer(tmp_path / "out", "other", 0, [0.7])
-    with pytest.raises(InputError, match="peers/other-2-0 and supervised-2-0 hold other cases"):
-        write_report(load_grid(grid), {"supervised-2-0": make("supervised", 0, [0.5, 0.6])}, tmp_path / "out")
-
-
-def test_a_record_without_its_peer_is_refused(grid, tmp_path):
-    make("supervised", 0, [0.5]).save(tmp_path / "out/peers/supervised-2-0.json")
-    with pytest.raises(InputError, match=r"peers/supervised-2-0\.json: names no peer and its version"):
-        write_report(load_grid(grid), {"supervised-2-0": make("supervised", 0, [0.5])}, tmp_path / "out")
-
-
-def test_the_table_replaces_the_marked_part_of_a_page(grid, tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text("before\n<!-- benchmark tiny -->\nold\n<!-- end -->\nafter\n", encoding="utf-8")
-    records = {"supervised-2-0": make("supervised", 0, [0.5, 0.6])}
-    for _ in range(2):
-        text = write_report(load_grid(grid), records, tmp_path / "out", page)
-    content = page.read_text(encoding="utf-8")
-    assert content == f"before\n<!-- benchmark tiny -->\n\n{text}\n\n<!-- end -->\nafter\n"
-    page.write_text("nothing", encoding="utf-8")
-    with pytest.raises(InputError, match=r"has no place for the table; put the lines <!-- benchmark tiny -->"):
-        write_report(load_grid(grid), records, tmp_path / "out", page)
-
-
-def test_records_are_small_and_read_line_by_line(tmp_path):
-    record = make("supervised", 0, [0.5] * 40)
-    record.save(tmp_path / "r.json")
-    text = (tmp_path / "r.json").read_text(encoding="utf-8")
-    assert Record.load(tmp_path / "r.json") == record
-    assert json.loads(text)["scores"]["front"]["dice"] == [0.5] * 40
-    assert sum(line.startswith('   "') for line in text.splitlines()) == len(METRICS)

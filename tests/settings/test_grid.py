@@ -46,6 +46,16 @@ def test_cells_come_by_count_then_run(tmp_path):
         ({"baseline": "other"}, "baseline 'other' is none of the rows plain, full"),
         ({"default": "other"}, "default 'other' is none of the rows plain, full"),
         ({"labeled": [0]}, "labeled holds numbers from 1 up and `all`, but got 0"),
+        ({"labeled": []}, "labeled holds one value at least, each once, but is []"),
+        ({"labeled": [8, 4, 8]}, "labeled holds one value at least, each once, but is [8, 4, 8]"),
+        (
+            {"rows": {"plain": {"recipe": "a.yaml", "labeled": ["all", "all"]}}},
+            "rows.plain.labeled holds one value at least, each once, but is ['all', 'all']",
+        ),
+        (
+            {"rows": {"plain": {"recipe": "a.yaml", "labeled": []}}},
+            "rows.plain.labeled holds one value at least, each once, but is []",
+        ),
         ({"runs": 0}, "runs: input should be greater than or equal to 1, but got 0"),
         ({"titel": "x"}, "titel: unknown key; did you mean 'title'?"),
         ({"split": "labeled"}, "split: input should be 'validation' or 'test', but got 'labeled'"),

@@ -190,8 +190,8 @@ class SegmentationBenchmark(Benchmark[Cell]):
         before, now = record.facts["unlabeled"], len(subset["unlabeled"])
         if recipe.train.unlabeled_rows and before != now:
             raise InputError(
-                f"{path}: this record was made with {before} unlabeled cases, but {manifest.path} now has {now}. Delete "
-                "it to run its cell again, or put the manifest back."
+                f"{path}: this record was made with {before} unlabeled cases, but {manifest.path} now has {now}. "
+                "Delete it to run its cell again, or put the manifest back."
             )
 
     def report(self, into: Path | None) -> str:

@@ -16,7 +16,7 @@ from medcontrast.settings.grid import GridSettings
 INFERENCE = {"overlap": 0.5, "weighting": "gaussian", "flips": True, "largest_component": "none"}
 
 
-def settings():
+def settings(**changes):
     tree = {
         "name": "tiny",
         "title": "Tiny grid",
@@ -32,7 +32,7 @@ def settings():
             "full": {"recipe": "supervised.yaml", "labeled": ["all"], "runs": 1},
         },
     }
-    return GridSettings.model_validate_json(json.dumps(tree))
+    return GridSettings.model_validate_json(json.dumps({**tree, **changes}))
 
 
 def make(row, run, dice, labeled=2, missed=0.0, targets=("front",), **inference):
@@ -44,6 +44,13 @@ def make(row, run, dice, labeled=2, missed=0.0, targets=("front",), **inference)
     return Record(row, labeled, run, recipe, "", cases, dict.fromkeys(targets, figures), facts)
 
 
+def table(text, title):
+    """Row -> head of a column -> what stands there, of the table under a title."""
+    below = text.partition(f"**{title}**\n\n")[2].partition("\n\n")[0]
+    heads, _, *rows = [line.strip("| ").split(" | ") for line in below.splitlines()]
+    return {row[0]: dict(zip(heads, row, strict=True)) for row in rows}
+
+
 def test_the_table_by_hand(tmp_path):
     records = {
         "supervised-2-0": make("supervised", 0, [0.5, 0.6, 0.7]),
@@ -52,22 +59,59 @@ def test_the_table_by_hand(tmp_path):
         "full-all-0": make("full", 0, [0.8, 0.8, 0.8], labeled="all"),
     }
     text = write_report(settings(), records, tmp_path / "out")
-    rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| supervised", "| mean_teacher"))]
-    assert [row[1] for row in rows] == ["2", "1"]
-    assert rows[0][2].startswith("0.7000 (0.6000 to 0.8000)")
-    assert [row[3] for row in rows] == ["0.1414", "-"]
-    assert [row[4] for row in rows] == ["87.5 %", "87.5 %"]
-    assert [row[8] for row in rows] == ["3", "0"]
-    assert rows[1][9].startswith("+0.1000 (+0.1000 to +0.1000), p 0.250")  # paired over run 0 alone
-    assert rows[0][10].startswith("-0.1000")
-    assert [row[11] for row in rows] == ["1.50 M", "1.50 M"]
+    rows = table(text, "2 labeled")
+    ours, other = rows["supervised"], rows["mean_teacher"]
+    assert (ours["runs"], other["runs"]) == ("2", "1")
+    assert ours["Dice front"] == "0.7000 (0.6000 to 0.8000)"
+    assert (ours["SD over runs"], other["SD over runs"]) == ("0.1414", "-")
+    assert (ours["missed"], other["missed"]) == ("3", "0")
+    # run 0 alone has a partner
+    assert (ours["of full supervision"], other["of full supervision"]) == ("75.0 %, over run 0", "87.5 %")
+    assert other["against supervised"] == "+0.1000 (+0.1000 to +0.1000), p 0.250, over run 0"
+    assert ours["against mean_teacher"] == "-0.1000 (-0.1000 to -0.1000), p 0.250, over run 0"
+    assert list(ours)[-2:] == ["parameters", "hours"]
+    assert (ours["parameters"], ours["hours"]) == ("1.50 M", "0.50")
+    assert "SD over runs" not in table(text, "all cases labeled")["full"]  # where no row has one
     assert (
         "Conditions: network unet; overlap of windows 0.5; their weights gaussian; mirrored versions averaged yes;"
         in text
     )
-    table = list(csv.DictReader((tmp_path / "out" / "table.csv").read_text(encoding="utf-8").splitlines()))
-    assert {row["figure"] for row in table} >= {"dice", "hd95_pooled_mm"}
-    assert next(row for row in table if row["row"] == "full" and row["figure"] == "dice")["mean"] == "0.8"
+    found = list(csv.DictReader((tmp_path / "out" / "table.csv").read_text(encoding="utf-8").splitlines()))
+    assert {row["figure"] for row in found} >= {"dice", "hd95_pooled_mm"}
+    assert next(row for row in found if row["row"] == "full" and row["figure"] == "dice")["mean"] == "0.8"
+
+
+def test_rows_without_a_run_stand_in_a_sentence_below_the_tables(tmp_path):
+    rows = {name: {"recipe": "a.yaml"} for name in ("supervised", "bcp", "ua_mt", "cps")}
+    rows["bcp"]["labeled"] = rows["supervised"]["labeled"] = [2, 1]
+    rows["full"] = {"recipe": "a.yaml", "labeled": ["all"]}
+    grid = settings(rows=rows, default=None)
+    text = write_report(grid, {"supervised-2-1": make("supervised", 1, [0.5, 0.6])}, tmp_path / "out")
+    sentence = "Not run yet: bcp, ua_mt and cps with 2 labels; supervised and bcp with 1 label; full with all labels."
+    assert f"\n\n{sentence}\n\n" in text
+    assert list(table(text, "2 labeled")) == ["supervised"] and "1 of 2" in text
+    assert text.count("| row |") == 1  # no table without rows
+    assert "against supervised" not in text  # nothing is compared yet
+    rows = {"supervised": {"recipe": "a.yaml", "runs": 1}}
+    records = {"supervised-2-0": make("supervised", 0, [0.5, 0.6])}
+    assert "Not run yet" not in write_report(settings(rows=rows, default=None), records, tmp_path / "out")
+
+
+def test_the_note_says_which_runs_a_comparison_is_over(tmp_path):
+    records = {f"{row}-2-{run}": make(row, run, [0.5, 0.6]) for row in ("supervised", "mean_teacher") for run in (0, 1)}
+    rows = {name: {"recipe": "a.yaml", "runs": 3} for name in ("supervised", "mean_teacher")}
+    uneven = "Rows with different runs have means of different runs: compare them by the columns 'against'"
+    text = write_report(settings(rows=rows), records, tmp_path)
+    assert "Differences are over the runs that both rows have; a cell names them where one of the two has more." in text
+    assert uneven not in text and ", over run" not in text
+    records["supervised-2-2"] = make("supervised", 2, [0.9, 0.9])
+    text = write_report(settings(rows=rows), records, tmp_path)
+    assert uneven in text
+    cell = table(text, "2 labeled")["mean_teacher"]["against supervised"]
+    assert cell == "+0.0000 (+0.0000 to +0.0000), p 1.000, over runs 0 and 1"
+    del records["supervised-2-0"], records["supervised-2-1"]  # no common run
+    text = write_report(settings(rows=rows), records, tmp_path)
+    assert uneven in text and not any("against" in head for head in table(text, "2 labeled")["supervised"])
 
 
 def test_a_miss_counts_once_and_conditions_in_which_rows_differ_are_said(tmp_path):
@@ -78,9 +122,7 @@ def test_a_miss_counts_once_and_conditions_in_which_rows_differ_are_said(tmp_pat
         "mean_teacher-2-0": make("mean_teacher", 0, [0.6, 0.7], targets=targets, largest_component="each"),
     }
     text = write_report(settings(), records, tmp_path / "out", structures=["front"])
-    row = next(line.split(" | ") for line in text.splitlines() if line.startswith("| supervised"))
-    heads = next(line.split(" | ") for line in text.splitlines() if line.startswith("| row"))
-    assert row[heads.index("missed")] == "2"
+    assert table(text, "2 labeled")["supervised"]["missed"] == "2"
     assert "largest component kept none (supervised), each (mean_teacher);" in text
 
 
@@ -105,23 +147,24 @@ def test_peers_stand_beside_the_rows_and_change_none_of_them(tmp_path):
         "supervised-2-0": make("supervised", 0, [0.5, 0.6, 0.7]),
         "mean_teacher-2-0": make("mean_teacher", 0, [0.6, 0.7, 0.8]),
     }
-    alone = write_report(settings(), records, out).splitlines()
+    alone = write_report(settings(), records, out)
     save_peer(out, "other_mt", 1, [0.7, 0.8, 0.9])
     save_peer(out, "other_mt", 0, [0.4, 0.5, 0.6])
     save_peer(out, "supervised", 0, [1.0, 1.0, 1.0], labeled="all")
-    lines = write_report(settings(), records, out).splitlines()
-    rows = {line.split(" | ")[0]: line.split(" | ") for line in lines if line.startswith("| ")}
-    assert rows["| other_mt (peer)"][1] == "2"
-    assert rows["| other_mt (peer)"][2].startswith("0.6500 (0.5500 to 0.7500)")
-    assert rows["| other_mt (peer)"][9].startswith("-0.1000")  # paired over run 0 alone
-    assert rows["| supervised (peer)"][2].startswith("1.0000")
-    assert [line.split(" | ")[:9] for line in alone if line.startswith("| ")][1][:4] == rows["| supervised"][:4]
-    assert rows["| supervised"][4] == "-"  # a peer is not the grid's full supervision
-    note = "other_mt (peer): Other 2.0, 9 steps; as released."
-    assert sum(line.count(note) for line in lines) == 1
-    assert not any("Peers are" in line for line in alone)
-    table = list(csv.DictReader((out / "table.csv").read_text(encoding="utf-8").splitlines()))
-    assert {row["row"] for row in table} == {"supervised", "mean_teacher", "other_mt (peer)", "supervised (peer)"}
+    text = write_report(settings(), records, out)
+    rows = table(text, "2 labeled")
+    assert rows["other_mt (peer)"]["runs"] == "2"
+    assert rows["other_mt (peer)"]["Dice front"] == "0.6500 (0.5500 to 0.7500)"
+    assert rows["other_mt (peer)"]["against supervised"].startswith("-0.1000")  # paired over run 0 alone
+    assert rows["other_mt (peer)"]["against supervised"].endswith(", over run 0")
+    assert table(text, "all cases labeled")["supervised (peer)"]["Dice front"].startswith("1.0000")
+    before = table(alone, "2 labeled")["supervised"]
+    assert all(rows["supervised"][head] == before[head] for head in ("runs", "Dice front", "missed", "hours"))
+    assert "of full supervision" not in rows["supervised"]  # a peer is not the grid's full supervision
+    assert text.count("other_mt (peer): Other 2.0, 9 steps; as released.") == 1
+    assert "Peers are" in text and "Peers are" not in alone
+    found = list(csv.DictReader((out / "table.csv").read_text(encoding="utf-8").splitlines()))
+    assert {row["row"] for row in found} == {"supervised", "mean_teacher", "other_mt (peer)", "supervised (peer)"}
 
 
 def test_a_peer_on_other_cases_is_refused(tmp_path):

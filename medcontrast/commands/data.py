@@ -210,7 +210,8 @@ def degrade(
         path = write_degraded(
             loaded, output, settings, size=size, channels=channels, seed=seed, overwrite=overwrite, tell=tell
         )
-    typer.echo(f"{path}: {_image_sizes(loaded)}; the test images a second time, degraded.")
+    counts = ", ".join(f"{len(loaded.originals(name))} {name}" for name in loaded.splits())
+    typer.echo(f"{path}: {counts} images; the test images a second time, degraded.")
 
 
 @app.command("boxes")

@@ -39,10 +39,11 @@ def write_degraded(
 
     Training and validation images are written as they are; each test image is there a second time, degraded by draws
     of its place in the split. `patient` is the image that one came from (or that image's patient), so that an image
-    and its degraded copy count as one.
+    and its degraded copy count as one. Counterfactuals are left out: a probe takes no account of them, and an encoder that
+    learned from them on the clean set can be probed on this one.
 
     Args:
-        manifest: Of images, every one with a target.
+        manifest: Of images, every one with a target; its counterfactuals, where it has any, are left out.
         folder: Made where it is not there.
         settings: How images are degraded.
         size: Side of the images in pixels.
@@ -66,7 +67,7 @@ def write_degraded(
     tree = derived_tree(manifest, "degraded", description)
     for split in manifest.splits():
         tell(split)
-        cases = manifest.cases(split)
+        cases = manifest.originals(split)
         images = Images(cases, channels=channels, size=size)
         _require_targets(manifest, split, cases)
         parts = {"high": np.stack([images[index] for index in range(len(images))])}

@@ -90,7 +90,7 @@ def image_table(
     # an attribute that some images lack has no number to stand for it
     shared = [name for name in cases[0].attributes if all(name in case.attributes for case in cases)]
     for name in shared:
-        arrays[f"{prefix}_{name}"] = np.array([case.attributes[name] for case in cases])
+        arrays[f"{prefix}_attribute_{name}"] = np.array([case.attributes[name] for case in cases])
     if shared:
-        source["attributes"] = {name: f"{prefix}_{name}" for name in shared}
+        source["attributes"] = {name: f"{prefix}_attribute_{name}" for name in shared}
     return arrays, source

@@ -203,11 +203,15 @@ def _cases(entries: Any, split: str, root: Path, channels: int, faults: list[str
         name = str(entry.get("case") or output_stem(Path(images[0])))
         if len(images) != channels:
             faults.append(f"{place} {name}: {len(images)} image file(s), but the manifest has {channels} channel(s)")
-        if split != "unlabeled" and not entry.get("label"):
+        label = entry.get("label")
+        if not isinstance(label, str | None):
+            faults.append(f"{place} {name}: label is a path, but got {label!r}")
+            continue
+        if split != "unlabeled" and not label:
             faults.append(f"{place} {name}: the split {split} needs a label file")
-        label = root / entry["label"] if entry.get("label") else None
         patient = str(entry["patient"]) if entry.get("patient") is not None else None
-        cases.append(Case(name, tuple(root / image for image in images), label, patient))
+        paths = tuple(root / image for image in images)
+        cases.append(Case(name, paths, root / label if label else None, patient))
     return tuple(cases)
 
 

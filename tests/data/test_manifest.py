@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,6 +93,15 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
             "data/", f"{load_manifest(write(tmp_path)).root}/"
         ),
     ]
+
+
+@pytest.mark.parametrize("label", [5, 0, ["a.nii"], False])
+@pytest.mark.parametrize("split", ["labeled", "unlabeled"])
+def test_a_label_is_a_path(tmp_path: Path, split: str, label: Any) -> None:
+    path = write(tmp_path, **{split: [{"case": "x", "image": "x.nii", "label": label}]})
+    sentence = rf"m\.json: 1 fault\(s\):\n  - {split}\[0\] x: label is a path, but got {re.escape(repr(label))}$"
+    with pytest.raises(ManifestError, match=sentence):
+        load_manifest(path)
 
 
 @pytest.mark.parametrize(("first", "second", "fits"), [

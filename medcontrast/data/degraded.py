@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from medcontrast.data.image_manifest import ImageManifest
 from medcontrast.data.image_sources import ImageCase
-from medcontrast.data.image_tables import derived_tree, image_table, set_files, write_set
+from medcontrast.data.image_tables import derived_tree, image_table, write_set
 from medcontrast.data.images import Images
 from medcontrast.errors import InputError
+from medcontrast.files import require_free
 from medcontrast.settings.degrade import FundusDegradeSettings, XrayDegradeSettings
 from medcontrast.transforms.degrade import degrade
 
@@ -39,8 +40,8 @@ def write_degraded(
 
     Training and validation images are written as they are; each test image is there a second time, degraded by draws
     of its place in the split. `patient` is the image that one came from (or that image's patient), so that an image
-    and its degraded copy count as one. Counterfactuals are left out: a probe takes no account of them, and an encoder that
-    learned from them on the clean set can be probed on this one.
+    and its degraded copy count as one. Counterfactuals are left out: a probe takes no account of them, and an encoder
+    that learned from them on the clean set can be probed on this one.
 
     Args:
         manifest: Of images, every one with a target; its counterfactuals, where it has any, are left out.
@@ -59,7 +60,8 @@ def write_degraded(
         InputError: No test images, or an image without a target.
         OutputError: The files exist, or cannot be written.
     """
-    path, file = set_files(folder, "images.npz", overwrite=overwrite)
+    path, file = folder / "manifest.json", folder / "images.npz"
+    require_free(path, file, overwrite=overwrite)
     if not manifest.sources[_TWICE]:
         raise InputError(f"{manifest.path}: has no {_TWICE} images to degrade.")
     arrays: dict[str, Any] = {}

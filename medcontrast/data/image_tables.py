@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from medcontrast.data.image_manifest import KIND, ImageManifest
 from medcontrast.data.image_sources import ImageCase
 from medcontrast.data.lesion_boxes import boxes_text
-from medcontrast.data.listing import refuse_existing
 from medcontrast.files import write_atomically, write_text
 
 _COLUMNS = ("target", "domain", "quality", "patient", "text", "of")
@@ -39,18 +38,6 @@ def derived_tree(manifest: ImageManifest, suffix: str, description: str) -> dict
         "root": ".",
         "classes": list(manifest.classes),
     }
-
-
-def set_files(folder: Path, arrays: str, *, overwrite: bool) -> tuple[Path, Path]:
-    """Manifest and .npz file that a set of images will have.
-
-    Raises:
-        OutputError: One is there, and `overwrite` is off.
-    """
-    files = folder / "manifest.json", folder / arrays
-    for file in files:
-        refuse_existing(file, overwrite=overwrite)
-    return files
 
 
 def write_set(path: Path, file: Path, tree: dict[str, Any], arrays: dict[str, Any]) -> None:

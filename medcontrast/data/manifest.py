@@ -97,7 +97,20 @@ def load_manifest(path: Path, root: Path | None = None) -> Manifest:
     Raises:
         ManifestError: With every fault found, one a line.
     """
-    raw = read_json(path)
+    return manifest_from_json(read_json(path), path, root)
+
+
+def manifest_from_json(raw: dict[str, Any], path: Path, root: Path | None = None) -> Manifest:
+    """Checks what `load_manifest` reads.
+
+    Args:
+        raw: The JSON object.
+        path: The file that it stands in, or will.
+        root: As for `load_manifest`.
+
+    Raises:
+        ManifestError: With every fault found, one a line.
+    """
     if "training" in raw and not any(split in raw for split in SPLITS):
         raise ManifestError(
             f"{path}: this is a Decathlon dataset.json, which does not say what is labeled. "

@@ -158,7 +158,7 @@ def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
     path = tmp_path / "new" / "m.json"
     write_manifest(path, TREE)
     assert json.loads(path.read_text()) == TREE
-    with pytest.raises(OutputError, match=r"m.json exists already; choose another place or add --overwrite"):
+    with pytest.raises(OutputError, match=r"m.json: exists already; add --overwrite, or name another output"):
         write_manifest(path, TREE)
     with pytest.raises(ManifestError, match=r"new/m.json: the label table names no structure besides background"):
         write_manifest(path, {**TREE, "labels": {"0": "background"}}, overwrite=True)

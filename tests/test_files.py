@@ -107,6 +107,20 @@ def test_what_fails_midway_leaves_what_was_there(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.bin"]
 
 
+def test_a_file_is_on_the_disk_whole_before_it_takes_the_old_one_s_place(tmp_path, monkeypatch):
+    path, seen = tmp_path / "a.txt", []
+    write_text(path, "old")
+
+    def synced(number):
+        (temporary,) = (entry for entry in tmp_path.iterdir() if entry != path)
+        seen.append((path.read_text(), temporary.read_text(), os.fstat(number).st_ino == temporary.stat().st_ino))
+
+    monkeypatch.setattr(os, "fsync", synced)
+    write_text(path, "new")
+    assert seen == [("old", "new", True)]
+    assert path.read_text() == "new"
+
+
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, ValueError])
 def test_nothing_temporary_stays_whatever_stops_a_write(tmp_path, failure):
     def stop(file):

@@ -201,6 +201,8 @@ def test_sources_that_do_not_hold_together(decathlon: Path, cli: Cli, tmp_path: 
     assert "dataset.json names 2 channels, but each case has one file" in fails(described)
     described.write_text(json.dumps({**tree, "test": ["imagesTr/c1.nii.gz"]}))
     assert "two scans are called c1" in fails(described)
+    described.write_text(json.dumps({**tree, "training": [{"image": "imagesTr/c1.nii.gz", "label": 5}]}))
+    assert """or a path, but got {'image': 'imagesTr/c1.nii.gz', 'label': 5}.""" in fails(described)
     described.write_text(json.dumps({**tree, "labels": {}}))
     assert "nothing says what the label values mean. Give --label 1=NAME" in fails(described)
     described.write_text(json.dumps({**tree, "training": None}))

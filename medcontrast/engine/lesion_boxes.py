@@ -121,7 +121,7 @@ def write_lesion_boxes(
         InputError: Fewer than two classes, a class that no training image has, no image to find boxes for, or no box.
         OutputError: The files exist, or cannot be written.
     """
-    require_free(folder, FILES, overwrite=overwrite)
+    require_free(*(folder / name for name in FILES), overwrite=overwrite)
     require_apart(manifest)
     wanted = {split: _without_boxes(manifest, split) for split in request.splits}
     learned, judged = _taught(manifest)

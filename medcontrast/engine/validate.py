@@ -99,9 +99,7 @@ class Validator:
         return np.isin(prediction, indices), np.isin(reference, indices)
 
     def _picture(self, row: OverlayRow, step: int) -> Path:
-        folder = self.folder / "overlays"
-        folder.mkdir(exist_ok=True)
-        path = folder / f"step_{step:06d}.png"
+        path = self.folder / "overlays" / f"step_{step:06d}.png"
         colors = {index + 1: label.color for index, label in enumerate(self.labels.labels)}
         overlay_grid_png(path, [row], colors=colors, title=f"Worst validation case at step {step}")
         return path

@@ -64,7 +64,15 @@ def train_predictor(
         if (step + 1) % 100 == 0:
             tell(f"predictor, step {step + 1} of {steps}: loss {float(loss):.3f}")
 
-    fit_briefly(predictor, loss_at, steps=steps, lr=_LR, what="The predictor of the parents", tell=tell_some)
+    fit_briefly(
+        predictor,
+        loss_at,
+        steps=steps,
+        lr=_LR,
+        what="The predictor of the parents",
+        advice="look for numbers among the parents that are far from the others",
+        tell=tell_some,
+    )
     return predictor
 
 

@@ -20,6 +20,7 @@ def fit_briefly(
     steps: int,
     lr: float,
     what: str,
+    advice: str,
     weight_decay: float = WEIGHT_DECAY,
     tell: Callable[[int, Tensor], None] = lambda step, loss: None,
 ) -> None:
@@ -31,6 +32,7 @@ def fit_briefly(
         steps: Of the optimiser.
         lr: At the end of the warm-up, a tenth of the steps; half a cosine takes it to 0.
         what: Opens the sentence about a loss that is not finite.
+        advice: Ends it: what the user can do.
         weight_decay: Of AdamW.
         tell: Called after every step with its number, from 0, and its loss.
 
@@ -44,7 +46,7 @@ def fit_briefly(
             group["lr"] = lr * rate
         loss = loss_at(step)
         if not bool(torch.isfinite(loss)):
-            raise NonFiniteLossError(f"{what}: the loss is not finite at step {step}; try a smaller learning rate.")
+            raise NonFiniteLossError(f"{what}: the loss is not finite at step {step}; {advice}.")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

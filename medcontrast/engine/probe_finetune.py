@@ -98,6 +98,7 @@ def fine_tune(
         lr=settings.lr,
         weight_decay=settings.weight_decay,
         what="Fine-tuning",
+        advice="try a smaller learning rate",
     )
     return classifier
 

@@ -62,9 +62,7 @@ class ConsistencySettings(Settings):
 
     @model_validator(mode="after")
     def _fits_the_choices(self) -> ConsistencySettings:
-        require_used(
-            self, "perturbation", {"paste_fraction": ("copy_paste",), "paste_probability": ("copy_paste",)}
-        )
+        require_used(self, "perturbation", {"paste_fraction": ("copy_paste",), "paste_probability": ("copy_paste",)})
         require_used(self, "target", {"temperature": ("soft",)})
         return self
 

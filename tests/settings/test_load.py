@@ -170,8 +170,8 @@ def test_every_fault_at_once(changed):
         (
             "train.optimizer",
             {"name": "adamw", "nesterov": True},
-            "train.optimizer: nesterov true is a setting of name: sgd and does nothing with name: adamw; leave nesterov "
-            "out, or set it to its default, false",
+            "train.optimizer: nesterov true is a setting of name: sgd and does nothing with name: adamw; leave "
+            "nesterov out, or set it to its default, false",
         ),
         (
             "train.schedule",
@@ -259,7 +259,8 @@ def test_a_view_that_shares_a_crop_may_repeat_it(tiny):
 
 
 @pytest.mark.parametrize(
-    ("crop", "key"), [({"kind": "whole", "area": [0.5, 1.0]}, "area"), ({"kind": "centre", "ratio": [1.0, 1.0]}, "ratio")]
+    ("crop", "key"),
+    [({"kind": "whole", "area": [0.5, 1.0]}, "area"), ({"kind": "centre", "ratio": [1.0, 1.0]}, "ratio")],
 )
 def test_a_crop_that_is_not_drawn_has_no_range(tiny, crop, key):
     whole = tiny.pretrain_tree()

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from medcontrast.data.manifest import Manifest
-from medcontrast.data.volumes import PreparedCases
+from medcontrast.data.prepared import PreparedCases
 from medcontrast.inference.predict import predict_case
 from medcontrast.metrics.overlap import dice
 from medcontrast.render import OverlayRow, overlay_grid_png

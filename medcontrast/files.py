@@ -1,67 +1,115 @@
-"""Writing files whole or not at all."""
+"""The one way to files: asking whether they may be written, and writing them whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from medcontrast.errors import OutputError
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def require_free(*paths: Path, overwrite: bool) -> None:
+    """Refuses, before there is work to lose, files that cannot or must not be written; changes nothing.
+
+    Args:
+        paths: Files; their folders need not be there.
+        overwrite: Whether the files may be there already.
+
+    Raises:
+        OutputError: One is there already or is a folder, or its folder can be neither written to nor made.
+    """
+    for path in paths:
+        with _told(path):
+            there = next((folder for folder in path.parents if folder.exists()), path)
+            if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+                reason = f"{there} is {'not writable' if there.is_dir() else 'no folder'}"
+                raise OutputError(f"{path}: cannot be written ({reason}); name another output.")
+            if path.is_dir():
+                raise OutputError(f"{path}: is a folder, but a file would be written there; name another output.")
+    taken = [path for path in paths if path.exists()]
+    if taken and not overwrite:
+        more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
+        raise OutputError(f"{taken[0]}: exists already{more}; add --overwrite, or name another output.")
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], *, overwrite: bool = True) -> None:
     """Writes through a temporary file in the same folder, flushed and renamed, so that no reader sees half a file.
 
     Args:
-        path: The file; what was there before is replaced in one move.
+        path: The file; its folder is made where it is not there.
         write: Gets the open binary file.
+        overwrite: Whether an existing file may be replaced, which happens in one move.
 
     Raises:
-        OutputError: The file cannot be written; what was there before is still there.
+        OutputError: The file exists already or cannot be written; what was there before is still there.
     """
+    require_free(path, overwrite=overwrite)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path}: cannot be written ({reason}).") from None
+        with _told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):  # its folder may be what could not be made
             temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text whole or not at all.
+def write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
+    """Writes UTF-8 text as `write_atomically` does.
 
     Raises:
-        OutputError: The file cannot be written.
+        OutputError: The file exists already or cannot be written.
     """
-    write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+    write_atomically(path, lambda file: file.write(text.encode("utf-8")), overwrite=overwrite)
 
 
-def require_free(folder: Path, names: Iterable[str], *, overwrite: bool) -> None:
-    """Makes a folder for results, and refuses to write over earlier ones unasked.
+def make_folder(folder: Path) -> None:
+    """Makes a folder, its parents too, unless it is there.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    with _told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def staged(folder: Path, *names: str) -> Iterator[Path]:
+    """A temporary folder for files that must appear together: where the block fails, none of them does.
 
     Args:
         folder: Made where it is not there.
-        names: Files that will be written into it.
-        overwrite: Whether they may be there already.
+        names: Files that the block writes into the temporary folder; at its end they move to `folder`, and whatever
+            else is in the temporary folder is lost.
 
     Raises:
-        OutputError: One is there already, or the folder cannot be made.
+        OutputError: The folder cannot be written to.
     """
-    taken = [name for name in names if (folder / name).exists()]
-    if taken and not overwrite:
-        raise OutputError(f"{folder / taken[0]}: exists already; add --overwrite, or choose another folder with -o.")
+    make_folder(folder)
+    with _told(folder):
+        stage = Path(tempfile.mkdtemp(prefix=".", dir=folder))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another folder with -o.") from None
+        yield stage
+        for name in names:
+            with _told(folder / name):
+                (stage / name).replace(folder / name)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        raise OutputError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}).") from None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
 from medcontrast.errors import OutputError
-from medcontrast.files import write_atomically, write_text
+from medcontrast.files import make_folder, require_free, staged, write_atomically, write_text
 
 
 @pytest.fixture
@@ -31,14 +32,65 @@ def test_a_file_gets_the_mode_that_the_umask_asks_for(tmp_path, mask):
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
 
 
+def test_an_existing_file_is_replaced_where_that_was_asked_for(tmp_path):
+    paths = [tmp_path / name for name in ("new", "a.txt", "b.txt", "c.txt")]
+    for path in paths[1:]:
+        write_text(path, "old")
+    require_free(*paths, overwrite=True)
+    require_free(paths[0], overwrite=False)
+    for some, more in ((paths, r" \(and 2 more\)"), (paths[:3], r" \(and 1 more\)"), (paths[:2], "")):
+        sentence = rf"{paths[1]}: exists already{more}; add --overwrite, or name another output\.$"
+        with pytest.raises(OutputError, match=sentence):
+            require_free(*some, overwrite=False)
+    with pytest.raises(OutputError, match=r"a\.txt: exists already; add --overwrite, or name another output\.$"):
+        write_text(paths[1], "new", overwrite=False)
+    assert paths[1].read_text() == "old"
+    write_text(paths[0], "new", overwrite=False)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.txt", "b.txt", "c.txt", "new"]
+
+
 def test_a_place_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("old")
-    with pytest.raises(OutputError, match=r"file/a\.txt: cannot be written \("):
-        write_text(tmp_path / "file" / "a.txt", "x")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(OutputError, match=r"folder: cannot be written \("):
-        write_text(tmp_path / "folder", "x")
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.write_text("old")
+    folder.mkdir()
+    long = tmp_path / ("x" * 300)
+    for ask in (lambda path: require_free(path, overwrite=True), lambda path: write_text(path, "x")):
+        for path in (file / "a.txt", file / "deeper" / "a.txt"):
+            with pytest.raises(OutputError, match=rf"a\.txt: cannot be written \({file} is no folder\); name another"):
+                ask(path)
+        for path in (folder, Path(), Path("..")):
+            with pytest.raises(OutputError, match=rf"{path}: is a folder, but a file would be written there; name"):
+                ask(path)
+        with pytest.raises(OutputError, match=r"x: cannot be written \(File name too long\)\.$"):
+            ask(long)
+    with pytest.raises(OutputError, match=r"file/deeper: cannot be written \(Not a directory\)\.$"):
+        make_folder(file / "deeper")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_folder_that_one_may_not_write_to(tmp_path, monkeypatch):
+    asked = []
+
+    def no(path, mode):
+        asked.append((path, mode))
+        return False
+
+    monkeypatch.setattr(os, "access", no)  # root may write everywhere
+    sentence = rf"a\.txt: cannot be written \({tmp_path} is not writable\); name another output\.$"
+    for path in (tmp_path / "a.txt", tmp_path / "new" / "deeper" / "a.txt"):
+        with pytest.raises(OutputError, match=sentence):
+            require_free(path, overwrite=False)
+        with pytest.raises(OutputError, match=sentence):
+            write_text(path, "x")
+    assert asked == [(tmp_path, os.W_OK | os.X_OK)] * 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_asking_changes_nothing_and_writing_makes_the_folder(tmp_path):
+    require_free(tmp_path / "new" / "deeper" / "a.txt", overwrite=False)
+    assert list(tmp_path.iterdir()) == []
+    write_text(tmp_path / "new" / "deeper" / "a.txt", "x")
+    assert (tmp_path / "new" / "deeper" / "a.txt").read_text() == "x"
 
 
 def test_what_fails_midway_leaves_what_was_there(tmp_path):
@@ -53,3 +105,64 @@ def test_what_fails_midway_leaves_what_was_there(tmp_path):
         write_atomically(path, half)
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_file_is_on_the_disk_whole_before_it_takes_the_old_one_s_place(tmp_path, monkeypatch):
+    path, seen = tmp_path / "a.txt", []
+    write_text(path, "old")
+
+    def synced(number):
+        (temporary,) = (entry for entry in tmp_path.iterdir() if entry != path)
+        seen.append((path.read_text(), temporary.read_text(), os.fstat(number).st_ino == temporary.stat().st_ino))
+
+    monkeypatch.setattr(os, "fsync", synced)
+    write_text(path, "new")
+    assert seen == [("old", "new", True)]
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, ValueError])
+def test_nothing_temporary_stays_whatever_stops_a_write(tmp_path, failure):
+    def stop(file):
+        file.write(b"half")
+        assert len(list(tmp_path.iterdir())) == 1
+        raise failure("stopped")
+
+    with pytest.raises(failure, match="stopped"):
+        write_atomically(tmp_path / "a.bin", stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_staged_files_appear_together_and_the_rest_is_lost(tmp_path):
+    folder = tmp_path / "new" / "model"
+    with staged(folder, "a.txt", "b.txt") as stage:
+        for name in ("a.txt", "b.txt", "scrap.txt"):
+            write_text(stage / name, name)
+        assert [path for path in folder.iterdir() if path.is_file()] == []
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a.txt": "a.txt", "b.txt": "b.txt"}
+    mode = stat.S_IMODE((folder / "a.txt").stat().st_mode)
+    write_text(tmp_path / "plain.txt", "x")
+    assert mode == stat.S_IMODE((tmp_path / "plain.txt").stat().st_mode)
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, ValueError, OSError])
+def test_staged_files_stay_away_where_the_block_fails(tmp_path, failure):
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(failure, match="stopped"), staged(tmp_path, "a.txt") as stage:
+        write_text(stage / "a.txt", "new")
+        raise failure("stopped")
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_that_cannot_hold_staged_files(tmp_path):
+    write_text(tmp_path / "file", "old")
+    with pytest.raises(OutputError, match=r"file: cannot be written \(File exists\)\.$"), staged(tmp_path / "file"):
+        pass
+    (tmp_path / "a.txt").mkdir()
+    with (
+        pytest.raises(OutputError, match=r"a\.txt: cannot be written \(Is a directory\)\.$"),
+        staged(tmp_path, "a.txt") as stage,
+    ):
+        write_text(stage / "a.txt", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "file"]

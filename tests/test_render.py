@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -122,12 +123,12 @@ def test_a_failed_write_leaves_the_old_picture(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "a.png"
     path.write_text("old")
 
-    def full(_: object, place: Path, **__: object) -> None:
-        place.write_text("half")
+    def full(_: object, file: IO[bytes], **__: object) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.print_png", full)
-    with pytest.raises(OutputError, match=r"a\.png: the picture cannot be written: No space left on device"):
+    with pytest.raises(OutputError, match=r"a\.png: cannot be written \(No space left on device\)"):
         overlay_png(path, noise())
     assert path.read_text() == "old"
     assert [found.name for found in tmp_path.iterdir()] == ["a.png"]
@@ -193,7 +194,7 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match="at least one case"):
         overlay_grid_png(tmp_path / "a.png", [])
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"a\.png: the picture cannot be written"):
+    with pytest.raises(OutputError, match=r"a\.png: cannot be written"):
         overlay_png(tmp_path / "file" / "a.png", noise())
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

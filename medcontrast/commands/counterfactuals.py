@@ -51,7 +51,7 @@ def counterfactuals(
         if metrics not in ("validation", "test"):
             raise InputError(f"--metrics {metrics}: a generator is scored on validation or test.")
         loaded.originals(metrics)
-        require_free(output, ["metrics.json"], overwrite=overwrite)
+        require_free(output / "metrics.json", overwrite=overwrite)
     with counting("generating") as tell:
         written = write_counterfactuals(generator, loaded, output, wanted, overwrite=overwrite, tell=tell)
     counts = ", ".join(f"{count} {name}" for name, count in written.by_domain.items())

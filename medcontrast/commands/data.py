@@ -210,7 +210,8 @@ def degrade(
         path = write_degraded(
             loaded, output, settings, size=size, channels=channels, seed=seed, overwrite=overwrite, tell=tell
         )
-    typer.echo(f"{path}: {_image_sizes(loaded)}; the test images a second time, degraded.")
+    counts = ", ".join(f"{len(loaded.originals(name))} {name}" for name in loaded.splits())
+    typer.echo(f"{path}: {counts} images; the test images a second time, degraded.")
 
 
 @app.command("boxes")
@@ -331,7 +332,8 @@ def import_(
     """Convert a public data set to NIfTI; with --train-list also write OUTPUT/manifest.json."""
     from medcontrast.commands.progress import counting
     from medcontrast.data.importers import import_la, la_tree
-    from medcontrast.data.listing import names_from_file, refuse_existing, write_manifest
+    from medcontrast.data.listing import names_from_file, write_manifest
+    from medcontrast.files import require_free
 
     train = names_from_file(train_list) if train_list is not None else []
     test = names_from_file(test_list) if test_list is not None else []
@@ -340,7 +342,7 @@ def import_(
         raise InputError("--test-list goes with --train-list: a manifest needs cases to train on.")
     tree = None
     if train:
-        refuse_existing(path, overwrite=overwrite)
+        require_free(path, overwrite=overwrite)
         tree = la_tree(train, test, labeled=labeled, name=f"la_{labeled}of{len(train)}", form=form)
     with counting("writing") as tell:
         names = import_la(form, source, output, train=train, test=test, overwrite=overwrite, tell=tell)

@@ -57,7 +57,7 @@ def infer(
     scans = _scans(inputs or [], manifest, split, predictor.channels)
     endings = [] if export is None else [_EXPORT_ENDINGS[export]]
     outputs = plan_outputs(scans, output, probabilities=probabilities, entropy=uncertainty, export_endings=endings)
-    require_outputs(outputs, scans, output, overwrite=overwrite)
+    require_outputs(outputs, scans, overwrite=overwrite)
     console = Console()
     _say_names(console, scans, outputs)
     failed = _predict_all(console, predictor, list(zip(scans, outputs, strict=True)), export, overwrite)

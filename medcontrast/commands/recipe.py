@@ -26,15 +26,15 @@ def new(
 ) -> None:
     """Look at the training scans and write a complete recipe, each value with its reason."""
     from medcontrast.commands.progress import counting
-    from medcontrast.data.listing import refuse_existing
     from medcontrast.data.manifest import load_manifest
     from medcontrast.data.propose import propose_recipe
     from medcontrast.data.recipe_page import relative_path, write_recipe
     from medcontrast.data.survey import survey
+    from medcontrast.files import require_free
     from medcontrast.settings import load_segmentation_recipe
     from medcontrast.settings.shipped import find_recipe
 
-    refuse_existing(output, overwrite=overwrite)
+    require_free(output, overwrite=overwrite)
     template = load_segmentation_recipe(find_recipe(like)) if like is not None else None
     loaded = load_manifest(manifest)
     with counting("reading") as tell:

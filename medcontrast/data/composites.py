@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from medcontrast.data.image_manifest import ImageManifest
 from medcontrast.data.image_sources import ImageCase
-from medcontrast.data.image_tables import derived_tree, set_files, write_set
+from medcontrast.data.image_tables import derived_tree, write_set
 from medcontrast.data.images import Images
 from medcontrast.errors import InputError
+from medcontrast.files import require_free
 from medcontrast.transforms.draws import row_generator
 
 GREY = 128
@@ -59,7 +60,8 @@ def write_composites(
     """
     if not 1 <= side <= canvas // 2:
         raise InputError(f"--side {side}: an object takes at most half the canvas, {canvas // 2} pixels.")
-    path, arrays = set_files(folder, "composites.npz", overwrite=overwrite)
+    path, arrays = folder / "manifest.json", folder / "composites.npz"
+    require_free(path, arrays, overwrite=overwrite)
     pairs = list(combinations(range(len(manifest.classes)), 2))
     found: dict[str, Any] = {}
     description = f"two objects of {side} pixels on a canvas of {canvas}; the target is the pair of classes"

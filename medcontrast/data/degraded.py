@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from medcontrast.data.image_manifest import ImageManifest
 from medcontrast.data.image_sources import ImageCase
-from medcontrast.data.image_tables import derived_tree, image_table, set_files, write_set
+from medcontrast.data.image_tables import derived_tree, image_table, write_set
 from medcontrast.data.images import Images
 from medcontrast.errors import InputError
+from medcontrast.files import require_free
 from medcontrast.settings.degrade import FundusDegradeSettings, XrayDegradeSettings
 from medcontrast.transforms.degrade import degrade
 
@@ -39,10 +40,11 @@ def write_degraded(
 
     Training and validation images are written as they are; each test image is there a second time, degraded by draws
     of its place in the split. `patient` is the image that one came from (or that image's patient), so that an image
-    and its degraded copy count as one.
+    and its degraded copy count as one. Counterfactuals are left out: a probe takes no account of them, and an encoder
+    that learned from them on the clean set can be probed on this one.
 
     Args:
-        manifest: Of images, every one with a target.
+        manifest: Of images, every one with a target; its counterfactuals, where it has any, are left out.
         folder: Made where it is not there.
         settings: How images are degraded.
         size: Side of the images in pixels.
@@ -58,7 +60,8 @@ def write_degraded(
         InputError: No test images, or an image without a target.
         OutputError: The files exist, or cannot be written.
     """
-    path, file = set_files(folder, "images.npz", overwrite=overwrite)
+    path, file = folder / "manifest.json", folder / "images.npz"
+    require_free(path, file, overwrite=overwrite)
     if not manifest.sources[_TWICE]:
         raise InputError(f"{manifest.path}: has no {_TWICE} images to degrade.")
     arrays: dict[str, Any] = {}
@@ -66,7 +69,7 @@ def write_degraded(
     tree = derived_tree(manifest, "degraded", description)
     for split in manifest.splits():
         tell(split)
-        cases = manifest.cases(split)
+        cases = manifest.originals(split)
         images = Images(cases, channels=channels, size=size)
         _require_targets(manifest, split, cases)
         parts = {"high": np.stack([images[index] for index in range(len(images))])}

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from medcontrast.data.image_manifest import KIND, ImageManifest
 from medcontrast.data.image_sources import ImageCase
 from medcontrast.data.lesion_boxes import boxes_text
-from medcontrast.data.listing import refuse_existing
 from medcontrast.files import write_atomically, write_text
 
 _COLUMNS = ("target", "domain", "quality", "patient", "text", "of")
@@ -39,18 +38,6 @@ def derived_tree(manifest: ImageManifest, suffix: str, description: str) -> dict
         "root": ".",
         "classes": list(manifest.classes),
     }
-
-
-def set_files(folder: Path, arrays: str, *, overwrite: bool) -> tuple[Path, Path]:
-    """Manifest and .npz file that a set of images will have.
-
-    Raises:
-        OutputError: One is there, and `overwrite` is off.
-    """
-    files = folder / "manifest.json", folder / arrays
-    for file in files:
-        refuse_existing(file, overwrite=overwrite)
-    return files
 
 
 def write_set(path: Path, file: Path, tree: dict[str, Any], arrays: dict[str, Any]) -> None:
@@ -90,7 +77,7 @@ def image_table(
     # an attribute that some images lack has no number to stand for it
     shared = [name for name in cases[0].attributes if all(name in case.attributes for case in cases)]
     for name in shared:
-        arrays[f"{prefix}_{name}"] = np.array([case.attributes[name] for case in cases])
+        arrays[f"{prefix}_attribute_{name}"] = np.array([case.attributes[name] for case in cases])
     if shared:
-        source["attributes"] = {name: f"{prefix}_{name}" for name in shared}
+        source["attributes"] = {name: f"{prefix}_attribute_{name}" for name in shared}
     return arrays, source

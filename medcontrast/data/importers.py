@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medcontrast.data.listing import Tree, make_folder, refuse_existing
+from medcontrast.data.listing import Tree
 from medcontrast.data.phantom import LEFT_ATRIUM
 from medcontrast.errors import InputError, VolumeError
+from medcontrast.files import require_free
 from medcontrast.volume import Grid, read_volume, write_image, write_label
 
 LA_SPACING_MM = 0.625
@@ -83,12 +84,10 @@ def import_la(
         raise InputError(
             f"{source}: {form} needs CASE/{' and CASE/'.join(files)}; the first that is missing is {first}."
         )
-    for place in places.values():
-        for file in ("image.nii.gz", "label.nii.gz"):
-            refuse_existing(place / file, overwrite=overwrite)
+    outputs = [place / file for place in places.values() for file in ("image.nii.gz", "label.nii.gz")]
+    require_free(*outputs, overwrite=overwrite)
     for name, place in places.items():
         case = read(source / name)
-        make_folder(place)
         write_image(place / "image.nii.gz", case.image, case.grid, overwrite=overwrite)
         write_label(place / "label.nii.gz", case.label, case.grid, overwrite=overwrite)
         tell(name)

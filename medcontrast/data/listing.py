@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from medcontrast.data.manifest import ROOT_VARIABLE, SPLITS, load_manifest
+from medcontrast.data.manifest import ROOT_VARIABLE, SPLITS, load_manifest, manifest_from_json
 from medcontrast.data.source import TABLE_KEYS, Source, SourceCase
 from medcontrast.data.split import Splits, split_inside
-from medcontrast.errors import ManifestError, OutputError
+from medcontrast.errors import ManifestError
+from medcontrast.files import write_text
 
 Tree = dict[str, Any]
 
@@ -85,48 +85,15 @@ def tree_inside(manifest: Path, *, labeled: int, validation: int, out: Path) -> 
 
 
 def write_manifest(path: Path, tree: Tree, *, overwrite: bool = False) -> None:
-    """Checks the manifest and writes it; nothing is left behind when it does not hold together.
+    """Checks the manifest and writes it.
 
     Raises:
-        OutputError: The file exists already, or the place cannot be written to.
+        OutputError: The file exists already, or cannot be written.
         ManifestError: The manifest is not usable.
     """
-    refuse_existing(path, overwrite=overwrite)
-    trial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        trial.write_text(manifest_text(tree), encoding="utf-8")
-        load_manifest(trial)
-        trial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from None
-    except ManifestError as error:
-        raise ManifestError(str(error).replace(str(trial), str(path))) from None
-    finally:
-        with suppress(OSError):
-            trial.unlink()
-
-
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Existing outputs stay as they are unless asked otherwise.
-
-    Raises:
-        OutputError: The path exists and `overwrite` is off.
-    """
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already; choose another place or add --overwrite.")
-
-
-def make_folder(folder: Path) -> None:
-    """Makes a folder, its parents too, unless it is there.
-
-    Raises:
-        OutputError: It cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror or error}).") from None
+    text = manifest_text(tree)
+    manifest_from_json(json.loads(text), path)
+    write_text(path, text, overwrite=overwrite)
 
 
 def manifest_text(tree: Tree) -> str:

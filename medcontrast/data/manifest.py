@@ -97,7 +97,20 @@ def load_manifest(path: Path, root: Path | None = None) -> Manifest:
     Raises:
         ManifestError: With every fault found, one a line.
     """
-    raw = read_json(path)
+    return manifest_from_json(read_json(path), path, root)
+
+
+def manifest_from_json(raw: dict[str, Any], path: Path, root: Path | None = None) -> Manifest:
+    """Checks what `load_manifest` reads.
+
+    Args:
+        raw: The JSON object.
+        path: The file that it stands in, or will.
+        root: As for `load_manifest`.
+
+    Raises:
+        ManifestError: With every fault found, one a line.
+    """
     if "training" in raw and not any(split in raw for split in SPLITS):
         raise ManifestError(
             f"{path}: this is a Decathlon dataset.json, which does not say what is labeled. "
@@ -203,11 +216,15 @@ def _cases(entries: Any, split: str, root: Path, channels: int, faults: list[str
         name = str(entry.get("case") or output_stem(Path(images[0])))
         if len(images) != channels:
             faults.append(f"{place} {name}: {len(images)} image file(s), but the manifest has {channels} channel(s)")
-        if split != "unlabeled" and not entry.get("label"):
+        label = entry.get("label")
+        if not isinstance(label, str | None):
+            faults.append(f"{place} {name}: label is a path, but got {label!r}")
+            continue
+        if split != "unlabeled" and not label:
             faults.append(f"{place} {name}: the split {split} needs a label file")
-        label = root / entry["label"] if entry.get("label") else None
         patient = str(entry["patient"]) if entry.get("patient") is not None else None
-        cases.append(Case(name, tuple(root / image for image in images), label, patient))
+        paths = tuple(root / image for image in images)
+        cases.append(Case(name, paths, root / label if label else None, patient))
     return tuple(cases)
 
 

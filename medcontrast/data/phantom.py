@@ -5,9 +5,11 @@ Every case is a function of (seed, case index) alone.
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -15,9 +17,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medcontrast.data.anatomy import Anatomy, draw_anatomy, rotation
-from medcontrast.data.listing import make_folder, refuse_existing, write_manifest
+from medcontrast.data.listing import write_manifest
 from medcontrast.data.manifest import SPLITS
-from medcontrast.errors import InputError, OutputError
+from medcontrast.errors import InputError
+from medcontrast.files import require_free, write_atomically
 
 Array = NDArray[np.float32]
 LEFT_ATRIUM = {
@@ -109,9 +112,7 @@ def write_phantom(
     if min(shape) < 16:
         raise InputError(f"the phantom needs at least 16 voxels along each axis, but got {list(shape)}.")
     path = folder / "manifest.json"
-    refuse_existing(path, overwrite=overwrite)
-    for part in ("images", "labels"):
-        make_folder(folder / part)
+    require_free(path, overwrite=overwrite)
     splits: dict[str, list[dict[str, str]]] = {split: [] for split in SPLITS}
     order = [split for split in SPLITS for _ in range(counts[split])]
     for index, split in enumerate(order):
@@ -151,15 +152,17 @@ def _write_case(folder: Path, index: int, case: PhantomCase) -> dict[str, str]:
     name = f"phantom_{index:03d}"
     entry = {"case": name, "image": f"images/{name}.nii.gz", "label": f"labels/{name}.nii.gz"}
     for key, array in (("image", case.image), ("label", case.label)):
-        file = nibabel.Nifti1Image(array, case.affine)
-        file.header.set_xyzt_units("mm")
-        file.set_sform(case.affine, code="scanner")
-        file.set_qform(case.affine, code="scanner")
-        try:
-            nibabel.save(file, folder / entry[key])
-        except OSError as error:
-            raise OutputError(f"{folder / entry[key]}: cannot be written ({error.strerror or error}).") from None
+        _write_nifti(folder / entry[key], array, case.affine)
     return entry
+
+
+def _write_nifti(path: Path, array: NDArray[Any], affine: NDArray[np.float64]) -> None:
+    file = nibabel.Nifti1Image(array, affine)
+    file.header.set_xyzt_units("mm")
+    file.set_sform(affine, code="scanner")
+    file.set_qform(affine, code="scanner")
+    packed = gzip.compress(file.to_bytes(), compresslevel=1, mtime=0)
+    write_atomically(path, lambda stream: stream.write(packed))
 
 
 def _scan(random: np.random.Generator, anatomy: Anatomy, spacing: NDArray[np.float64]) -> Array:

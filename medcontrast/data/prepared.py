@@ -22,11 +22,12 @@ from safetensors import SafetensorError, safe_open
 
 from medcontrast import __version__
 from medcontrast.data.manifest import Case
-from medcontrast.errors import ManifestError, OutputError
+from medcontrast.errors import ManifestError
+from medcontrast.files import write_atomically
 from medcontrast.labels import LabelTable
 from medcontrast.settings.data import DataSettings
 from medcontrast.transforms.volume3d import prepare_image, prepare_label, require_same_grid
-from medcontrast.volume import Grid, NiftiFields, read_volume, require_usable_image, write_atomically
+from medcontrast.volume import Grid, NiftiFields, read_volume, require_usable_image
 
 _FORMAT = 1
 """Goes up when files of the disk cache change their meaning."""
@@ -151,11 +152,7 @@ class PreparedCases:
             return _read(path, case.name)
         except (OSError, SafetensorError, KeyError, ValueError):
             prepared = self._load(case)  # not there yet, or damaged
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.folder}: the cache folder cannot be made ({error.strerror or error}).") from None
-        write_atomically(path, lambda file: file.write(_content(prepared)), overwrite=True)
+        write_atomically(path, lambda file: file.write(_content(prepared)))
         return _read(path, case.name)
 
     def _key(self, case: Case) -> str | None:

@@ -15,7 +15,6 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from medcontrast.data.listing import make_folder
 from medcontrast.errors import MedcontrastError
 from medcontrast.files import write_text
 from medcontrast.settings import Recipe, load_recipe
@@ -101,7 +100,6 @@ def write_recipe(path: Path, recipe: Recipe, reasons: Mapping[str, str], *, look
     """
     heading = f"Proposed from {looked_at} training scan(s). Every key is here; change what you know better."
     page = recipe_page(recipe, reasons, heading=heading)
-    make_folder(path.parent)
     write_text(path, page)
     if load_recipe(path) != recipe:
         raise MedcontrastError(f"{path}: the written recipe does not read back as what was proposed.")

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from medcontrast.data.image_manifest import ImageManifest
 from medcontrast.data.image_sources import ImageCase
-from medcontrast.data.image_tables import derived_tree, image_table, set_files, write_set
+from medcontrast.data.image_tables import derived_tree, image_table, write_set
 from medcontrast.data.images import Images
 from medcontrast.errors import InputError
+from medcontrast.files import require_free
 from medcontrast.transforms.scanners import SCANNERS, SHARES, draw_scanners, render_by_scanner
 
 
@@ -54,7 +55,8 @@ def write_scanners(
         InputError: No training images, or shares that are none.
         OutputError: The files exist, or cannot be written.
     """
-    path, file = set_files(folder, "images.npz", overwrite=overwrite)
+    path, file = folder / "manifest.json", folder / "images.npz"
+    require_free(path, file, overwrite=overwrite)
     if not manifest.sources["train"]:
         raise InputError(f"{manifest.path}: has no train images to draw scanners for.")
     arrays: dict[str, Any] = {}

@@ -108,7 +108,8 @@ def _from_dataset_json(path: Path) -> Source:
     folder, cases = path.parent, []
     for entry in [*raw["training"], *(raw.get("test") or [])]:
         entry = {"image": entry} if isinstance(entry, str) else entry
-        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+        known = isinstance(entry, dict) and isinstance(entry.get("image"), str)
+        if not known or not isinstance(entry.get("label"), str | None):
             raise ManifestError(f'{path}: expected {{"image", "label"}} or a path, but got {entry!r}.')
         image = folder / entry["image"]
         label = folder / entry["label"] if entry.get("label") else None

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medcontrast.data.listing import Tree, refuse_existing, tree_from_source, tree_inside
+from medcontrast.data.listing import Tree, tree_from_source, tree_inside
 from medcontrast.data.source import Source, read_source, read_table
 from medcontrast.data.split import fold_cases, patients_from_file, patients_from_pattern, split_cases
 from medcontrast.errors import InputError
+from medcontrast.files import require_free
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,7 @@ def split_trees(request: SplitRequest, *, overwrite: bool = False) -> tuple[dict
     if request.folds is not None:
         stem, suffix = request.output.stem, request.output.suffix
         paths = [request.output.with_name(f"{stem}_fold{fold}{suffix}") for fold in range(request.folds)]
-    for path in paths:
-        refuse_existing(path, overwrite=overwrite)
+    require_free(*paths, overwrite=overwrite)
     if request.inside is not None:
         tree = tree_inside(request.inside, labeled=request.labeled, validation=request.validation, out=paths[0])
         return {paths[0]: tree}, []

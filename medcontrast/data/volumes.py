@@ -17,14 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 from medcontrast.batch import Batch
 from medcontrast.data.loading import batch_loader
 from medcontrast.data.manifest import Manifest
-from medcontrast.data.prepared import PreparedCase, PreparedCases, load_case
+from medcontrast.data.prepared import PreparedCase, PreparedCases
 from medcontrast.data.sampler import RowKey, TwoStreamSampler
 from medcontrast.labels import IGNORE_INDEX
 from medcontrast.settings import Recipe
 from medcontrast.transforms.crop import PAD_VALUE, crop_or_pad, pad_start
 from medcontrast.transforms.draws import row_generator
-
-__all__ = ["PatchDataset", "PreparedCase", "PreparedCases", "collate", "load_case", "make_loader"]
 
 _VOXELS_PER_CLASS = 10_000
 """Labeled voxels kept as possible crop centres, evenly spaced; enough for a crop anywhere, little to remember."""

@@ -22,7 +22,7 @@ from medcontrast.engine.run import Run, resolve_paths
 from medcontrast.engine.scoring import score_checkpoints
 from medcontrast.engine.session import train_run
 from medcontrast.errors import InputError
-from medcontrast.files import write_text
+from medcontrast.files import make_folder, write_text
 from medcontrast.settings import AnyRecipe, Recipe, load_segmentation_recipe
 from medcontrast.settings.compare import first_difference, tree_difference
 from medcontrast.settings.grid import Cell, GridSettings, ProbeCell, cells
@@ -107,7 +107,7 @@ class Benchmark(ABC, Generic[AnyCell]):
             Names of the cells that are not finished.
         """
         deadline = None if max_time_s is None else time.monotonic() + max_time_s
-        self.work.mkdir(parents=True, exist_ok=True)
+        make_folder(self.work)
         wanted = [cell for cell in self.cells() if not only or cell.row in only or cell.name in only]
         for cell in wanted:
             left = None if deadline is None else deadline - time.monotonic()

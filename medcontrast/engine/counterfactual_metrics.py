@@ -14,21 +14,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medcontrast import schedules
 from medcontrast.data.image_manifest import ImageManifest
 from medcontrast.data.images import Images
 from medcontrast.data.sampler import BalancedSampler
 from medcontrast.engine.counterfactuals import ROWS
+from medcontrast.engine.fit_briefly import fit_briefly
 from medcontrast.engine.generator import Action, Generator
 from medcontrast.engine.probe_embed import evaluating
-from medcontrast.errors import InputError, NonFiniteLossError
+from medcontrast.errors import InputError
 from medcontrast.losses.parents import parent_losses
 from medcontrast.metrics.counterfactual import MeanDifference, category_effect, number_effect
 from medcontrast.networks.parents import Parent
 from medcontrast.networks.predictor import Predictor
 
 PREDICTOR_ROWS = 64
-_LR, _WEIGHT_DECAY, _BALANCE = 0.002, 0.01, 0.5
+_LR, _BALANCE = 0.002, 0.5
 
 
 def train_predictor(
@@ -52,23 +52,27 @@ def train_predictor(
     images = Images(cases, channels=data.channels, size=data.size)
     torch.manual_seed(seed)
     predictor = Predictor(data.channels, numbers.shape[1]).to(device).train()
-    optimizer = torch.optim.AdamW(predictor.parameters(), lr=_LR, weight_decay=_WEIGHT_DECAY)
     domains = [case.domain or "" for case in cases]
-    sampler = BalancedSampler(domains, _BALANCE, PREDICTOR_ROWS, seed, steps=steps)
-    for step, keys in enumerate(sampler):
-        rate = schedules.cosine(step, steps) * schedules.warm_up(step, steps // 10)
-        for group in optimizer.param_groups:
-            group["lr"] = _LR * rate
-        places = [key.case_index for key in keys]
+    rows = iter(BalancedSampler(domains, _BALANCE, PREDICTOR_ROWS, seed, steps=steps))
+
+    def loss_at(step: int) -> Tensor:
+        places = [key.case_index for key in next(rows)]
         found = predictor(images.load(places).to(device))
-        loss = torch.stack(parent_losses(found, numbers[places].to(device), widths)).sum()
-        if not bool(torch.isfinite(loss)):
-            raise NonFiniteLossError(f"The predictor of the parents: its loss is not finite at step {step}.")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        return torch.stack(parent_losses(found, numbers[places].to(device), widths)).sum()
+
+    def tell_some(step: int, loss: Tensor) -> None:
         if (step + 1) % 100 == 0:
-            tell(f"predictor, step {step + 1} of {steps}: loss {float(loss.detach()):.3f}")
+            tell(f"predictor, step {step + 1} of {steps}: loss {float(loss):.3f}")
+
+    fit_briefly(
+        predictor,
+        loss_at,
+        steps=steps,
+        lr=_LR,
+        what="The predictor of the parents",
+        advice="look for numbers among the parents that are far from the others",
+        tell=tell_some,
+    )
     return predictor
 
 

@@ -68,7 +68,7 @@ def write_counterfactuals(
         InputError: An image lacks a parent, or the interventions change no image.
         OutputError: The files exist, or cannot be written.
     """
-    require_free(folder, FILES, overwrite=overwrite)
+    require_free(*(folder / name for name in FILES), overwrite=overwrite)
     cases = manifest.originals("train")
     numbers = generator.numbers(cases, manifest.classes, where=f"{manifest.path}: train")
     data = generator.recipe.data

@@ -38,12 +38,11 @@ class ScoringRules:
 
 @dataclass(frozen=True)
 class Pair:
-    """A prediction beside its reference; the image is loaded only when a picture is drawn."""
+    """A prediction beside its reference."""
 
     case: str
     prediction: Volume
     reference: Volume
-    image: Callable[[], Volume] | None = None
 
 
 def score_pairs(pairs: Iterator[Pair], rules: ScoringRules, *, on_case: Callable[[str], None] | None = None) -> Report:

@@ -25,7 +25,7 @@ from medcontrast.data.lesion_boxes import Box, moved_box
 from medcontrast.data.listing import manifest_text
 from medcontrast.engine.probe_embed import ROWS, ImageSet, evaluating
 from medcontrast.engine.probe_finetune import Classifier, FineTuning, classify, fine_tune
-from medcontrast.engine.probe_images import hold_out
+from medcontrast.engine.probe_images import hold_out, image_set
 from medcontrast.errors import InputError
 from medcontrast.files import require_free, write_text
 from medcontrast.metrics.classification import accuracy
@@ -121,7 +121,7 @@ def write_lesion_boxes(
         InputError: Fewer than two classes, a class that no training image has, no image to find boxes for, or no box.
         OutputError: The files exist, or cannot be written.
     """
-    require_free(folder, FILES, overwrite=overwrite)
+    require_free(*(folder / name for name in FILES), overwrite=overwrite)
     require_apart(manifest)
     wanted = {split: _without_boxes(manifest, split) for split in request.splits}
     learned, judged = _taught(manifest)
@@ -252,20 +252,14 @@ def _taught(manifest: ImageManifest) -> tuple[tuple[ImageCase, ...], tuple[Image
 
 
 def _image_set(cases: Sequence[ImageCase], request: BoxRequest) -> ImageSet:
-    images = Images(cases, channels=request.channels, size=request.size)
-    images.preload()
-
-    def load(places: Sequence[int]) -> Tensor:
-        return (images.load(places) - 0.5) / 0.25
-
-    return ImageSet(load, np.array([case.target for case in cases], dtype=np.int64))
+    return image_set(Images(cases, channels=request.channels, size=request.size))
 
 
-def _maps(classifier: Classifier, cases: Sequence[ImageCase], images: Images, device: torch.device) -> Tensor:
+def _maps(classifier: Classifier, images: Images, device: torch.device) -> Tensor:
     """(n, x, y) of the images' own classes."""
-    shown = (images.load(range(len(cases))) - 0.5) / 0.25
-    target = torch.tensor([case.target for case in cases], device=device)
-    return class_maps(classifier, shown.to(device), target)
+    shown = image_set(images)
+    image, target = shown.load(range(len(shown))), torch.from_numpy(shown.targets)
+    return class_maps(classifier, image.to(device), target.to(device))
 
 
 def _boxes_of(
@@ -275,7 +269,7 @@ def _boxes_of(
     for start in range(0, len(cases), ROWS):
         part = cases[start : start + ROWS]
         images = Images(part, channels=request.channels, size=request.size)
-        for number, each in enumerate(_maps(classifier, part, images, device)):
+        for number, each in enumerate(_maps(classifier, images, device)):
             sides = images.sides(number)
             found.append((part[number], map_boxes(each, sides, threshold=request.threshold, largest=request.largest)))
     return found
@@ -290,7 +284,7 @@ def _pictures(
         return []
     cases = [case for case, _ in some]
     images = Images(cases, channels=request.channels, size=request.size)
-    maps = _maps(classifier, cases, images, device).cpu().numpy()
+    maps = _maps(classifier, images, device).cpu().numpy()
     grid = (request.size, request.size)
     return [
         BoxedImage(

@@ -1,4 +1,4 @@
-"""The training loop: the only place that calls backward and steps an optimiser.
+"""The training loop: the only one that trains a method (what only scores is trained by fit_briefly.py).
 
 Every batch and every random draw is a function of (seed, step, row), so a resume needs only the step and the tensors.
 """

@@ -8,8 +8,6 @@ report.json         the scores behind its figures
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +21,11 @@ from medcontrast.data.manifest import Manifest
 from medcontrast.engine.run import Run
 from medcontrast.engine.scoring import score_checkpoints
 from medcontrast.errors import CheckpointError, InputError
-from medcontrast.files import require_free, write_text
+from medcontrast.files import require_free, staged, write_text
 from medcontrast.labels import LabelTable
 from medcontrast.settings import require_segmentation
 
-WEIGHTS, CARD, REPORT = "model.safetensors", "README.md", "report.json"
+FILES = WEIGHTS, CARD, REPORT = "model.safetensors", "README.md", "report.json"
 FIGURES = {
     "dice": "Dice",
     "hd95_pooled_mm": "HD95 pooled, mm",
@@ -66,28 +64,29 @@ def pack(
         OutputError: The folder cannot be written.
     """
     console = console or Console()
-    require_free(output, (WEIGHTS, CARD, REPORT), overwrite=overwrite)
+    require_free(*(output / name for name in FILES), overwrite=overwrite)
     words = _words(notes)
     opened, source = Run.open(run), resolve_checkpoint(run)
     tensors, header = load_weights(source)
     require_segmentation(header_recipe(header, source), where=str(run))
     assert isinstance(opened.manifest, Manifest)
-    cases = len(opened.manifest.split(split))  # before anything is written
-    save_weights(output / WEIGHTS, in_half(tensors, source), _with_own_scores(header))
-    console.print(f"Scoring {cases} {split} cases.", highlight=False)
-    with tempfile.TemporaryDirectory() as folder:
+    cases, half = len(opened.manifest.split(split)), in_half(tensors, source)  # before anything is written
+    with staged(output, *FILES) as stage:
+        weights = stage / WEIGHTS
+        save_weights(weights, half, _with_own_scores(header))
+        console.print(f"Scoring {cases} {split} case(s).", highlight=False)
         score_checkpoints(
-            [output / WEIGHTS],
+            [weights],
             split=split,
             manifest=opened.manifest,
-            output=Path(folder) / "scores",
+            output=stage,
             device=device,
             console=Console(quiet=True),
         )
-        shutil.copyfile(Path(folder) / "scores" / REPORT, output / REPORT)
-    report = json.loads((output / REPORT).read_text(encoding="utf-8"))
-    write_text(output / CARD, card(output, opened.manifest, header, report, split=split, notes=words))
-    console.print(f"Written to {output}: {', '.join((WEIGHTS, CARD, REPORT))}", highlight=False)
+        report = json.loads((stage / REPORT).read_text(encoding="utf-8"))
+        page = card(output, weights, opened.manifest, header, report, split=split, notes=words)
+        write_text(stage / CARD, page)
+    console.print(f"Written to {output}: {', '.join(FILES)}", highlight=False)
     return output / CARD
 
 
@@ -118,12 +117,20 @@ def in_half(tensors: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
 
 
 def card(
-    folder: Path, manifest: Manifest, header: dict[str, Any], report: dict[str, Any], *, split: str, notes: str
+    folder: Path,
+    weights: Path,
+    manifest: Manifest,
+    header: dict[str, Any],
+    report: dict[str, Any],
+    *,
+    split: str,
+    notes: str,
 ) -> str:
     """The model card in Markdown.
 
     Args:
-        folder: Where the weights lie.
+        folder: Where the model will lie.
+        weights: Its weights, wherever they lie now.
         manifest: The run's.
         header: The checkpoint's.
         report: `report.json` of the evaluation on `split`.
@@ -141,7 +148,7 @@ def card(
         "licence of the data": manifest.licence or "not stated in the manifest",
         "method": f"{recipe.method.name}, {header['step']} steps, seed {recipe.seed}; the {header['network']}",
         "network": f"{recipe.network.name}, patch {list(recipe.data.patch)}, norm {recipe.network.norm}",
-        "weights": f"float16, SHA-256 {checkpoint_hash(folder / WEIGHTS)}",
+        "weights": f"float16, SHA-256 {checkpoint_hash(weights)}",
         "written by": f"medcontrast {medcontrast.__version__}",
     }
     lines = [f"# {folder.name}", "", "```sh", f"medcontrast infer --ckpt {folder.as_posix()} scan.nii.gz", "```", ""]
@@ -158,17 +165,25 @@ def _values(values: tuple[int, ...]) -> str:
 
 def _figures(report: dict[str, Any], split: str) -> list[str]:
     rows = list(report["summary"].values())
+    cases = rows[0]["cases"]
+    counted = f"{cases} {split} cases, one run, these weights; means with 95 % bootstrap intervals over cases"
+    if cases == 1:
+        counted = f"1 {split} case, one run, these weights"
     lines = [
         "## Figures",
         "",
-        f"{rows[0]['cases']} {split} cases, one run, these weights; means with 95 % bootstrap intervals over cases. "
-        "report.json says how each is defined.",
+        f"{counted}. report.json says how each is defined.",
         "",
         f"| structure | {' | '.join(FIGURES.values())} | missed |",
         f"|---|{'---|' * (len(FIGURES) + 1)}",
     ]
     for row in rows:
         found = (row["metrics"][metric] for metric in FIGURES)
-        cells = [f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})" for value in found]
+        cells = [_cell(**value) for value in found]
         lines.append(f"| {row['target']} | {' | '.join(cells)} | {row['missed']} |")
     return [*lines, ""]
+
+
+def _cell(mean: float, sd: float | None, low: float | None, high: float | None) -> str:
+    # a single case has no interval
+    return f"{mean:.3f}" if low is None or high is None else f"{mean:.3f} ({low:.3f} to {high:.3f})"

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medcontrast import schedules
+from medcontrast.engine.fit_briefly import WEIGHT_DECAY, fit_briefly
 from medcontrast.engine.probe_embed import ROWS, ImageSet, evaluating
-from medcontrast.errors import NonFiniteLossError
 from medcontrast.transforms.draws import row_generator
 
 
@@ -36,7 +35,7 @@ class FineTuning:
     steps: int = 300
     rows: int = 32
     lr: float = 0.001
-    weight_decay: float = 0.01
+    weight_decay: float = WEIGHT_DECAY
     mirror_axis: int | None = 1
 
 
@@ -84,23 +83,23 @@ def fine_tune(
     """
     torch.manual_seed(seed)  # dropout, where an encoder has any
     classifier = Classifier(encoder, feature_channels, classes).to(device).train()
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    for step in range(settings.steps):
-        rate = schedules.cosine(step, settings.steps) * schedules.warm_up(step, settings.steps // 10)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * rate
+
+    def loss_at(step: int) -> Tensor:
         rows = chosen[rows_of_step(len(chosen), settings.rows, seed, step)]
         image = images.load(rows.tolist()).to(device)
         if settings.mirror_axis is not None:
             image = mirrored(image, step, seed, axis=settings.mirror_axis)
-        loss = functional.cross_entropy(classifier(image).float(), torch.from_numpy(images.targets[rows]).to(device))
-        if not bool(torch.isfinite(loss)):
-            raise NonFiniteLossError(
-                f"Fine-tuning: the loss is not finite at step {step}; try a smaller learning rate."
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        return functional.cross_entropy(classifier(image).float(), torch.from_numpy(images.targets[rows]).to(device))
+
+    fit_briefly(
+        classifier,
+        loss_at,
+        steps=settings.steps,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        what="Fine-tuning",
+        advice="try a smaller learning rate",
+    )
     return classifier
 
 

@@ -21,6 +21,8 @@ from medcontrast.errors import InputError
 from medcontrast.settings.images import ImageDataSettings
 from medcontrast.transforms.draws import row_generator
 
+MEAN, STD = (float(ImageDataSettings.model_fields[key].default) for key in ("mean", "std"))
+"""Of images that no recipe prepares: a recipe's defaults."""
 SCORED = ("test", "validation")
 HELD_OUT = 0.2
 """Share of the training images that chooses the linear probe's strength where no validation split does."""
@@ -176,14 +178,28 @@ def _lonely(groups: dict[str, list[str]], split: str) -> list[str]:
     ]
 
 
+def image_set(
+    images: Images, *, mean: float = MEAN, std: float = STD, groups: dict[str, list[str]] | None = None
+) -> ImageSet:
+    """Images with targets, read at once where they are kept, in units of (value - mean) / std of values in 0..1.
+
+    Args:
+        images: All with a target.
+        mean: Taken from the values.
+        std: They are divided by it after that.
+        groups: Kind of group -> the group of every image.
+    """
+    images.preload()
+
+    def load(places: Sequence[int]) -> Tensor:
+        return (images.load(places) - mean) / std
+
+    targets = np.array([case.target for case in images.cases], dtype=np.int64)
+    return ImageSet(load, targets, groups or {}, image_units(images.cases))
+
+
 def _image_set(
     cases: Sequence[ImageCase], data: ImageDataSettings, groups: dict[str, list[str]] | None = None
 ) -> ImageSet:
     images = Images(cases, channels=data.channels, size=data.size, keep=data.cache == "memory")
-    images.preload()
-
-    def load(places: Sequence[int]) -> Tensor:
-        return (images.load(places) - data.mean) / data.std
-
-    targets = np.array([case.target for case in cases], dtype=np.int64)
-    return ImageSet(load, targets, groups or {}, image_units(cases))
+    return image_set(images, mean=data.mean, std=data.std, groups=groups)

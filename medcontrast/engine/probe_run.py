@@ -121,7 +121,7 @@ def probe_checkpoint(
     _say(console, *about)
     manifest = load_image_manifest(manifest_path) if manifest_path is not None else _own_manifest(trained)
     folder = output or _default_output(trained, manifest_path, request.split)
-    require_free(folder, FILES, overwrite=overwrite)
+    require_free(*(folder / name for name in FILES), overwrite=overwrite)
     images = probe_images(manifest, trained.recipe.data, split=request.split)
     warnings = [*images.warnings, *_seen_in_training(trained, manifest_path, images.scored)]
     counts = ", ".join(f"{count} {part}" for part, count in images.sizes.items())

@@ -37,7 +37,7 @@ from medcontrast.settings import AnyRecipe, load_recipe, recipe_to_yaml
 from medcontrast.settings.compare import first_difference
 
 RECIPE, MANIFEST, FACTS, LOCK = "resolved.yaml", "manifest.json", "run.json", ".lock"
-_LEFT_BEHIND = re.compile(r"\.lock|\.writable|\..*\.tmp")
+_LEFT_BEHIND = re.compile(r"\.lock|\..*\.tmp")
 """Names of what a killed process may leave in a folder that it has only begun."""
 CHANGEABLE_ON_RESUME = (
     "train.steps",
@@ -82,15 +82,6 @@ class Run:
                     f"choose another with -o, or add --overwrite to begin anew."
                 )
             _remove_old_run(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / ".writable"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise OutputError(
-                f"{folder}: cannot be written ({error.strerror}); choose another folder with -o."
-            ) from None
         resolved = resolve_paths(recipe, recipe_path)
         raw = dict(manifest.raw)
         if raw.get("root"):

@@ -59,7 +59,7 @@ def score_folders(
     """
     console = console or Console()
     if output is not None:
-        require_free(output, FILES, overwrite=overwrite)
+        require_free(*(output / name for name in FILES), overwrite=overwrite)
     files = folder_pairs(predictions, labels)
     if manifest is not None:
         table = load_manifest(manifest).labels
@@ -116,7 +116,7 @@ def score_checkpoints(
     manifest = manifest or _own_manifest(checkpoints[0])
     cases = manifest_case(manifest, split)
     folder = output or _default_output(checkpoints, split)
-    require_free(folder, FILES, overwrite=overwrite)
+    require_free(*(folder / name for name in FILES), overwrite=overwrite)
     predictor = Predictor.load(checkpoints, device=device, overrides={} if flips is None else {"flips": flips})
     _require_same_values(predictor.labels, manifest)
     _warn_of_training_cases(console, checkpoints, manifest, list(cases))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from medcontrast.data.manifest import Manifest
-from medcontrast.data.volumes import PreparedCases
+from medcontrast.data.prepared import PreparedCases
 from medcontrast.inference.predict import predict_case
 from medcontrast.metrics.overlap import dice
 from medcontrast.render import OverlayRow, overlay_grid_png
@@ -99,9 +99,7 @@ class Validator:
         return np.isin(prediction, indices), np.isin(reference, indices)
 
     def _picture(self, row: OverlayRow, step: int) -> Path:
-        folder = self.folder / "overlays"
-        folder.mkdir(exist_ok=True)
-        path = folder / f"step_{step:06d}.png"
+        path = self.folder / "overlays" / f"step_{step:06d}.png"
         colors = {index + 1: label.color for index, label in enumerate(self.labels.labels)}
         overlay_grid_png(path, [row], colors=colors, title=f"Worst validation case at step {step}")
         return path

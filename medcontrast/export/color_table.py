@@ -8,8 +8,8 @@ from pathlib import Path
 
 from medcontrast.errors import OutputError
 from medcontrast.export.slicer import TISSUE
+from medcontrast.files import write_text
 from medcontrast.labels import Label, LabelTable
-from medcontrast.volume import write_atomically
 
 _CODES = ("Category", "Type", "TypeModifier", "Region", "RegionModifier")
 _CODE_PARTS = ("CodingScheme", "CodeValue", "CodeMeaning")
@@ -30,7 +30,7 @@ def write_color_table(path: Path, labels: LabelTable, *, overwrite: bool = False
     if suffix not in (".ctbl", ".txt", ".csv"):
         raise OutputError(f"{path}: a colour table is written as .ctbl, .txt or .csv; name the output accordingly.")
     text = _csv(labels) if suffix == ".csv" else _ctbl(labels)
-    write_atomically(path, lambda file: file.write(text.encode()), overwrite=overwrite)
+    write_text(path, text, overwrite=overwrite)
 
 
 def _ctbl(labels: LabelTable) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 from medcontrast.errors import InputError, ManifestError, VolumeError
 from medcontrast.export.color_table import write_color_table
 from medcontrast.export.slicer import require_known_values, write_seg_nrrd
+from medcontrast.files import require_free
 from medcontrast.labels import LabelTable
-from medcontrast.volume import Grid, output_stem, read_grid, read_volume, require_writable, write_label
+from medcontrast.volume import Grid, output_stem, read_grid, read_volume, write_label
 from medcontrast.volume_names import NIFTI_SUFFIXES, volume_suffix
 
 FORMATS = ("seg.nrrd", "nii.gz")
@@ -61,8 +62,7 @@ def export_mask(
     table = output.with_name(f"{output_stem(output)}.ctbl")
     in_place = format == "nii.gz" and output.resolve() == mask_path.resolve()  # then only its table is missing
     written = {"seg.nrrd": (output,), "nii.gz": (table,) if in_place else (output, table)}[format]
-    for path in written:
-        require_writable(path, overwrite)
+    require_free(*written, overwrite=overwrite)
     mask = read_volume(mask_path, "label")
     require_known_values(mask.array, labels, mask_path)
     grid = _reference_grid(mask.grid, mask_path, reference_path) if reference_path else mask.grid

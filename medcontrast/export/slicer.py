@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from medcontrast.errors import VolumeError
+from medcontrast.files import write_atomically
 from medcontrast.labels import Code, Label, LabelTable
-from medcontrast.volume import Grid, write_atomically
+from medcontrast.volume import Grid
 from medcontrast.volume.write import smallest_unsigned, write_voxels
 
 GENERAL_ANATOMY = "Segmentation category and type - 3D Slicer General Anatomy list"

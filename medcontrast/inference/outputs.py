@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medcontrast.errors import OutputError
+from medcontrast.files import require_free
 from medcontrast.inference.inputs import Scan
 from medcontrast.inference.predict import Prediction
 from medcontrast.inference.record import write_record
 from medcontrast.volume import write_image, write_label
 
-LISTED = 5
 _EXPORTS = {"seg.nrrd": b"NRRD0004\ntype: ", "ctbl": b"# Color table file: index name R G B A\n"}
 """How the files that an export makes begin; what 3D Slicer saves in their place begins otherwise, and is a person's."""
 
@@ -74,31 +73,18 @@ def plan_outputs(
     return [plan(scan.name) for scan in scans]
 
 
-def require_outputs(outputs: Sequence[Outputs], scans: Iterable[Scan], folder: Path, *, overwrite: bool) -> None:
-    """Makes the folder and checks that every file can be written; changes no file.
+def require_outputs(outputs: Sequence[Outputs], scans: Iterable[Scan], *, overwrite: bool) -> None:
+    """Checks that every file can be written; changes nothing.
 
     Raises:
-        OutputError: The folder is a file or not writable, an output exists already, or is one of the inputs.
+        OutputError: An output exists already, is one of the inputs, or its folder cannot be written to.
     """
     files = [path for planned in outputs for path in planned.files()]
     inputs = {image.resolve() for scan in scans for image in scan.images}
     for path in files:
         if path.resolve() in inputs:
             raise OutputError(f"{path}: is one of the inputs and would be written over; choose another folder with -o.")
-    existing = [path for path in files if path.exists()]
-    if existing and not overwrite:
-        listed = ", ".join(path.name for path in existing[:LISTED]) + (", ..." if len(existing) > LISTED else "")
-        raise OutputError(
-            f"{folder}: {len(existing)} output(s) exist already ({listed}); "
-            "add --overwrite to replace them, or choose another folder with -o."
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
-        raise OutputError(f"{folder}: cannot be made a folder ({reason}); choose another with -o.") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{folder}: is not writable; choose another folder with -o.")
+    require_free(*files, overwrite=overwrite)
 
 
 def write_prediction(prediction: Prediction, outputs: Outputs, *, overwrite: bool) -> None:

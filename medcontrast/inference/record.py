@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast import __version__
+from medcontrast.files import write_text
 from medcontrast.labels import LabelTable
-from medcontrast.volume import Grid, NiftiFields, write_atomically
+from medcontrast.volume import Grid, NiftiFields
 
 _LIBRARIES = ("torch", "monai", "numpy", "nibabel", "SimpleITK")
 
@@ -93,4 +94,4 @@ def write_record(path: Path, record: dict[str, Any], *, overwrite: bool = False)
         OutputError: The file exists already or cannot be written.
     """
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()), overwrite=overwrite)
+    write_text(path, text, overwrite=overwrite)

@@ -27,35 +27,6 @@ WindowFunction = Callable[[Tensor], Tensor]
 Triple = tuple[int, int, int]
 
 
-def sliding_window(
-    image: Tensor,
-    patch: Sequence[int],
-    logits_of: WindowFunction,
-    *,
-    overlap: float | Sequence[float] = 0.5,
-    weighting: str = "gaussian",
-    window_batch: int = 4,
-    device: torch.device | str = "cpu",
-    pad_value: float = PAD_VALUE,
-) -> Tensor:
-    """Averages the logits of overlapping windows over a whole image; see `window_slabs` for the arguments.
-
-    Returns:
-        (k, x, y, z) float32; on `device` up to DEVICE_BYTES, else on the CPU.
-    """
-    slabs = window_slabs(
-        image,
-        patch,
-        logits_of,
-        overlap=overlap,
-        weighting=weighting,
-        window_batch=window_batch,
-        device=device,
-        pad_value=pad_value,
-    )
-    return joined(slabs, image.shape[2:])
-
-
 def joined(slabs: Iterator[Tensor], sides: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
     """Slabs (k, some x, y, z), one after another along x, as one tensor (k, x, y, z).
 

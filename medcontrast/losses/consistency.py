@@ -1,4 +1,4 @@
-"""Agreement of a student with a target that is not a label: sharpening, squared difference, divergences, entropy.
+"""Agreement of a student with a target that is not a label: sharpening, squared difference, cross-entropy, entropy.
 
 Letters: b rows, k classes; k = 1 means one foreground probability. Targets never get a gradient. Every row is
 normalised by itself; a row without weight does not count.
@@ -85,13 +85,6 @@ def cross_entropy_consistency(
         values = -(target * functional.log_softmax(student_logits, 1)).sum(1, keepdim=True)
     means, counted = row_means(values, weight)
     return mean_over(means, counted)
-
-
-@in_full_precision
-def kl_consistency(student_logits: Tensor, target_probabilities: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean over voxels of KL(target || student), at least 0; see `mse_consistency` for the arguments."""
-    means, counted = row_means(entropy(target_probabilities.detach().to(student_logits.dtype)), weight)
-    return cross_entropy_consistency(student_logits, target_probabilities, weight) - mean_over(means, counted)
 
 
 @in_full_precision

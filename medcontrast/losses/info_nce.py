@@ -121,8 +121,3 @@ def queue_nce(
         allowed=torch.cat([own, past], dim=1),
         anchor_weight=anchor_weight,
     )
-
-
-def same_group(anchor_groups: Tensor, candidate_groups: Tensor) -> Tensor:
-    """Targets (n, m) bool for `info_nce`: True where anchor (n,) and candidate (m,) are of one class or patient."""
-    return anchor_groups[:, None] == candidate_groups[None, :]

@@ -6,7 +6,7 @@ Letters: b rows, c channels, x, y pixels.
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.nn import functional
 from medcontrast.errors import InputError, unknown_name
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """An encoder: image (b, in_channels, x, y) in, features (b, feature_channels) out.
 
     Attributes:
@@ -151,9 +151,6 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
             self.running_var.copy_(variance.view(self.splits, channels).mean(0))
             self.num_batches_tracked += 1
         return out.view_as(input)
-
-
-NORMS = ("batch", "group", "split_batch")
 
 
 def make_norm(norm: str, channels: int) -> nn.Module:

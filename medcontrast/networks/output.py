@@ -6,7 +6,7 @@ Letters: b rows, k classes (background first), c feature channels, x, y, z voxel
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ class Output(NamedTuple):
     features: Tensor
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A segmentation network: image (b, in_channels, x, y, z) in, `Output` out.
 
     Attributes:

@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from medcontrast.errors import RecipeError
 from medcontrast.settings.base import Settings
-from medcontrast.settings.load import read_yaml, sentences
+from medcontrast.settings.load import read_yaml
+from medcontrast.settings.sentences import sentences
 from medcontrast.settings.shipped import shipped_folder
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]

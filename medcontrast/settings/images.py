@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from medcontrast.settings.base import Settings
+from medcontrast.settings.base import Settings, require_used
 from medcontrast.settings.degrade import DegradeSettings, Share, ShareSpan
 
 Side = Annotated[int, Field(ge=8, le=1024)]
@@ -49,6 +49,8 @@ class CropSettings(Settings):
 
     @model_validator(mode="after")
     def _possible(self) -> CropSettings:
+        drawn = ("random", "lesion")
+        require_used(self, "kind", {"area": (*drawn, "centre"), "ratio": drawn})
         if self.area[0] <= 0.0:
             raise ValueError("area starts above 0")
         if self.ratio[0] > self.ratio[1]:
@@ -124,4 +126,17 @@ class ImageAugmentSettings(Settings):
                 )
             if view.size != self.views[other].size:
                 raise ValueError(f"views {name} and {other} share a crop and must have one size")
+            idle = _idle(view, self.views[other])
+            if idle:
+                raise ValueError(
+                    f"views.{name} takes crop, mirroring and turn from {other}; leave out {', '.join(idle)}, or give "
+                    f"the values of views.{other}"
+                )
         return self
+
+
+def _idle(view: ViewSettings, other: ViewSettings) -> list[str]:
+    """Settings of a view that do nothing because it shares them: neither at their defaults nor the other view's."""
+    shared = ("crop", "flip", "flip_axis", "rotation_degrees")
+    default = {key: ViewSettings.model_fields[key].default for key in shared}
+    return [key for key in shared if getattr(view, key) not in (default[key], getattr(other, key))]

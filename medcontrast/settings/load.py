@@ -1,13 +1,11 @@
-"""YAML to Recipe: every fault at once, the nearest key named, in words for people."""
+"""YAML to Recipe, and which of both kinds of recipe it is; settings/sentences.py puts the faults into words."""
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -15,10 +13,9 @@ from pydantic import BaseModel, ValidationError
 from medcontrast.errors import RecipeError
 from medcontrast.settings.pretrain_recipe import PretrainRecipe
 from medcontrast.settings.recipe import Recipe
+from medcontrast.settings.sentences import names_of, sentences, settings_classes
 
 AnyRecipe = Recipe | PretrainRecipe
-
-_SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
 class _Loader(yaml.SafeLoader):
@@ -116,12 +113,12 @@ def recipe_from_tree(tree: Any, *, where: str) -> AnyRecipe:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        raise RecipeError(sentences(error, where, kind)) from None
+        raise RecipeError(sentences(error, where, kind, {"method": _method_names()})) from None
 
 
 def _kind(tree: Any) -> type[AnyRecipe]:
     method = tree.get("method") if isinstance(tree, dict) else None
-    name = method.get("name") if isinstance(method, dict) else None
+    name = str(method.get("name")) if isinstance(method, dict) else None
     if name in _method_classes(Recipe):
         return Recipe
     views = isinstance(tree, dict) and isinstance(tree.get("augment"), dict) and "views" in tree["augment"]
@@ -185,104 +182,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     branch[last] = value
 
 
-def sentences(error: ValidationError, where: str, settings: type[BaseModel] = Recipe) -> str:
-    """Every fault that pydantic found in `settings`, one a line."""
-    faults = [_sentence(fault, settings) for fault in error.errors(include_url=False)]
-    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    return "\n".join([f"{count} in {where}:", *(f"  - {fault}" for fault in faults)])
-
-
-def _sentence(fault: Any, settings: type[BaseModel]) -> str:
-    place = _place(fault["loc"])
-    kind, value = fault["type"], fault["input"]
-    if kind == "extra_forbidden":
-        return f"{place}: unknown key{_nearest(fault['loc'], settings)}"
-    if kind == "missing":
-        return f"{place}: missing"
-    if kind == "value_error":
-        return f"{place}: {fault['ctx']['error']}" if place else str(fault["ctx"]["error"])
-    if kind.startswith("union_tag"):
-        key = fault["ctx"]["discriminator"].strip("'")
-        names = _method_names() if place == "method" else _tags(fault)
-        got = f"but got {value[key]!r}" if isinstance(value, dict) and key in value else "but there is none"
-        return f"{place}.{key}: expected one of {names}, {got}"
-    if place == "method" and kind == "dict_type":
-        return f"method: expected a mapping with a name out of {_method_names()}, but got {value!r}"
-    if isinstance(value, str) and _SCIENTIFIC.fullmatch(value):
-        return f"{place}: {value!r} is read as a word, not a number; write {float(value):.12g}"
-    shown = "{...}" if isinstance(value, dict) else repr(value)
-    return f"{place}: {fault['msg'][0].lower()}{fault['msg'][1:]}, but got {shown}"
-
-
-def _tags(fault: Any) -> str:
-    """Names of a union's members, where pydantic gives them."""
-    return str(fault["ctx"].get("expected_tags", "those of the documentation"))
-
-
-def _place(location: Iterable[int | str]) -> str:
-    return ".".join(str(part) for part in _without_tags(location))
-
-
-def _without_tags(location: Iterable[int | str]) -> list[int | str]:
-    # pydantic puts the chosen member of a union between the key and its subkeys
-    parts = list(location)
-    if len(parts) > 1 and (parts[0] == "method" or (parts[0] == "network" and parts[1] in _network_names())):
-        del parts[1]
-    for place, part in enumerate(parts[:-1]):
-        if part == "degrade":
-            del parts[place + 1]
-            break
-    return [part for part in parts if not (isinstance(part, str) and part.startswith(("tuple[", "constrained-")))]
-
-
-def _nearest(location: Sequence[int | str], settings: type[BaseModel]) -> str:
-    """The nearest key to an unknown one, found by walking the settings classes along its place."""
-    parts, model = list(location[:-1]), settings
-    while parts:
-        found = _below(model, str(parts.pop(0)), parts)
-        if found is None:
-            return ""
-        model = found
-    known = list(model.model_fields)
-    near = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known)}"
-
-
-def _below(model: type[BaseModel], key: str, rest: list[int | str]) -> type[BaseModel] | None:
-    """The settings class that `key` of `model` holds; takes from `rest` what says which member of a union it is."""
-    field = model.model_fields.get(key)
-    candidates = _settings_classes(field.annotation) if field is not None else []
-    if field is not None and get_origin(field.annotation) is dict and rest:
-        rest.pop(0)
-    if len(candidates) > 1 and rest:
-        tag = str(rest.pop(0))
-        candidates = [each for each in candidates if tag in _literals(each)]
-    return candidates[0] if len(candidates) == 1 else None
-
-
-def _settings_classes(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for part in get_args(annotation) for found in _settings_classes(part)]
-
-
-def _literals(model: type[BaseModel]) -> set[Any]:
-    return {
-        value
-        for name in ("name", "kind")
-        if name in model.model_fields
-        for value in get_args(model.model_fields[name].annotation)
-    }
-
-
 def _method_classes(recipe: type[AnyRecipe]) -> dict[str, type[BaseModel]]:
-    classes = _settings_classes(recipe.model_fields["method"].annotation)
-    return {str(name): each for each in classes for name in _literals(each)}
-
-
-def _network_names() -> set[Any]:
-    classes = _settings_classes(PretrainRecipe.model_fields["network"].annotation)
-    return {name for each in classes for name in _literals(each)}
+    classes = settings_classes(recipe.model_fields["method"].annotation)
+    return {str(name): each for each in classes for name in names_of(each)}
 
 
 def _method_names() -> str:

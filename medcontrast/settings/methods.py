@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from medcontrast.settings.base import Settings
+from medcontrast.settings.base import Settings, require_used
 
 Weight = Annotated[float, Field(ge=0.0)]
 Decay = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -59,6 +59,12 @@ class ConsistencySettings(Settings):
     """With network.decoders 2 or 3: of the squared differences between the student's decoders; ramped up too."""
     mutual_temperature: float = Field(default=0.1, gt=0.0, le=1.0)
     """With several decoders: sharpening of the decoder that is learned from."""
+
+    @model_validator(mode="after")
+    def _fits_the_choices(self) -> ConsistencySettings:
+        require_used(self, "perturbation", {"paste_fraction": ("copy_paste",), "paste_probability": ("copy_paste",)})
+        require_used(self, "target", {"temperature": ("soft",)})
+        return self
 
 
 class ContrastSettings(Settings):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from medcontrast.settings.base import Settings
+from medcontrast.settings.base import Settings, require_used
 from medcontrast.settings.generator import HVAEFinetuneSettings, HVAESettings
 from medcontrast.settings.multi_level import MultiLevelSettings
 
@@ -63,6 +63,11 @@ class LeOCLRSettings(Settings):
     """Of the two terms; the paper's sum doubles the gradient against MoCo's at one learning rate."""
     enqueue: Literal["first", "both"] = "first"
     """anchor_query alone: whose keys go into the queue, the first crop's or both crops'."""
+
+    @model_validator(mode="after")
+    def _fits_the_roles(self) -> LeOCLRSettings:
+        require_used(self, "roles", {"enqueue": ("anchor_query",)})
+        return self
 
     @property
     def views(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from medcontrast.settings.base import Settings
+from medcontrast.settings.base import Settings, require_used
 from medcontrast.settings.data import PatchSide
 
 
@@ -23,7 +23,8 @@ class OptimizerSettings(Settings):
     """sgd alone."""
 
     @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> OptimizerSettings:
+    def _fits_the_name(self) -> OptimizerSettings:
+        require_used(self, "name", {"momentum": ("sgd",), "nesterov": ("sgd",)})
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
         return self
@@ -40,6 +41,11 @@ class ScheduleSettings(Settings):
     factor: float = Field(default=0.1, gt=0.0, le=1.0)
     """step alone: what the rate is multiplied by at each drop."""
     warm_up_steps: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits_the_name(self) -> ScheduleSettings:
+        require_used(self, "name", {"power": ("poly",), "every": ("step",), "factor": ("step",)})
+        return self
 
 
 class LoopSettings(Settings):

@@ -55,22 +55,3 @@ def pad_start(sides: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
     `crop_or_pad(padded, [-first for first in start], sides, ...)` takes the padding off again.
     """
     return tuple(min(0, -((size - side) // 2)) for side, size in zip(sides, patch, strict=True))
-
-
-def pad_to_patch(volume: NDArray[Value], patch: Sequence[int], fill: float) -> tuple[NDArray[Value], tuple[int, ...]]:
-    """Pads evenly on both sides until every side is at least the patch's.
-
-    Args:
-        volume: (c, x, y, z).
-        patch: Smallest sides (x, y, z) in voxels.
-        fill: Value of the new voxels.
-
-    Returns:
-        The padded volume (the same array where nothing is missing), and how many voxels stand before the old first one.
-    """
-    sides = volume.shape[1:]
-    if all(side >= size for side, size in zip(sides, patch, strict=True)):
-        return volume, (0, 0, 0)
-    start = pad_start(sides, patch)
-    padded = crop_or_pad(volume, start, [max(pair) for pair in zip(sides, patch, strict=True)], fill)
-    return padded, tuple(-first for first in start)

@@ -5,7 +5,7 @@ SimpleITK's reversed axis order and LPS exist only inside this room.
 
 from medcontrast.volume.grid import Grid, NiftiFields
 from medcontrast.volume.read import Volume, read_grid, read_volume, require_usable_image, to_metatensor
-from medcontrast.volume.write import require_writable, write_atomically, write_image, write_label
+from medcontrast.volume.write import write_image, write_label
 from medcontrast.volume_names import KNOWN_SUFFIXES, output_stem
 
 __all__ = [
@@ -17,9 +17,7 @@ __all__ = [
     "read_grid",
     "read_volume",
     "require_usable_image",
-    "require_writable",
     "to_metatensor",
-    "write_atomically",
     "write_image",
     "write_label",
 ]

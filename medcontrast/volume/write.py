@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medcontrast import files
 from medcontrast.errors import OutputError
+from medcontrast.files import write_atomically
 from medcontrast.volume.grid import Grid
 from medcontrast.volume.nifti import nifti_header
 from medcontrast.volume_names import NIFTI_SUFFIXES, volume_suffix
@@ -54,30 +52,6 @@ def smallest_unsigned(array: NDArray[Any]) -> np.dtype[Any]:
     """uint8, uint16 or uint32: the first that holds every value."""
     high = int(array.max(initial=0))
     return np.dtype(next(dtype for dtype in (np.uint8, np.uint16, np.uint32) if high <= np.iinfo(dtype).max))
-
-
-def require_writable(path: Path, overwrite: bool = False) -> None:
-    """Checks the place of a file before work goes into its content.
-
-    Raises:
-        OutputError: The file exists already, or its folder is missing or not writable.
-    """
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already; add --overwrite to replace it, or name another output.")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {path.parent}; make it first, or name another output.")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{path}: the folder {path.parent} is not writable; name another output.")
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], *, overwrite: bool = False) -> None:
-    """`files.write_atomically` with the question first whether the file may be written.
-
-    Raises:
-        OutputError: The file exists already or cannot be written; what was there before is still there.
-    """
-    require_writable(path, overwrite)
-    files.write_atomically(path, write)
 
 
 def _write(path: Path, array: NDArray[Any], grid: Grid, overwrite: bool, level: int) -> None:

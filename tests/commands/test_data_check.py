@@ -27,7 +27,7 @@ def test_phantom_then_check_then_recipe(tmp_path: Path, cli: Cli) -> None:
     assert (answer.code, answer.out, answer.err) == (0, f"{path}: 2 labeled, 1 unlabeled, 1 validation.\n", "")
     assert load_manifest(path).name == "quick"
     again = cli(*words)
-    sentence = f"{path} exists already; choose another place or add --overwrite.\n"
+    sentence = f"{path}: exists already; add --overwrite, or name another output.\n"
     assert (again.code, again.out, again.err) == (2, "", sentence)
     assert cli(*words, "--overwrite").code == 0
 
@@ -52,7 +52,7 @@ def test_phantom_then_check_then_recipe(tmp_path: Path, cli: Cli) -> None:
     ]
     assert loaded.data.manifest == "p/manifest.json"
     again = cli("recipe", "new", "--manifest", path, "-o", recipe)
-    assert (again.code, again.err) == (2, f"{recipe} exists already; choose another place or add --overwrite.\n")
+    assert (again.code, again.err) == (2, f"{recipe}: exists already; add --overwrite, or name another output.\n")
     assert cli("recipe", "new", "--manifest", path, "-o", recipe, "--like", recipe, "--overwrite").code == 0
     assert cli("check", recipe).code == 0
 
@@ -132,11 +132,17 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
 def test_places_that_cannot_be_written_to(tmp_path: Path, cli: Cli, tiny: SimpleNamespace) -> None:
     (tmp_path / "file").touch()
     inside = tmp_path / "file" / "x"
+    sentence = f"cannot be written ({tmp_path / 'file'} is no folder); name another output.\n"
     answer = cli("data", "phantom", inside, *SMALL)
-    assert (answer.code, answer.err) == (2, f"{inside}/images: cannot be made (Not a directory).\n")
+    assert (answer.code, answer.err) == (2, f"{inside}/manifest.json: {sentence}")
     path = tiny.write_data(tmp_path)
     answer = cli("recipe", "new", "--manifest", path, "-o", inside / "r.yaml")
-    assert (answer.code, answer.err) == (2, f"{inside}: cannot be made (Not a directory).\n")
+    assert (answer.code, answer.err) == (2, f"{inside}/r.yaml: {sentence}")
+    answer = cli("recipe", "new", "--manifest", path, "-o", tmp_path, "--overwrite")
+    assert (answer.code, answer.err) == (
+        2,
+        f"{tmp_path}: is a folder, but a file would be written there; name another output.\n",
+    )
 
 
 def test_hippocampus_checks_clean(data_root: Path, cli: Cli) -> None:

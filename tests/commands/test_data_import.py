@@ -37,7 +37,7 @@ def test_import_writes_a_manifest_that_checks(tmp_path: Path, cli: Cli) -> None:
     assert [[case.name for case in cases] for cases in (manifest.labeled, manifest.unlabeled)] == [["B"], ["A"]]
     assert cli("data", "check", manifest.path).code == 0
     again = cli(*words, *lists)
-    assert (again.code, again.err.startswith(f"{out}/manifest.json exists already")) == (2, True)
+    assert (again.code, again.err.startswith(f"{out}/manifest.json: exists already")) == (2, True)
     answer = cli(*words, "--test-list", tmp_path / "test")
     assert answer.err == "--test-list goes with --train-list: a manifest needs cases to train on.\n"
     answer = cli("data", "import", "la-h5", tmp_path / "in", "-o", tmp_path / "all")

@@ -63,7 +63,7 @@ def test_a_decathlon_data_set(decathlon: Path, cli: Cli, tmp_path: Path) -> None
     assert (manifest.raw["root"], manifest.licence, manifest.source) == ("../task", "CC-BY-SA 4.0", "somewhere")
     assert manifest.labels.labels[0].name == "liver" and manifest.channels == ("MRI",)
     again = cli(*words)
-    assert (again.code, again.err) == (2, f"{out} exists already; choose another place or add --overwrite.\n")
+    assert (again.code, again.err) == (2, f"{out}: exists already; add --overwrite, or name another output.\n")
     assert names(out, "test") == order[:1]
 
 
@@ -129,7 +129,10 @@ def test_folds(decathlon: Path, cli: Cli, tmp_path: Path) -> None:
     assert sorted([*held, *names(paths[0], "test")]) == [f"c{number}" for number in range(10)]
     paths[0].unlink()
     again = cli(*words)
-    assert (again.code, again.err) == (2, f"{paths[1]} exists already; choose another place or add --overwrite.\n")
+    assert (again.code, again.err) == (
+        2,
+        f"{paths[1]}: exists already (and 1 more); add --overwrite, or name another output.\n",
+    )
     assert not paths[0].exists()
 
 
@@ -198,6 +201,8 @@ def test_sources_that_do_not_hold_together(decathlon: Path, cli: Cli, tmp_path: 
     assert "dataset.json names 2 channels, but each case has one file" in fails(described)
     described.write_text(json.dumps({**tree, "test": ["imagesTr/c1.nii.gz"]}))
     assert "two scans are called c1" in fails(described)
+    described.write_text(json.dumps({**tree, "training": [{"image": "imagesTr/c1.nii.gz", "label": 5}]}))
+    assert """or a path, but got {'image': 'imagesTr/c1.nii.gz', 'label': 5}.""" in fails(described)
     described.write_text(json.dumps({**tree, "labels": {}}))
     assert "nothing says what the label values mean. Give --label 1=NAME" in fails(described)
     described.write_text(json.dumps({**tree, "training": None}))

@@ -29,7 +29,7 @@ def test_evaluate_a_checkpoint(cli, refused, trained, tmp_path):
     assert facts["checkpoints"][0]["network"] == "teacher"
     refused(
         cli("evaluate", "--ckpt", trained.folder, "-o", folder, "--device", "cpu"),
-        f"{folder / 'cases.csv'}: exists already; add --overwrite, or choose another folder with -o.",
+        f"{folder / 'cases.csv'}: exists already (and 3 more); add --overwrite, or name another output.",
     )
     words = ("--split", "labeled", "-o", folder, "--overwrite", "--device", "cpu")
     again = cli("evaluate", "--ckpt", trained.folder, *words)

@@ -117,10 +117,7 @@ def test_two_runs_give_the_same_bytes_and_existing_outputs_are_kept(run: Run) ->
     first = Path("one_seg.nii.gz").read_bytes()
     again = run(*words)
     assert again.code == 2
-    assert again.err == (
-        ".: 2 output(s) exist already (one_seg.nii.gz, one_seg.json); "
-        "add --overwrite to replace them, or choose another folder with -o."
-    )
+    assert again.err == "one_seg.nii.gz: exists already (and 1 more); add --overwrite, or name another output."
     assert run(*words, "--overwrite").code == 0
     assert Path("one_seg.nii.gz").read_bytes() == first
 
@@ -309,7 +306,7 @@ def test_two_channels(run: Run) -> None:
         (["one.nii.gz", "--ckpt", "runs/a", "--export", "obj"], "--export obj: expected seg.nrrd or nii.gz."),
         (
             ["one.nii.gz", "--ckpt", "runs/a", "-o", "one.nii.gz"],
-            "one.nii.gz: cannot be made a folder (it is a file); choose another with -o.",
+            "one.nii.gz/one_seg.nii.gz: cannot be written (one.nii.gz is no folder); name another output.",
         ),
     ],
 )

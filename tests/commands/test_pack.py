@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from medcontrast.checkpoint import load_weights
-from medcontrast.engine.pack import in_half
-from medcontrast.errors import CheckpointError
+from medcontrast.checkpoint import checkpoint_hash, load_weights
+from medcontrast.engine.pack import FIGURES, in_half
+from medcontrast.errors import CheckpointError, NonFiniteLossError
 from medcontrast.volume import read_volume
 
 
@@ -34,7 +34,7 @@ def test_pack_a_run(cli, refused, trained, tmp_path):
         "It has seen two",
     ):
         assert said in card, card
-    refused(cli(*words), f"{folder / 'model.safetensors'}: exists already")
+    refused(cli(*words), f"{folder / 'model.safetensors'}: exists already (and 2 more); add --overwrite")
     assert cli(*words, "--overwrite").code == 0
 
 
@@ -58,6 +58,40 @@ def test_the_packed_model_is_the_run_in_16_bits(cli, trained, tmp_path):
         (file,) = (tmp_path / f"of_{model.name}").glob("*_seg.nii.gz")
         masks.append(read_volume(file, "label").array)
     assert np.mean(masks[0] != masks[1]) < 0.001
+
+
+def test_one_case_has_figures_without_an_interval(cli, trained, tmp_path):
+    folder = tmp_path / "models" / "one"
+    done = cli("pack", trained.folder, "-o", folder, "--split", "test", "--device", "cpu")
+    assert done.code == 0, done.err
+    (name, row), *_ = json.loads((folder / "report.json").read_text())["summary"].items()
+    means = (row["metrics"][metric]["mean"] for metric in FIGURES)
+    card = (folder / "README.md").read_text()
+    assert f"| {name} | {' | '.join(f'{mean:.3f}' for mean in means)} | {row['missed']} |" in card
+    assert "1 test case, one run, these weights. report.json says" in card
+    assert f"SHA-256 {checkpoint_hash(folder / 'model.safetensors')}" in card
+
+
+def test_what_fails_midway_leaves_no_file_and_what_was_there(cli, trained, tmp_path, monkeypatch):
+    folder = tmp_path / "m"
+    words = ("pack", trained.folder, "-o", folder, "--device", "cpu")
+
+    def fails(*_, **__):
+        raise NonFiniteLossError("no card")
+
+    for name in ("score_checkpoints", "card"):
+        with monkeypatch.context() as broken:
+            broken.setattr(f"medcontrast.engine.pack.{name}", fails)
+            found = cli(*words)
+        assert (found.code, found.err) == (1, "no card\n")
+        assert list(folder.iterdir()) == []
+    assert cli(*words, "--split", "test").code == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert before.keys() == {"README.md", "model.safetensors", "report.json"}
+    with monkeypatch.context() as broken:
+        broken.setattr("medcontrast.engine.pack.card", fails)
+        assert cli(*words, "--overwrite").code == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_what_float16_cannot_hold_is_refused(tmp_path):

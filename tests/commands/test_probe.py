@@ -111,7 +111,9 @@ def test_two_probes_of_one_encoder_are_equal_and_a_folder_is_not_written_over(
     words = ("probe", "--ckpt", trained / "last.safetensors", *QUICK, "-o", tmp_path / "p")
     answers = [cli(*words)]
     first = json.loads((tmp_path / "p/probe.json").read_text())
-    refused(cli(*words), f"{tmp_path}/p/probe.json: exists already; add --overwrite, or choose another folder with -o.")
+    refused(
+        cli(*words), f"{tmp_path}/p/probe.json: exists already (and 2 more); add --overwrite, or name another output."
+    )
     answers.append(cli(*words, "--overwrite"))
     second = json.loads((tmp_path / "p/probe.json").read_text())
     assert [answer.code for answer in answers] == [0, 0]

@@ -67,7 +67,7 @@ def test_what_bad_input_gets(cli, singles, tmp_path):
     assert compose(cli, path, tmp_path / "pairs").code == 0
     again = compose(cli, path, tmp_path / "pairs")
     assert again.code == 2
-    assert "manifest.json exists already; choose another place or add --overwrite." in again.err
+    assert "manifest.json: exists already (and 1 more); add --overwrite, or name another output." in again.err
     large = cli("data", "composites", path, "-o", tmp_path / "x", "--canvas", 20, "--side", 11)
     assert (large.code, large.err.strip()) == (
         2,

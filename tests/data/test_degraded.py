@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from medcontrast.data.image_manifest import load_image_manifest, require_apart
+from medcontrast.data.images import read_image
 from medcontrast.errors import ManifestError
 
 
@@ -85,6 +88,25 @@ def test_an_image_in_two_splits_is_found_after_it_was_written_anew(degrade, tmp_
     assert degrade(test=[entry]).code == 0
     with pytest.raises(ManifestError, match=r"patient images\.npz#images\[5\] stands in train and in test"):
         require_apart(load_image_manifest(tmp_path / "worse/manifest.json"))
+
+
+def test_counterfactuals_are_left_out(cli, tiny, tmp_path):
+    path = tiny.write_images(tmp_path / "pairs", train=4, validation=0, test=4)
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    for split in ("train", "test"):
+        for number in (1, 3):
+            tree[split][number]["of"] = tree[split][number - 1]["image"]
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    done = cli("data", "degrade", path, "-o", tmp_path / "worse", "--kind", "xray", "--size", 16)
+    assert done.code == 0, done.err
+    assert done.out.strip().endswith(": 2 train, 2 test images; the test images a second time, degraded.")
+    manifest = load_image_manifest(tmp_path / "worse/manifest.json")
+    for split, names in (("train", ["train/00.png", "train/02.png"]), ("test", ["test/00.png", "test/02.png"] * 2)):
+        assert [(case.patient, case.of) for case in manifest.cases(split)] == [(name, None) for name in names]
+    arrays, clean = np.load(tmp_path / "worse/images.npz"), load_image_manifest(path).originals("test")
+    assert np.array_equal(arrays["test_high_images"][1, ..., 0], read_image(clean[1], channels=1, size=16)[0])
+    checked = cli("data", "check", tmp_path / "worse/manifest.json")
+    assert checked.code == 0, (checked.out, checked.err)
 
 
 def test_what_bad_input_gets(degrade, cli, tmp_path):

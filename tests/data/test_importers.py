@@ -100,7 +100,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path, image: Any, label: Any) 
     write_h5(tmp_path / "in" / "A", image=image, label=label)
     import_la("la-h5", tmp_path / "in", tmp_path / "out")
     (tmp_path / "out" / "A" / "image.nii.gz").unlink()
-    with pytest.raises(OutputError, match=r"A/label.nii.gz exists already; choose another place or add --overwrite"):
+    with pytest.raises(OutputError, match=r"A/label.nii.gz: exists already; add --overwrite, or name another output"):
         import_la("la-h5", tmp_path / "in", tmp_path / "out")
     import_la("la-h5", tmp_path / "in", tmp_path / "out", overwrite=True)
     assert (tmp_path / "out" / "A" / "image.nii.gz").exists()

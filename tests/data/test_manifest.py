@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,6 +95,15 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("label", [5, 0, ["a.nii"], False])
+@pytest.mark.parametrize("split", ["labeled", "unlabeled"])
+def test_a_label_is_a_path(tmp_path: Path, split: str, label: Any) -> None:
+    path = write(tmp_path, **{split: [{"case": "x", "image": "x.nii", "label": label}]})
+    sentence = rf"m\.json: 1 fault\(s\):\n  - {split}\[0\] x: label is a path, but got {re.escape(repr(label))}$"
+    with pytest.raises(ManifestError, match=sentence):
+        load_manifest(path)
+
+
 @pytest.mark.parametrize(("first", "second", "fits"), [
     ("labeled", "unlabeled", True), ("labeled", "test", False), ("unlabeled", "validation", False),
     ("validation", "test", False),
@@ -148,7 +158,7 @@ def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
     path = tmp_path / "new" / "m.json"
     write_manifest(path, TREE)
     assert json.loads(path.read_text()) == TREE
-    with pytest.raises(OutputError, match=r"m.json exists already; choose another place or add --overwrite"):
+    with pytest.raises(OutputError, match=r"m.json: exists already; add --overwrite, or name another output"):
         write_manifest(path, TREE)
     with pytest.raises(ManifestError, match=r"new/m.json: the label table names no structure besides background"):
         write_manifest(path, {**TREE, "labels": {"0": "background"}}, overwrite=True)

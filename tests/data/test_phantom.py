@@ -130,7 +130,7 @@ def test_the_number_of_cases_sets_the_unlabeled_ones(tmp_path: Path) -> None:
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     options = {"labeled": 1, "unlabeled": 0, "validation": 0, "test": 0, "shape": (20, 20, 16)}
     path = write_phantom(tmp_path, **options)  # type: ignore[arg-type]
-    with pytest.raises(OutputError, match=r"exists already; choose another place or add --overwrite"):
+    with pytest.raises(OutputError, match=r"manifest\.json: exists already; add --overwrite, or name another output"):
         write_phantom(tmp_path, **options)  # type: ignore[arg-type]
     assert write_phantom(tmp_path, overwrite=True, **options) == path  # type: ignore[arg-type]
 

@@ -164,6 +164,12 @@ def test_a_cell_of_another_process_is_left_alone(cli, grid):
     assert recorded() == ["supervised-2-1"]
 
 
+def test_a_folder_of_runs_that_cannot_be_made_is_a_sentence(cli, grid):
+    Path("file").touch()
+    found = cli("benchmark", grid, "--work", "file/runs")
+    assert (found.code, found.err) == (2, "file/runs: cannot be written (Not a directory).\n")
+
+
 def test_a_record_of_another_recipe_is_refused(cli, grid):
     assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
     grid.write_text(grid.read_text(encoding="utf-8").replace("train.steps=2", "train.steps=3"), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,17 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor
 
 from medcontrast.inference import windows
-from medcontrast.inference.windows import mirrored, sliding_window, window_starts, window_weights
+from medcontrast.inference.windows import WindowFunction, joined, mirrored, window_slabs, window_starts, window_weights
 
 
 def sine_image(channels: int, *size: int) -> Tensor:
     count = channels * int(np.prod(size))
     return torch.sin(torch.arange(count, dtype=torch.float32) * 0.37).reshape(1, channels, *size)
+
+
+def sliding_window(image: Tensor, patch: tuple[int, ...], logits_of: WindowFunction, **settings: Any) -> Tensor:
+    """The whole image at once."""
+    return joined(window_slabs(image, patch, logits_of, **settings), image.shape[2:])
 
 
 def position_logits(image: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medcontrast.errors import InputError
-from medcontrast.losses.info_nce import info_nce, nt_xent, queue_nce, same_group
+from medcontrast.losses.info_nce import info_nce, nt_xent, queue_nce
 
 
 def random(*shape, seed=0):
@@ -113,11 +113,6 @@ def test_several_positives_are_the_mean_over_each_alone():
     both = info_nce(anchor, candidates, torch.tensor([[1, 1, 0, 0]]), temperature=0.5)
     alone = [info_nce(anchor, candidates, torch.tensor([row]), temperature=0.5) for row in ([1, 0, 0, 0], [0, 1, 0, 0])]
     torch.testing.assert_close(both, (alone[0] + alone[1]) / 2)
-
-
-def test_groups_make_targets():
-    found = same_group(torch.tensor([1, 2]), torch.tensor([2, 1, 2]))
-    assert found.tolist() == [[False, True, False], [True, False, True]]
 
 
 def test_an_anchor_without_target_does_not_count():

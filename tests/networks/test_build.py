@@ -82,3 +82,11 @@ def test_a_bfloat16_step_stays_finite(name):
     loss.backward()
     assert output.logits.dtype == torch.bfloat16 and loss.dtype == torch.float32
     assert loss.isfinite() and all(p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_a_network_without_a_forward_pass_is_not_built():
+    class Nothing(Network):
+        """Says nothing of what it does."""
+
+    with pytest.raises(TypeError, match=r"abstract method '?forward"):
+        Nothing(in_channels=1, classes=2, feature_channels=4, stride=(1, 1, 1), norm="none")

@@ -130,3 +130,11 @@ def test_errors():
         ResNet20()(torch.zeros(1, 1, 8, 8))
     with pytest.raises(ValueError, match="small_stem is a setting of resnet18, resnet34 and resnet50"):
         EncoderSettings(name="resnet20", small_stem=True)
+
+
+def test_an_encoder_without_stages_is_not_built():
+    class Nothing(Encoder):
+        """Says nothing of what it does."""
+
+    with pytest.raises(TypeError, match=r"abstract method '?stages"):
+        Nothing(in_channels=1, stage_channels=[4], stage_strides=[1])

@@ -93,6 +93,7 @@ def test_every_fault_at_once(changed):
             "fba",
             f"method.name: expected one of {METHOD_NAMES}, but got 'fba'",
         ),
+        ("method.name", {"a": 1}, f"method.name: expected one of {METHOD_NAMES}, but got {{'a': 1}}"),
         ("data.patch", [16, 16], "data.patch.2: missing"),
         (
             "data.patch",
@@ -166,6 +167,31 @@ def test_every_fault_at_once(changed):
             "inference.window [16, 24, 18] must be multiples of [4, 4, 4] for network dynunet",
         ),
         ("seed", -1, "seed: input should be greater than or equal to 0, but got -1"),
+        (
+            "train.optimizer",
+            {"name": "adamw", "nesterov": True},
+            "train.optimizer: nesterov true is a setting of name: sgd and does nothing with name: adamw; leave "
+            "nesterov out, or set it to its default, false",
+        ),
+        (
+            "train.schedule",
+            {"name": "cosine", "every": 100, "power": 2.0, "factor": 0.1},
+            "train.schedule: power 2.0 is a setting of name: poly and does nothing with name: cosine; leave power out, "
+            "or set it to its default, 0.9; every 100 is a setting of name: step and does nothing with name: cosine; "
+            "leave every out, or set it to its default, 2500",
+        ),
+        (
+            "method.consistency",
+            {"perturbation": "noise", "paste_fraction": 0.5},
+            "method.consistency: paste_fraction 0.5 is a setting of perturbation: copy_paste and does nothing with "
+            "perturbation: noise; leave paste_fraction out, or set it to its default, 0.667",
+        ),
+        (
+            "method.consistency",
+            {"target": "hard", "temperature": 0.1},
+            "method.consistency: temperature 0.1 is a setting of target: soft and does nothing with target: hard; "
+            "leave temperature out, or set it to its default, 0.5",
+        ),
     ],
 )
 def test_one_fault(tiny, key, value, sentence):
@@ -176,6 +202,83 @@ def test_one_fault(tiny, key, value, sentence):
     found = faults(tree)
     assert len(found) == 1
     assert found[0].split("; method.contrast.")[0] == sentence
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.optimizer", {"name": "sgd", "momentum": 0.5, "nesterov": True}),
+        ("train.schedule", {"name": "poly", "power": 2.0}),
+        ("train.schedule", {"name": "step", "every": 100, "factor": 0.5}),
+        ("method.consistency", {"perturbation": "copy_paste", "paste_fraction": 0.5, "paste_probability": 1.0}),
+        ("method.consistency", {"target": "soft", "temperature": 0.1}),
+    ],
+)
+def test_what_counts_under_the_chosen_form_passes(tiny, key, value):
+    whole = tiny.set_key(tiny.recipe_tree("fba_net"), key, value)
+    resolved = yaml.safe_load(recipe_to_yaml(recipe_from_tree(whole, where="it")))
+    assert recipe_from_tree(resolved, where="it") == recipe_from_tree(whole, where="it")
+
+
+def test_another_form_by_set_says_what_to_do_with_the_values_of_the_first(tiny, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    schedule = {"name": "poly", "power": 2.0}
+    path.write_text(yaml.safe_dump(tiny.set_key(tiny.recipe_tree(), "train.schedule", schedule)), encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"power 2\.0 is a .*; leave power out, or set it to its default, 0\.9$"):
+        load_recipe(path, ["train.schedule.name=cosine"])
+    found = load_recipe(path, ["train.schedule.name=cosine", "train.schedule.power=0.9"])
+    assert found.train.schedule == load_recipe(path, ["train.schedule={name: cosine}"]).train.schedule
+
+
+@pytest.mark.parametrize(
+    ("own", "idle"),
+    [
+        ({"crop": {"kind": "lesion"}}, "crop"),
+        ({"flip": 0.25}, "flip"),
+        ({"flip_axis": 0, "rotation_degrees": 5.0}, "flip_axis, rotation_degrees"),
+    ],
+)
+def test_a_view_that_shares_a_crop_has_none_of_its_own(tiny, own, idle):
+    whole = tiny.pretrain_tree()
+    whole["augment"]["views"]["second"] = {"same_crop_as": "first", **own}
+    assert faults(whole) == [
+        f"augment: views.second takes crop, mirroring and turn from first; leave out {idle}, or give the values of "
+        "views.first"
+    ]
+
+
+def test_a_view_that_shares_a_crop_may_repeat_it(tiny):
+    whole = tiny.pretrain_tree()
+    first = {"crop": {"area": [0.5, 0.9]}, "flip": 0.25, "flip_axis": 0, "rotation_degrees": 5.0}
+    whole["augment"]["views"] = {"first": first, "second": {"same_crop_as": "first"}}
+    resolved = yaml.safe_load(recipe_to_yaml(recipe_from_tree(whole, where="it")))
+    assert resolved["augment"]["views"]["second"]["flip"] == 0.5
+    whole["augment"]["views"]["second"] |= first
+    for tree in (whole, resolved):
+        assert not recipe_from_tree(tree, where="it").needs_lesion_boxes
+
+
+@pytest.mark.parametrize(
+    ("crop", "key"),
+    [({"kind": "whole", "area": [0.5, 1.0]}, "area"), ({"kind": "centre", "ratio": [1.0, 1.0]}, "ratio")],
+)
+def test_a_crop_that_is_not_drawn_has_no_range(tiny, crop, key):
+    whole = tiny.pretrain_tree()
+    whole["augment"]["views"]["first"] = {"crop": crop}
+    (found,) = faults(whole)
+    assert found.startswith(f"augment.views.first.crop: {key} {crop[key]} is a setting of kind: random, lesion")
+    whole["augment"]["views"]["first"] = {"crop": {"kind": "centre", "area": [0.5, 1.0]}}
+    recipe_from_tree(whole, where="it")
+
+
+def test_the_queue_of_leoclr_takes_both_crops_where_they_are_keys(tiny):
+    whole = tiny.pretrain_tree()
+    whole["augment"]["views"] = {name: {} for name in ("anchor", "first", "second")}
+    whole["method"] = {"name": "leoclr", "enqueue": "both"}
+    recipe_from_tree(whole, where="it")
+    whole["method"]["roles"] = "crops_query"
+    (found,) = faults(whole)
+    assert found.startswith("method: enqueue both is a setting of roles: anchor_query and does nothing with roles: ")
 
 
 def test_a_method_without_a_name_or_without_keys_says_what_to_choose(tiny):

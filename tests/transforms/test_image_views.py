@@ -260,7 +260,7 @@ def test_views_that_share_a_crop_show_the_same_part():
     views = make(
         noise(6),
         a=crop(area=(0.1, 0.8), flip=0.5, rotation=30.0),
-        b=crop(same_crop_as="a", kind="whole"),
+        b=ViewSettings(same_crop_as="a", photometric=PLAIN),
         c=crop(area=(0.1, 0.8), flip=0.5, rotation=30.0),
     )
     assert torch.equal(views["a"], views["b"])

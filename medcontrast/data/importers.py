@@ -138,7 +138,7 @@ def _read_h5(folder: Path) -> Imported:
         import h5py
     except ImportError:
         raise InputError(
-            "la-h5 needs the package h5py, which is not installed: pip install 'medcontrast[h5]'"
+            "la-h5 needs the package h5py, which is not installed: pip install h5py"
         ) from None
     path = folder / "mri_norm2.h5"
     try:

@@ -249,7 +249,7 @@ def _method_and_train(tree: dict[str, Any], manifest: Manifest, patch: Sequence[
     rows_why = "rows of one step; patches are large" if rows == 2 else "rows of one step; patches are small"
     reasons["train.labeled_rows"] = rows_why
     tree["train"] = {"steps": 6000, "labeled_rows": rows, "unlabeled_rows": 0, "validate_every": 300}
-    reasons["train.steps"] = "a start; the left-atrium benchmark trains for 6000"
+    reasons["train.steps"] = "a start, not tuned for your data"
     if manifest.unlabeled:
         tree["method"] = {"name": "fba_net"}
         tree["train"]["unlabeled_rows"] = rows
@@ -263,9 +263,13 @@ def _method_and_train(tree: dict[str, Any], manifest: Manifest, patch: Sequence[
 
 def _views(tree: dict[str, Any], manifest: Manifest, reasons: dict[str, str]) -> None:
     names = " ".join(label.name.lower() for label in manifest.labels.labels)
-    if re.search(r"\bleft\b", names) and re.search(r"\bright\b", names):
-        tree["augment"] = {"spatial": {"flip_axes": [1, 2]}}
-        reasons["augment.spatial.flip_axes"] = "labels tell left from right, so x is not mirrored"
+    sided = re.search(r"\bleft\b", names) and re.search(r"\bright\b", names)
+    tree["augment"] = {"spatial": {"flip_axes": [] if sided else [0]}}
+    reasons["augment.spatial.flip_axes"] = (
+        "labels tell left from right, so nothing is mirrored"
+        if sided
+        else "left and right; no scan shows anatomy upside down or back to front (docs/findings.md: it costs Dice)"
+    )
 
 
 def _check_like(like: Recipe, manifest: Manifest) -> None:

@@ -4,6 +4,7 @@ SimpleITK's reversed axis order and LPS exist only inside this room.
 """
 
 from medcontrast.volume.grid import Grid, NiftiFields
+from medcontrast.volume.itk import is_dicom
 from medcontrast.volume.read import Volume, read_grid, read_volume, require_usable_image, to_metatensor
 from medcontrast.volume.write import require_writable, write_atomically, write_image, write_label
 from medcontrast.volume_names import KNOWN_SUFFIXES, output_stem
@@ -13,6 +14,7 @@ __all__ = [
     "Grid",
     "NiftiFields",
     "Volume",
+    "is_dicom",
     "output_stem",
     "read_grid",
     "read_volume",

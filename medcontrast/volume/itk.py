@@ -75,10 +75,14 @@ def read_dicom(folder: Path) -> tuple[Stored, Grid]:
 def is_dicom(path: Path) -> bool:
     """Whether it is a file that begins as DICOM files do, whatever it is called; what may not be read is none."""
     try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+        return path.is_file() and _begins_as_dicom(path)
     except OSError:
         return False
+
+
+def _begins_as_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 @contextmanager
@@ -167,7 +171,14 @@ def _series(folder: Path) -> tuple[list[str], Grid]:
 def _require_all_read(files: list[str], folder: Path) -> None:
     # GDCM passes over a damaged file in silence; at either end of the stack its slice would not be missed.
     known = {Path(file).name for file in files} | {"DICOMDIR"}
-    damaged = sorted(file.name for file in folder.iterdir() if file.name not in known and is_dicom(file))
+    others = sorted(file for file in folder.iterdir() if file.name not in known and file.is_file())
+    try:
+        damaged = [file.name for file in others if _begins_as_dicom(file)]
+    except OSError as error:
+        raise VolumeError(
+            f"{error.filename or folder}: cannot be read ({error.strerror or error}), and may be a slice of its "
+            "folder; allow reading it, or move it away."
+        ) from None
     if damaged:
         raise VolumeError(
             f"{folder}: {len(damaged)} of its DICOM files cannot be read, the first {damaged[0]}; "

@@ -44,6 +44,17 @@ def test_evaluate_a_checkpoint(cli, refused, trained, tmp_path):
         ([], "Say what to score: --ckpt RUN (with --split), or --predictions FOLDER with --labels FOLDER."),
         (["--ckpt", "RUN", "--predictions", "x"], "Say what to score: "),
         (["--predictions", "x"], "--predictions goes with --labels: the folder of label files to score against."),
+        (
+            ["--ckpt", "RUN", "--labels", "x"],
+            "--labels goes with --predictions; a checkpoint is scored on the labels of its manifest (--manifest",
+        ),
+        *(
+            (
+                ["--predictions", "x", "--labels", "x", *words],
+                f"{words[0].replace('no-', '')} goes with --ckpt; masks of",
+            )
+            for words in (["--split", "test"], ["--no-flips"], ["--device", "cpu"])
+        ),
         (["--ckpt", "RUN", "--tolerance-mm", "0"], "--tolerance-mm 0.0: must be positive."),
         (
             ["--ckpt", "RUN", "--split", "training"],

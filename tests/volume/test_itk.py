@@ -349,18 +349,22 @@ def test_dicom_faults(tmp_path: Path) -> None:
         )
 
 
-def test_a_note_that_may_not_be_read_is_no_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_may_not_be_read_may_be_a_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(3)]))
     (tmp_path / "scan" / "notes.txt").write_text("CT of the chest")
     whole = Path.open
 
     def closed(path: Path, *args: Any, **named: Any) -> IO[Any]:
         if path.name == "notes.txt":
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(13, "Permission denied", str(path))
         return whole(path, *args, **named)
 
     monkeypatch.setattr(Path, "open", closed)
-    assert read_grid(tmp_path / "scan").shape == (3, 4, 3)
+    sentence = (
+        r"notes\.txt: cannot be read \(Permission denied\), and may be a slice of its folder; allow reading it, or"
+    )
+    with pytest.raises(VolumeError, match=sentence):
+        read_grid(tmp_path / "scan")
 
 
 @pytest.mark.parametrize("method", ["exists", "iterdir"])

@@ -15,7 +15,7 @@ from medcontrast.labels import LabelTable
 from medcontrast.metrics.case import TargetScore, score_case
 from medcontrast.metrics.report import Report
 from medcontrast.render import OverlayRow, overlay_grid_png
-from medcontrast.volume import KNOWN_SUFFIXES, Volume, output_stem, read_grid, read_volume
+from medcontrast.volume import KNOWN_SUFFIXES, Volume, output_stem, read_grid, read_volume, voxels_by_value
 from medcontrast.volume_names import volume_suffix
 
 WORST_SHOWN = 4
@@ -131,8 +131,7 @@ def table_of_values(references: list[Path]) -> LabelTable:
     """
     values: set[int] = set()
     for path in references:
-        values |= {int(value) for value in np.unique(read_volume(path, "label").array)}
-    values.discard(0)
+        values |= set(voxels_by_value(read_volume(path, "label").array))
     if not values:
         raise VolumeError(f"{references[0].parent}: every label file is empty, so there is nothing to score.")
     return LabelTable.from_json({"labels": {str(value): f"label {value}" for value in sorted(values)}})
@@ -199,7 +198,7 @@ def _volumes(folder: Path) -> list[Path]:
 
 def _require_known_values(volume: Volume, labels: LabelTable) -> None:
     known = {*labels.values, labels.ignore_value}
-    unknown = sorted({int(value) for value in np.unique(volume.array)} - known)
+    unknown = sorted(set(voxels_by_value(volume.array)) - known)
     if unknown:
         raise VolumeError(
             f"{volume.path}: holds the value {unknown[0]}, which the label table does not name "

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medcontrast.errors import VolumeError
 from medcontrast.render.png import DPI, save_png
+from medcontrast.volume.values import voxels_by_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -274,7 +275,7 @@ def _legend(
 ) -> None:
     from matplotlib.lines import Line2D
 
-    predicted = sorted({int(v) for row in rows if row.prediction is not None for v in np.unique(row.prediction) if v})
+    predicted = sorted({v for row in rows if row.prediction is not None for v in voxels_by_value(row.prediction)})
     entries = dict.fromkeys((_rgb(colors, value), names.get(value, "prediction")) for value in predicted)
     handles = [Line2D([], [], color=color, linewidth=2.5, label=name) for color, name in entries]
     if any(row.reference is not None for row in rows):

@@ -6,6 +6,7 @@ SimpleITK's reversed axis order and LPS exist only inside this room.
 from medcontrast.volume.grid import Grid, NiftiFields
 from medcontrast.volume.itk import is_dicom
 from medcontrast.volume.read import Volume, read_grid, read_volume, require_usable_image, to_metatensor
+from medcontrast.volume.values import voxels_by_value
 from medcontrast.volume.write import require_writable, write_atomically, write_image, write_label
 from medcontrast.volume_names import KNOWN_SUFFIXES, output_stem
 
@@ -21,6 +22,7 @@ __all__ = [
     "require_usable_image",
     "require_writable",
     "to_metatensor",
+    "voxels_by_value",
     "write_atomically",
     "write_image",
     "write_label",

@@ -103,5 +103,6 @@ class Validator:
         folder.mkdir(exist_ok=True)
         path = folder / f"step_{step:06d}.png"
         colors = {index + 1: label.color for index, label in enumerate(self.labels.labels)}
-        overlay_grid_png(path, [row], colors=colors, title=f"Worst validation case at step {step}")
+        names = {index + 1: label.name for index, label in enumerate(self.labels.labels)}
+        overlay_grid_png(path, [row], colors=colors, names=names, title=f"Worst validation case at step {step}")
         return path

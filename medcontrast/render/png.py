@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medcontrast.errors import OutputError
+from medcontrast.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,14 +21,6 @@ def save_png(figure: Figure, path: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # Without the metadata the same picture has the same bytes under every version of the library.
-            FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: the picture cannot be written: {error.strerror or error}.") from None
+    canvas = FigureCanvasAgg(figure)
+    # Without the metadata the same picture has the same bytes under every version of the library.
+    write_atomically(path, lambda file: canvas.print_png(file, metadata={"Software": None}))

@@ -79,6 +79,13 @@ def test_the_batch_of_windows_changes_nothing(window_batch: int) -> None:
     assert torch.allclose(averaged(image, (8, 8, 8), run, window_batch=window_batch), one, atol=1e-6)
 
 
+def test_a_small_image_is_padded_with_what_training_crops_are_padded_with() -> None:
+    image = sine_image(1, 4, 8, 3)
+    out = averaged(image, (8, 8, 8), lambda each: each.mean().expand(1, 2, 8, 8, 8))
+    mean = (image.sum() + PAD_VALUE * (8**3 - image.numel())) / 8**3
+    assert out.shape == (2, 4, 8, 3) and torch.allclose(out, mean)
+
+
 def test_starts_by_hand() -> None:
     assert window_starts((10, 4, 9), (4, 4, 8), 0.5) == [(x, 0, z) for x in (0, 2, 4, 6) for z in (0, 1)]
 

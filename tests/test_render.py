@@ -9,6 +9,7 @@ from typing import IO
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from medcontrast.errors import InputError, OutputError, VolumeError
@@ -19,7 +20,7 @@ from medcontrast.render import (
     boxes_png,
     curve_png,
     overlay_grid_png,
-    overlay_png,
+    overlays,
     points_png,
 )
 
@@ -35,6 +36,19 @@ def block(low: tuple[int, int, int], high: tuple[int, int, int], value: int = 1)
     label = np.zeros(SHAPE, np.uint8)
     label[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = value
     return label
+
+
+def draw(
+    path: Path,
+    image: np.ndarray,
+    reference: np.ndarray | None = None,
+    prediction: np.ndarray | None = None,
+    *,
+    colors: dict[int, tuple[int, int, int]] | None = None,
+    spacing_mm: tuple[float, ...] = (1.0, 1.0, 1.0),
+    title: str = "",
+) -> None:
+    overlay_grid_png(path, [OverlayRow(image, reference, prediction, spacing_mm, title)], colors=colors)
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -66,7 +80,7 @@ def test_sides_are_radiological(tmp_path: Path) -> None:
     label = block((15, 23, 4), (18, 27, 10))
     image = np.full(SHAPE, 0.5, np.float32)
     image[0, 0, 0], image[-1, -1, -1] = 0.0, 1.0
-    overlay_png(tmp_path / "a.png", image + 0.01 * noise(), None, label, colors=RED)
+    draw(tmp_path / "a.png", image + 0.01 * noise(), None, label, colors=RED)
     picture = pixels(tmp_path / "a.png")[:-70]  # without the legend
     sagittal, coronal, axial = (centre_of_red(picture[:, run]) for run in panels(picture))
     x, y, z = 16.5 / 20, 25 / 30, 7 / 40
@@ -77,7 +91,7 @@ def test_sides_are_radiological(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 1.0, 0.5)])
 def test_aspect_follows_the_spacing(tmp_path: Path, spacing: tuple[float, float, float]) -> None:
-    overlay_png(tmp_path / "a.png", noise() + 1, spacing_mm=spacing)
+    draw(tmp_path / "a.png", noise() + 1, spacing_mm=spacing)
     picture = pixels(tmp_path / "a.png")
     x, y, z = (count * step for count, step in zip(SHAPE, spacing, strict=True))
     widths, heights = [], []
@@ -93,8 +107,8 @@ def test_slices_go_through_the_largest_area_of_the_reference(tmp_path: Path) -> 
     # In y the reference is widest at 20, the prediction at 5; its part at 20 lies high.
     reference = block((8, 10, 18), (10, 12, 20)) + block((4, 20, 10), (16, 21, 30))
     prediction = block((2, 5, 2), (18, 6, 30)) + block((5, 20, 32), (15, 21, 38))
-    overlay_png(tmp_path / "a.png", 0.01 * noise() + 1, reference, prediction, colors=RED)
-    overlay_png(tmp_path / "b.png", 0.01 * noise() + 1, np.zeros(SHAPE, int), prediction, colors=RED)
+    draw(tmp_path / "a.png", 0.01 * noise() + 1, reference, prediction, colors=RED)
+    draw(tmp_path / "b.png", 0.01 * noise() + 1, np.zeros(SHAPE, int), prediction, colors=RED)
     heights = []
     for name in ("a.png", "b.png"):
         picture = pixels(tmp_path / name)[:-70]
@@ -105,8 +119,8 @@ def test_slices_go_through_the_largest_area_of_the_reference(tmp_path: Path) -> 
 def test_reference_is_dashed_white_and_prediction_coloured(tmp_path: Path) -> None:
     label = block((5, 8, 10), (15, 22, 30))
     dark = np.zeros(SHAPE, np.float32)
-    overlay_png(tmp_path / "r.png", dark, label, None, colors=RED)
-    overlay_png(tmp_path / "p.png", dark, None, label, colors=RED)
+    draw(tmp_path / "r.png", dark, label, None, colors=RED)
+    draw(tmp_path / "p.png", dark, None, label, colors=RED)
     reference, prediction = pixels(tmp_path / "r.png"), pixels(tmp_path / "p.png")
     colored = (reference.max(axis=2) - reference.min(axis=2)).max()
     assert colored == 0
@@ -115,7 +129,7 @@ def test_reference_is_dashed_white_and_prediction_coloured(tmp_path: Path) -> No
 
 
 def test_contours_close_at_the_border_of_the_image(tmp_path: Path) -> None:
-    overlay_png(tmp_path / "a.png", np.zeros(SHAPE, np.float32), np.ones(SHAPE, np.uint8))
+    draw(tmp_path / "a.png", np.zeros(SHAPE, np.float32), np.ones(SHAPE, np.uint8))
     assert (pixels(tmp_path / "a.png")[:-70].min(axis=2) > 200).sum() > 500
 
 
@@ -129,7 +143,7 @@ def test_a_failed_write_leaves_the_old_picture(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.print_png", full)
     with pytest.raises(OutputError, match=r"a\.png: cannot be written \(No space left on device\)"):
-        overlay_png(path, noise())
+        draw(path, noise())
     assert path.read_text() == "old"
     assert [found.name for found in tmp_path.iterdir()] == ["a.png"]
 
@@ -145,16 +159,8 @@ def test_every_combination_of_masks_is_drawn(tmp_path: Path) -> None:
     ]
     every += [(image, None, full) for image in (flat, blind, noise() > 0.5)]
     for image, reference, prediction in every:
-        overlay_png(tmp_path / "a.png", image, reference, prediction, margin_mm=3, title="a title")
+        draw(tmp_path / "a.png", image, reference, prediction, title="a title")
         assert pixels(tmp_path / "a.png").shape[2] == 3
-
-
-def test_margin_shows_only_the_surroundings(tmp_path: Path) -> None:
-    label = block((8, 10, 12), (12, 20, 28))
-    overlay_png(tmp_path / "a.png", noise() + 1, None, label, colors=RED, margin_mm=2)
-    picture = pixels(tmp_path / "a.png")[:-70]
-    widths = [run.stop - run.start for run in panels(picture)]
-    assert widths[0] / widths[1] == pytest.approx((10 + 4) / (4 + 4), rel=0.05)
 
 
 def test_grid_and_legend(tmp_path: Path) -> None:
@@ -165,11 +171,32 @@ def test_grid_and_legend(tmp_path: Path) -> None:
     one, three = pixels(tmp_path / "one.png"), pixels(tmp_path / "three.png")
     assert one.shape[1] == three.shape[1]
     assert three.shape[0] > 2.5 * one.shape[0]
+    legend = one[-50:]
+    red, blue, white = ((np.abs(legend - color).max(axis=2) < 30) for color in ((255, 0, 0), (0, 0, 255), (255,) * 3))
+    # a line of each structure, then the reference's dashed one, from left to right
+    assert np.argwhere(red)[:, 1].max() < np.argwhere(blue)[:, 1].min()
+    assert np.argwhere(blue)[:, 1].max() < np.argwhere(white)[:, 1].min()
+
+
+def test_the_legend_names_what_was_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(overlays, "save_png", lambda figure, path: figures.append(figure))
+    first, second = block((5, 8, 10), (15, 15, 30)), block((5, 15, 10), (15, 22, 30), 2)
+    rows = [OverlayRow(noise(), both, both, (1, 1, 1)) for both in (second, first)]
+    for names in ({1: "front", 2: "back"}, None):
+        overlay_grid_png(tmp_path / "a.png", rows, colors=RED, names=names)
+    overlay_grid_png(tmp_path / "a.png", [OverlayRow(noise(), None, 0 * first, (1, 1, 1))])
+    named, nameless, empty = figures
+    legend = named.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["front", "back", "reference"]
+    assert [line.get_color() for line in legend.get_lines()] == [(1, 0, 0), (0, 0, 1), "white"]
+    assert [text.get_text() for text in nameless.legends[0].get_texts()] == ["prediction", "prediction", "reference"]
+    assert empty.legends == []
 
 
 def test_same_input_same_bytes(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
-        overlay_png(tmp_path / name, noise(), None, block((5, 8, 10), (15, 22, 30)))
+        draw(tmp_path / name, noise(), None, block((5, 8, 10), (15, 22, 30)))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
 
@@ -184,18 +211,18 @@ def test_curves(tmp_path: Path) -> None:
 
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match=r"3D volumes, but got shape \(4, 4\)"):
-        overlay_png(tmp_path / "a.png", np.zeros((4, 4)))
+        draw(tmp_path / "a.png", np.zeros((4, 4)))
     with pytest.raises(
         VolumeError, match=r"the prediction has shape \(2, 2, 2\) but the image has shape \(20, 30, 40\)"
     ):
-        overlay_png(tmp_path / "a.png", noise(), None, np.zeros((2, 2, 2), int))
+        draw(tmp_path / "a.png", noise(), None, np.zeros((2, 2, 2), int))
     with pytest.raises(VolumeError, match="3 positive numbers"):
-        overlay_png(tmp_path / "a.png", noise(), spacing_mm=(1, 1, 0))
+        draw(tmp_path / "a.png", noise(), spacing_mm=(1, 1, 0))
     with pytest.raises(VolumeError, match="at least one case"):
         overlay_grid_png(tmp_path / "a.png", [])
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"a\.png: cannot be written"):
-        overlay_png(tmp_path / "file" / "a.png", noise())
+        draw(tmp_path / "file" / "a.png", noise())
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -14,7 +14,9 @@ def evaluate(
     checkpoints: Annotated[
         list[Path] | None, typer.Option("--ckpt", help="Run folder or checkpoint; several are averaged.")
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="labeled, validation or test.")] = "validation",
+    split: Annotated[
+        str | None, typer.Option("--split", help="labeled, validation or test; validation if not said.")
+    ] = None,
     manifest: Annotated[Path | None, typer.Option("--manifest", help="Other cases than the run's own.")] = None,
     predictions: Annotated[Path | None, typer.Option("--predictions", help="Folder of masks, by anybody.")] = None,
     labels: Annotated[Path | None, typer.Option("--labels", help="Folder of label files beside --predictions.")] = None,
@@ -30,6 +32,17 @@ def evaluate(
         raise InputError("Say what to score: --ckpt RUN (with --split), or --predictions FOLDER with --labels FOLDER.")
     if predictions is not None and labels is None:
         raise InputError("--predictions goes with --labels: the folder of label files to score against.")
+    if checkpoints and labels is not None:
+        raise InputError(
+            "--labels goes with --predictions; a checkpoint is scored on the labels of its manifest "
+            "(--manifest, --split)."
+        )
+    alien = {"--split": split, "--flips": flips, "--device": device}
+    unused = [option for option, value in alien.items() if value is not None]
+    if predictions is not None and unused:
+        raise InputError(
+            f"{', '.join(unused)} goes with --ckpt; masks of --predictions are scored as they are, all of them."
+        )
     if tolerance_mm is not None and tolerance_mm <= 0:
         raise InputError(f"--tolerance-mm {tolerance_mm}: must be positive.")
 
@@ -49,7 +62,7 @@ def evaluate(
         return
     scoring.score_checkpoints(
         checkpoints or [],
-        split=split,
+        split=split or "validation",
         manifest=load_manifest(manifest) if manifest is not None else None,
         output=output,
         tolerance_mm=tolerance_mm,

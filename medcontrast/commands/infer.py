@@ -29,7 +29,9 @@ def infer(
     ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for masks and records.")] = Path("predictions"),
     manifest: Annotated[Path | None, typer.Option("--manifest", help="Predict cases of a manifest instead.")] = None,
-    split: Annotated[str, typer.Option("--split", help="With --manifest: which cases.")] = "test",
+    split: Annotated[
+        str | None, typer.Option("--split", help="With --manifest: which cases; test if not said.")
+    ] = None,
     flips: Annotated[bool | None, typer.Option("--flips/--no-flips", help="Average mirrored versions.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Write NAME_prob.nii.gz too.")] = False,
@@ -42,6 +44,8 @@ def infer(
     """Segment scans with a trained checkpoint."""
     if bool(inputs) == (manifest is not None):
         raise InputError("Say what to segment: files or folders, or --manifest FILE with --split.")
+    if split is not None and manifest is None:
+        raise InputError("--split goes with --manifest: the cases of one of its splits are segmented.")
     if not checkpoints:
         raise InputError("Say with what: --ckpt RUN, a run folder or a checkpoint.")
     if export is not None and export not in _EXPORT_ENDINGS:
@@ -54,7 +58,7 @@ def infer(
 
     overrides: dict[str, Any] = {} if flips is None else {"flips": flips}
     predictor = Predictor.load(checkpoints, device, overrides)
-    scans = _scans(inputs or [], manifest, split, predictor.channels)
+    scans = _scans(inputs or [], manifest, split or "test", predictor.channels)
     endings = [] if export is None else [_EXPORT_ENDINGS[export]]
     outputs = plan_outputs(scans, output, probabilities=probabilities, entropy=uncertainty, export_endings=endings)
     require_outputs(outputs, scans, overwrite=overwrite)
@@ -103,7 +107,7 @@ def _predict_all(
             began = time.monotonic()
             try:
                 volumes = _predict_one(predictor, scan, outputs, export, overwrite)
-            except (MedcontrastError, MemoryError, RuntimeError) as error:
+            except (MedcontrastError, MemoryError, OSError, RuntimeError) as error:
                 failed.append(scan.name)
                 typer.echo(f"[{number}/{len(work)}] {scan.shown[0]}: failed. {_reason(error)}", err=True)
             else:
@@ -141,6 +145,8 @@ def _reason(error: Exception) -> str:
 
     if isinstance(error, MedcontrastError):
         return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or 'A file'}: {error.strerror or error}."
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
         return "There is not enough memory for it; try --device cpu, or a machine with more."
     raise error

@@ -137,9 +137,7 @@ def _read_h5(folder: Path) -> Imported:
     try:
         import h5py
     except ImportError:
-        raise InputError(
-            "la-h5 needs the package h5py, which is not installed: pip install h5py"
-        ) from None
+        raise InputError("la-h5 needs the package h5py, which is not installed: pip install h5py") from None
     path = folder / "mri_norm2.h5"
     try:
         with h5py.File(path, "r") as file:

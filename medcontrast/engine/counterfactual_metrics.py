@@ -20,10 +20,10 @@ from medcontrast.data.sampler import BalancedSampler
 from medcontrast.engine.counterfactuals import ROWS
 from medcontrast.engine.fit_briefly import fit_briefly
 from medcontrast.engine.generator import Action, Generator
-from medcontrast.engine.probe_embed import evaluating
 from medcontrast.errors import InputError
 from medcontrast.losses.parents import parent_losses
 from medcontrast.metrics.counterfactual import MeanDifference, category_effect, number_effect
+from medcontrast.networks.modes import evaluating
 from medcontrast.networks.parents import Parent
 from medcontrast.networks.predictor import Predictor
 
@@ -111,7 +111,7 @@ def score_generator(
     composition, reversibility, reconstruction = MeanDifference(), MeanDifference(), MeanDifference()
     real: list[tuple[Tensor, Tensor]] = []
     made: list[tuple[Tensor, Tensor, Tensor]] = []
-    with evaluating(predictor):
+    with evaluating(predictor), torch.no_grad():
         for start in range(0, len(cases), ROWS):
             places = range(start, min(start + ROWS, len(cases)))
             tell(cases[start].name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from medcontrast.labels import LabelTable
 from medcontrast.metrics.case import TargetScore, score_case
 from medcontrast.metrics.report import Report
 from medcontrast.render import OverlayRow, overlay_grid_png
-from medcontrast.volume import KNOWN_SUFFIXES, Volume, output_stem, read_grid, read_volume
+from medcontrast.volume import KNOWN_SUFFIXES, Volume, output_stem, read_grid, read_volume, voxels_by_value
 from medcontrast.volume_names import volume_suffix
 
 WORST_SHOWN = 4
@@ -45,8 +45,18 @@ class Pair:
     reference: Volume
 
 
-def score_pairs(pairs: Iterator[Pair], rules: ScoringRules, *, on_case: Callable[[str], None] | None = None) -> Report:
+def score_pairs(
+    pairs: Iterator[Pair],
+    rules: ScoringRules,
+    *,
+    on_case: Callable[[Pair, Sequence[TargetScore]], None] | None = None,
+) -> Report:
     """Scores case after case; each pair must lie on one grid.
+
+    Args:
+        pairs: Predictions beside their references; none is kept.
+        rules: How they are scored.
+        on_case: Called with each pair and its scores.
 
     Raises:
         VolumeError: Grids differ, or a mask holds a value outside the label table.
@@ -71,7 +81,7 @@ def score_pairs(pairs: Iterator[Pair], rules: ScoringRules, *, on_case: Callable
             voxels=rules.voxels,
         )
         if on_case is not None:
-            on_case(pair.case)
+            on_case(pair, scores[pair.case])
     return Report(scores)
 
 
@@ -130,19 +140,39 @@ def table_of_values(references: list[Path]) -> LabelTable:
     """
     values: set[int] = set()
     for path in references:
-        values |= {int(value) for value in np.unique(read_volume(path, "label").array)}
-    values.discard(0)
+        values |= set(voxels_by_value(read_volume(path, "label").array))
     if not values:
         raise VolumeError(f"{references[0].parent}: every label file is empty, so there is nothing to score.")
     return LabelTable.from_json({"labels": {str(value): f"label {value}" for value in sorted(values)}})
 
 
+def worst_cases(scores: Mapping[str, Sequence[TargetScore]]) -> list[str]:
+    """The few cases with the lowest mean Dice, worst first."""
+    means = {case: float(np.mean([score.dice for score in found])) for case, found in scores.items()}
+    return sorted(means, key=lambda case: (means[case], case))[:WORST_SHOWN]
+
+
+class WorstPredictions:
+    """The predictions that will be drawn, as far as known: those of the worst cases so far, and no others."""
+
+    def __init__(self) -> None:
+        self.predictions: dict[str, Volume] = {}
+        self._scores: dict[str, Sequence[TargetScore]] = {}
+
+    def add(self, pair: Pair, scores: Sequence[TargetScore]) -> None:
+        """Keeps the prediction, and lets go of one that can no longer be among the worst."""
+        self._scores[pair.case], self.predictions[pair.case] = scores, pair.prediction
+        for case in set(self._scores) - set(worst_cases(self._scores)):
+            del self._scores[case], self.predictions[case]
+
+
 def draw_worst(path: Path, report: Report, load: Callable[[str], OverlayRow], labels: LabelTable) -> list[str]:
     """Draws the cases with the lowest mean Dice, worst first; returns their names."""
-    means = {case: float(np.mean([score.dice for score in scores])) for case, scores in report.cases.items()}
-    worst = sorted(means, key=lambda case: (means[case], case))[:WORST_SHOWN]
+    worst = worst_cases(report.cases)
     colors = {label.value: label.color for label in labels.labels}
-    overlay_grid_png(path, [load(case) for case in worst], colors=colors, title="Worst cases by mean Dice")
+    names = {label.value: label.name for label in labels.labels}
+    rows = [load(case) for case in worst]
+    overlay_grid_png(path, rows, colors=colors, names=names, title="Worst cases by mean Dice")
     return worst
 
 
@@ -198,7 +228,7 @@ def _volumes(folder: Path) -> list[Path]:
 
 def _require_known_values(volume: Volume, labels: LabelTable) -> None:
     known = {*labels.values, labels.ignore_value}
-    unknown = sorted({int(value) for value in np.unique(volume.array)} - known)
+    unknown = sorted(set(voxels_by_value(volume.array)) - known)
     if unknown:
         raise VolumeError(
             f"{volume.path}: holds the value {unknown[0]}, which the label table does not name "

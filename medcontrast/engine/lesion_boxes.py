@@ -23,7 +23,7 @@ from medcontrast.data.image_sources import ImageCase
 from medcontrast.data.images import Images
 from medcontrast.data.lesion_boxes import Box, moved_box
 from medcontrast.data.listing import manifest_text
-from medcontrast.engine.probe_embed import ROWS, ImageSet, evaluating
+from medcontrast.engine.probe_embed import ROWS, ImageSet
 from medcontrast.engine.probe_finetune import Classifier, FineTuning, classify, fine_tune
 from medcontrast.engine.probe_images import hold_out, image_set
 from medcontrast.errors import InputError
@@ -31,6 +31,7 @@ from medcontrast.files import require_free, write_text
 from medcontrast.metrics.classification import accuracy
 from medcontrast.networks.encoders2d import Encoder, build_encoder
 from medcontrast.networks.grad_cam import grad_cam, on_pixels
+from medcontrast.networks.modes import evaluating
 from medcontrast.render import BoxedImage, boxes_png
 
 FILES = ("manifest.json", "lesion_boxes.png")
@@ -190,7 +191,7 @@ def class_maps(classifier: Classifier, image: Tensor, target: Tensor) -> Tensor:
     encoder = classifier.encoder
     assert isinstance(encoder, Encoder)
     head = classifier.head
-    with evaluating(classifier):
+    with evaluating(classifier), torch.no_grad():
         maps = encoder.stages(image)[-1]
         found = grad_cam(maps, lambda stage: functional.linear(stage.mean((-2, -1)), head.weight, head.bias), target)
     return on_pixels(found, encoder.stage_strides[-1], (image.shape[2], image.shape[3]))

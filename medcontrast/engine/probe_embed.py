@@ -5,8 +5,7 @@ Letters: n images, b rows, c channels, x, y pixels, d feature channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medcontrast.errors import InputError
+from medcontrast.networks.modes import evaluating
 
 ROWS = 64
 """Images in one forward pass."""
@@ -44,19 +44,6 @@ class ImageSet:
             raise InputError("A probe needs images with a target, but a split has none.")
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside; afterwards every layer is in the mode it was in."""
-    modes = {layer: layer.training for layer in module.modules()}
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for layer, mode in modes.items():
-            layer.training = mode
-
-
 def embed(encoder: nn.Module, images: ImageSet, *, device: torch.device | None = None) -> NDArray[np.float64]:
     """Features (n, d) of every image; the encoder comes out as it went in, statistics of batch norm included.
 
@@ -66,7 +53,7 @@ def embed(encoder: nn.Module, images: ImageSet, *, device: torch.device | None =
     place = device or torch.device("cpu")
     encoder.to(place)
     parts = []
-    with evaluating(encoder):
+    with evaluating(encoder), torch.no_grad():
         for start in range(0, len(images), ROWS):
             rows = images.load(range(start, min(start + ROWS, len(images))))
             parts.append(encoder(rows.to(place)).double().cpu().numpy())

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medcontrast.engine.fit_briefly import WEIGHT_DECAY, fit_briefly
-from medcontrast.engine.probe_embed import ROWS, ImageSet, evaluating
+from medcontrast.engine.probe_embed import ROWS, ImageSet
+from medcontrast.networks.modes import evaluating
 from medcontrast.transforms.draws import row_generator
 
 
@@ -106,7 +107,7 @@ def fine_tune(
 def classify(classifier: nn.Module, images: ImageSet, device: torch.device) -> NDArray[np.float64]:
     """Probabilities (n, k) of every image, in evaluation mode."""
     parts = []
-    with evaluating(classifier):
+    with evaluating(classifier), torch.no_grad():
         for start in range(0, len(images), ROWS):
             rows = images.load(range(start, min(start + ROWS, len(images))))
             parts.append(classifier(rows.to(device)).double().softmax(dim=1).cpu().numpy())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from medcontrast.data.manifest import Case, Manifest, load_manifest
 from medcontrast.engine.evaluate import (
     Pair,
     ScoringRules,
+    WorstPredictions,
     draw_worst,
     folder_pairs,
     manifest_case,
@@ -27,6 +29,7 @@ from medcontrast.engine.run import RECIPE, Run
 from medcontrast.errors import InputError
 from medcontrast.files import require_free, write_text
 from medcontrast.labels import LabelTable
+from medcontrast.metrics.case import TargetScore
 from medcontrast.metrics.report import Report
 from medcontrast.render import OverlayRow
 from medcontrast.settings import require_segmentation
@@ -76,7 +79,7 @@ def score_folders(
     _show(console, report)
     if output is not None:
         _write(output, report, {"predictions": str(predictions), "labels": str(labels), "label_table": table.to_json()})
-        console.print(f"Written to {output}", highlight=False)
+        _say(console, f"Written to {output}")
     return report
 
 
@@ -121,9 +124,13 @@ def score_checkpoints(
     _require_same_values(predictor.labels, manifest)
     _warn_of_training_cases(console, checkpoints, manifest, list(cases))
     rules = ScoringRules(manifest.labels, tolerance_mm or predictor.members[0].recipe.evaluation.tolerance_mm, voxels)
-    predictions: dict[str, Any] = {}
-    pairs = _predicted(predictor, cases, predictions, console)
-    report = score_pairs(pairs, rules, on_case=_progress(console, len(cases)))
+    worst, progress = WorstPredictions(), _progress(console, len(cases))
+
+    def on_case(pair: Pair, scores: Sequence[TargetScore]) -> None:
+        worst.add(pair, scores)
+        progress()
+
+    report = score_pairs(_predicted(predictor, cases, console), rules, on_case=on_case)
     _show(console, report)
     facts = {
         "checkpoints": [_describe(path) for path in checkpoints],
@@ -135,45 +142,49 @@ def score_checkpoints(
     _write(folder, report, facts)
 
     def row(case: str) -> OverlayRow:
-        return overlay_row(cases[case], predictions[case], _title(case, report))
+        prediction = worst.predictions[case]
+        return overlay_row(cases[case], prediction, _title(case, report), manifest.labels.ignore_value)
 
     draw_worst(folder / "worst_cases.png", report, row, manifest.labels)
-    console.print(f"Written to {folder}", highlight=False)
+    _say(console, f"Written to {folder}")
     return report
 
 
-def overlay_row(case: Case, prediction: Volume, title: str) -> OverlayRow:
-    """A case with reference and prediction, turned to canonical orientation for a picture."""
+def overlay_row(case: Case, prediction: Volume, title: str, ignore_value: int | None = None) -> OverlayRow:
+    """A case with reference and prediction, turned to canonical orientation for a picture, without what is ignored."""
     assert case.label is not None
     image, label = read_volume(case.images[0], "image"), read_volume(case.label, "label")
+    kept = True if ignore_value is None else label.array != ignore_value
     turns = nibabel.io_orientation(image.grid.affine)
-    arrays = [nibabel.apply_orientation(volume.array, turns) for volume in (image, label, prediction)]
+    shown = (image.array, label.array * kept, prediction.array * kept)
+    arrays = [nibabel.apply_orientation(array, turns) for array in shown]
     spacing = [image.grid.spacing_mm[int(axis)] for axis in np.argsort(turns[:, 0])]
     return OverlayRow(arrays[0], arrays[1], arrays[2], spacing, title)
 
 
-def _predicted(
-    predictor: Predictor, cases: dict[str, Case], kept: dict[str, Volume], console: Console
-) -> Iterator[Pair]:
+def _predicted(predictor: Predictor, cases: dict[str, Case], console: Console) -> Iterator[Pair]:
     for name, case in cases.items():
         assert case.label is not None
         found = predictor.predict_scan(case.images)
         for warning in found.grid.warnings:
-            console.print(f"Warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+            _say(console, f"Warning: {warning}")
         prediction = Volume(found.label_map, found.grid, Path(f"{name} (predicted)"))
-        kept[name] = prediction
         yield Pair(name, prediction, read_volume(case.label, "label"))
 
 
-def _progress(console: Console, total: int) -> Any:
-    done: list[str] = []
+def _progress(console: Console, total: int) -> Callable[[], None]:
+    done = itertools.count(1)
 
-    def on_case(case: str) -> None:
-        done.append(case)
-        if len(done) == total or len(done) % 10 == 0:
-            console.print(f"{len(done)} of {total} cases scored", highlight=False)
+    def advance() -> None:
+        number = next(done)
+        if number == total or number % 10 == 0:
+            _say(console, f"{number} of {total} cases scored")
 
-    return on_case
+    return advance
+
+
+def _say(console: Console, sentence: str) -> None:
+    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def _own_manifest(checkpoint: Path) -> Manifest:
@@ -195,9 +206,8 @@ def _default_output(checkpoints: list[Path], split: str) -> Path:
 def _require_same_values(labels: LabelTable, manifest: Manifest) -> None:
     if labels.values != manifest.labels.values:
         raise InputError(
-            f"{manifest.path}: its label values {list(manifest.labels.values)} are not those the checkpoint "
-            f"was trained "
-            f"for, {list(labels.values)}."
+            f"{manifest.path}: its label values {list(manifest.labels.values)} are not those the checkpoint was "
+            f"trained for, {list(labels.values)}."
         )
 
 
@@ -207,11 +217,10 @@ def _warn_of_training_cases(console: Console, checkpoints: list[Path], manifest:
         for kind, names in trained.items():
             seen = sorted(set(names) & set(cases))
             if seen:
-                console.print(
+                _say(
+                    console,
                     f"Warning: {len(seen)} of {len(cases)} cases of {manifest.name} were {kind} training cases of "
-                    f"{path}; "
-                    "this is not a score on new cases.",
-                    highlight=False,
+                    f"{path}; this is not a score on new cases.",
                 )
 
 
@@ -226,7 +235,7 @@ def _show(console: Console, report: Report) -> None:
     if wide:
         console.print(report.table())
     for line in report.notes() if wide else report.lines():
-        console.print(line, highlight=False)
+        console.print(line, markup=False, highlight=False)
 
 
 def _write(folder: Path, report: Report, facts: dict[str, Any]) -> None:

@@ -101,5 +101,6 @@ class Validator:
     def _picture(self, row: OverlayRow, step: int) -> Path:
         path = self.folder / "overlays" / f"step_{step:06d}.png"
         colors = {index + 1: label.color for index, label in enumerate(self.labels.labels)}
-        overlay_grid_png(path, [row], colors=colors, title=f"Worst validation case at step {step}")
+        names = {index + 1: label.name for index, label in enumerate(self.labels.labels)}
+        overlay_grid_png(path, [row], colors=colors, names=names, title=f"Worst validation case at step {step}")
         return path

@@ -64,15 +64,15 @@ def export_mask(
     written = {"seg.nrrd": (output,), "nii.gz": (table,) if in_place else (output, table)}[format]
     require_free(*written, overwrite=overwrite)
     mask = read_volume(mask_path, "label")
-    require_known_values(mask.array, labels, mask_path)
     grid = _reference_grid(mask.grid, mask_path, reference_path) if reference_path else mask.grid
     if format == "seg.nrrd":
         _require_placed(grid, reference_path or mask_path, "use the NIfTI mask as it is: it")
     for warning in grid.warnings:
         tell(warning)
     if format == "seg.nrrd":
-        write_seg_nrrd(output, mask.array, grid, labels, overwrite=overwrite)
+        write_seg_nrrd(output, mask.array, grid, labels, source=mask_path, overwrite=overwrite)
         return written
+    require_known_values(mask.array, labels, mask_path)
     if not in_place:
         write_label(output, mask.array, grid, overwrite=overwrite)
     write_color_table(table, labels, overwrite=overwrite)

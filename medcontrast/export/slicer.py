@@ -13,7 +13,7 @@ from scipy.ndimage import find_objects
 from medcontrast.errors import VolumeError
 from medcontrast.files import write_atomically
 from medcontrast.labels import Code, Label, LabelTable
-from medcontrast.volume import Grid
+from medcontrast.volume import Grid, voxels_by_value
 from medcontrast.volume.write import smallest_unsigned, write_voxels
 
 GENERAL_ANATOMY = "Segmentation category and type - 3D Slicer General Anatomy list"
@@ -33,9 +33,8 @@ def write_seg_nrrd(
     grid: Grid,
     labels: LabelTable,
     *,
+    source: Path | None = None,
     overwrite: bool = False,
-    closed_surface: bool = False,
-    context_name: str | None = None,
 ) -> None:
     """Writes one segment for each label of the table, empty ones too, all in one layer.
 
@@ -46,9 +45,8 @@ def write_seg_nrrd(
         label_map: (x, y, z) whole numbers; 0 is background.
         grid: Where the voxels lie.
         labels: Names, colours and codes.
+        source: The file that the label map was read from, which faults then name.
         overwrite: Whether an existing file may be replaced.
-        closed_surface: Whether 3D Slicer builds the surfaces on loading; slow for large masks.
-        context_name: Terminology list named for every segment; by default the one that holds the label's code.
 
     Raises:
         VolumeError: A value outside the table, or a single voxel.
@@ -58,12 +56,12 @@ def write_seg_nrrd(
         raise ValueError(
             f"expected whole numbers of shape {grid.shape}, but got {label_map.dtype} of {label_map.shape}"
         )
-    require_known_values(label_map, labels, path)
+    require_known_values(label_map, labels, source or path)
     if label_map.size == 1:
         raise VolumeError(f"{path}: a mask of a single voxel means 'no image' to 3D Slicer and cannot be exported.")
     # a type that also holds the values of empty segments, so that a person can fill them
     array = label_map.astype(smallest_unsigned(np.array(labels.values)).newbyteorder("<"), copy=False)
-    fields = _space(array, grid) | _segmentation(array, labels, closed_surface, context_name)
+    fields = _space(array, grid) | _segmentation(array, labels)
     # Programs read the header as raw bytes, and 3D Slicer's texts are UTF-8.
     header = "".join(["NRRD0004\n", *(f"{key}{value}\n" for key, value in fields.items()), "\n"]).encode()
 
@@ -88,12 +86,12 @@ def segment_extents(label_map: NDArray[Any], values: tuple[int, ...]) -> dict[in
     return extents
 
 
-def terminology_entry(label: Label, context_name: str | None = None) -> str:
+def terminology_entry(label: Label) -> str:
     """The seven parts that name a structure in 3D Slicer's terminologies; plain tissue where the label has no code."""
     category, kind = (label.category, label.type) if label.type else (TISSUE, TISSUE)
-    default = DICOM_MASTER if kind.value in _ONLY_IN_DICOM_MASTER else GENERAL_ANATOMY
+    context = DICOM_MASTER if kind.value in _ONLY_IN_DICOM_MASTER else GENERAL_ANATOMY
     modifier = _code(label.type_modifier) if label.type and label.type_modifier else _NO_CODE
-    parts = [context_name or default, _code(category), _code(kind), modifier, _ANATOMIC_CONTEXT, _NO_CODE, _NO_CODE]
+    parts = [context, _code(category), _code(kind), modifier, _ANATOMIC_CONTEXT, _NO_CODE, _NO_CODE]
     return "~".join(parts)
 
 
@@ -103,7 +101,7 @@ def require_known_values(label_map: NDArray[Any], labels: LabelTable, path: Path
     Raises:
         VolumeError: There are some.
     """
-    unknown = sorted(set(np.unique(label_map).tolist()) - set(labels.values))
+    unknown = sorted(set(voxels_by_value(label_map)) - set(labels.values))
     if unknown:
         raise VolumeError(
             f"{path}: the mask holds the value {', '.join(map(str, unknown[:5]))}, but the label table knows "
@@ -130,9 +128,7 @@ def _vector(values: NDArray[np.float64]) -> str:
     return f"({','.join(repr(float(value)) for value in values)})"
 
 
-def _segmentation(
-    array: NDArray[Any], labels: LabelTable, closed_surface: bool, context_name: str | None
-) -> dict[str, str]:
+def _segmentation(array: NDArray[Any], labels: LabelTable) -> dict[str, str]:
     extents = segment_extents(array, labels.values[1:])
     fields: dict[str, str] = {}
     for index, label in enumerate(labels.labels):
@@ -145,12 +141,12 @@ def _segmentation(
             "LabelValue": str(label.value),
             "Layer": "0",
             "Extent": extents[label.value],
-            "Tags": f"TerminologyEntry:{terminology_entry(label, context_name)}|",
+            "Tags": f"TerminologyEntry:{terminology_entry(label)}|",
         }
         fields |= {f"Segment{index}_{key}:=": value for key, value in segment.items()}
     return fields | {
         "Segmentation_MasterRepresentation:=": "Binary labelmap",
-        "Segmentation_ContainedRepresentationNames:=": "Binary labelmap|" + "Closed surface|" * closed_surface,
+        "Segmentation_ContainedRepresentationNames:=": "Binary labelmap|",
         "Segmentation_ReferenceImageExtentOffset:=": "0 0 0",
     }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medcontrast.data.manifest import Manifest
 from medcontrast.errors import ManifestError, VolumeError
-from medcontrast.volume import KNOWN_SUFFIXES, output_stem
+from medcontrast.volume import KNOWN_SUFFIXES, is_dicom, output_stem
 
 OUTPUT_ENDINGS = ("_seg", "_prob", "_entropy")
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
@@ -95,38 +95,56 @@ def unique_names(stems: Sequence[str], parents: Sequence[str]) -> list[str]:
     return names
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM files do, whatever it is called."""
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
 def _expand(path: Path, faults: list[str]) -> list[Path]:
-    if not path.exists():
-        faults.append(f"{path}: there is no such file or folder.")
+    try:
+        if not path.exists():
+            faults.append(f"{path}: there is no such file or folder.")
+            return []
+        return _of_file(path, faults) if path.is_file() else _of_folder(path, faults)
+    except OSError as error:
+        faults.append(
+            f"{error.filename or path}: cannot be read ({error.strerror or error}); give the scans themselves, or "
+            "allow reading it."
+        )
         return []
-    if path.is_file():
-        if is_dicom(path):
-            faults.append(f"{path}: one DICOM file is not a volume; give the folder of its series.")
-        elif not _is_volume(path):
-            faults.append(f"{path}: not a volume; expected {', '.join(KNOWN_SUFFIXES)} or a DICOM folder.")
-        return [path]
+
+
+def _of_file(path: Path, faults: list[str]) -> list[Path]:
+    if is_dicom(path):
+        faults.append(f"{path}: one DICOM file is not a volume; give the folder of its series.")
+    elif not _is_volume(path):
+        faults.append(f"{path}: not a volume; expected {', '.join(KNOWN_SUFFIXES)} or a DICOM folder.")
+    return [path]
+
+
+def _of_folder(path: Path, faults: list[str]) -> list[Path]:
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    volumes = [entry for entry in entries if entry.is_file() and _is_volume(entry) and not _is_own_output(entry)]
-    series = [entry for entry in entries if entry.is_dir() and _holds_dicom(entry)]
-    if volumes or series:
-        return [entry for entry in entries if entry in set(volumes) | set(series)]
-    if _holds_dicom(path):
-        return [path]
-    faults.append(f"{path}: no volume in this folder; expected {', '.join(KNOWN_SUFFIXES)} files or a DICOM series.")
-    return []
+    scans = [entry for entry in entries if _is_scan(entry)]
+    slices = _holds_dicom(path)
+    if scans and slices:
+        faults.append(
+            f"{path}: holds DICOM slices beside other volumes, such as {scans[0].name}; give the files themselves, or "
+            "move the slices into a folder of their own."
+        )
+        return []
+    if not scans and not slices:
+        faults.append(
+            f"{path}: no volume in this folder; expected {', '.join(KNOWN_SUFFIXES)} files or a DICOM series."
+        )
+        return []
+    return scans or [path]
+
+
+def _is_scan(entry: Path) -> bool:
+    if entry.is_dir():
+        return _holds_dicom(entry)
+    return _is_volume(entry) and entry.is_file() and not _is_own_output(entry)
 
 
 def _holds_dicom(folder: Path) -> bool:
-    return any(is_dicom(entry) for entry in sorted(folder.iterdir()) if entry.is_file())
+    # a DICOMDIR begins as slices do, and lists those of the folders beside it
+    files = (entry for entry in sorted(folder.iterdir()) if entry.name.upper() != "DICOMDIR" and not _is_volume(entry))
+    return any(is_dicom(entry) for entry in files if entry.is_file())
 
 
 def _is_volume(path: Path) -> bool:

@@ -119,9 +119,19 @@ def _remove_earlier(outputs: Outputs) -> None:
     for path in outputs.others:
         ours = any(words.startswith(f"{path.name}: ") for words in named)
         if ours or any(path.name.endswith(f".{ending}") and _begins(path, words) for ending, words in _EXPORTS.items()):
-            path.unlink(missing_ok=True)
+            _remove(path)
     for path in (*outputs.exported, outputs.record):  # the record last: until then the others can be known
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    try:
         path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: is of an earlier run and cannot be removed ({error.strerror or error}); choose another folder "
+            "with -o."
+        ) from None
 
 
 def _begins(path: Path, words: bytes) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from medcontrast.inference.postprocess import finish
 from medcontrast.inference.record import geometry, measured_volumes, prediction_record
 from medcontrast.inference.windows import SLAB_PLANES, even_slabs, joined, mirrored, window_slabs
 from medcontrast.labels import LabelTable
+from medcontrast.networks.modes import evaluating
 from medcontrast.settings.train import InferenceSettings
 from medcontrast.transforms.volume3d import (
     most_probable,
@@ -235,37 +236,6 @@ class Predictor:
         )
 
 
-@freed_memory_kept()
-def predict_probabilities(
-    network: nn.Module,
-    image: Tensor,
-    *,
-    patch: Sequence[int],
-    settings: InferenceSettings,
-    device: torch.device | str,
-    autocast: Autocast = nullcontext,
-    flip_axes: Sequence[int] = _ALL_AXES,
-) -> Tensor:
-    """Probabilities of one network, by sliding window.
-
-    Args:
-        network: Gives `Output`; set to evaluation for the time of the call.
-        image: (c, x, y, z) prepared image.
-        patch: Window in voxels, where the settings have none.
-        settings: Window, overlap, weighting, windows a batch, flips.
-        device: Where the network computes.
-        autocast: Context of the forward passes.
-        flip_axes: Where the settings ask for flips: those that the network was trained with.
-
-    Returns:
-        (k, x, y, z) float32.
-    """
-    slabs = _logit_slabs(
-        network, image, patch=patch, settings=settings, device=device, autocast=autocast, flip_axes=flip_axes
-    )
-    return joined((slab.softmax(dim=0) for slab in slabs), image.shape[1:])
-
-
 def _logit_slabs(
     network: nn.Module,
     image: Tensor,
@@ -306,7 +276,16 @@ def predict_case(
     autocast: Autocast = nullcontext,
     flip_axes: Sequence[int] = _ALL_AXES,
 ) -> Tensor:
-    """The most probable class in every voxel of a prepared image; see `predict_probabilities`.
+    """The most probable class in every voxel of a prepared image, by sliding window.
+
+    Args:
+        network: Gives `Output`; set to evaluation for the time of the call.
+        image: (c, x, y, z) prepared image.
+        patch: Window in voxels, where the settings have none.
+        settings: Window, overlap, weighting, windows a batch, flips.
+        device: Where the network computes.
+        autocast: Context of the forward passes.
+        flip_axes: Where the settings ask for flips: those that the network was trained with.
 
     Returns:
         (x, y, z) int16 class indices on the prepared grid, on the CPU.
@@ -351,18 +330,6 @@ def resolve_device(name: str | None) -> torch.device:
     if device.type != "cpu" and (device.index or 0) >= count:
         raise InputError(f"--device {name}: there is no such device here; take --device cpu.")
     return device
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every module then gets back the mode it had."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _autocast(device: torch.device, precision: str) -> tuple[str, Autocast]:

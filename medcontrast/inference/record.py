@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from medcontrast import __version__
 from medcontrast.files import write_text
 from medcontrast.labels import LabelTable
-from medcontrast.volume import Grid, NiftiFields
+from medcontrast.volume import Grid, NiftiFields, voxels_by_value
 
 _LIBRARIES = ("torch", "monai", "numpy", "nibabel", "SimpleITK")
 
@@ -81,10 +81,10 @@ def measured_volumes(label_map: NDArray[np.integer], grid: Grid, labels: LabelTa
         labels: The label table.
     """
     voxel_ml = grid.voxel_mm3 / 1000.0
-    values, counts = np.unique(label_map, return_counts=True)
-    voxels = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    found = {name: sum(int(voxels.get(value, 0)) for value in members) for name, members in labels.targets.items()}
-    return {name: {"voxels": count, "volume_ml": round(count * voxel_ml, 6)} for name, count in found.items()}
+    voxels = voxels_by_value(label_map)
+    found = {name: sum(voxels.get(value, 0) for value in members) for name, members in labels.targets.items()}
+    # significant digits, for a mouse's vessel is 1e-7 ml
+    return {name: {"voxels": count, "volume_ml": float(f"{count * voxel_ml:.9g}")} for name, count in found.items()}
 
 
 def write_record(path: Path, record: dict[str, Any], *, overwrite: bool = False) -> None:

@@ -19,7 +19,8 @@ DEVICE_BYTES = 4 * 2**30
 """Above this size the values of a whole image are kept in main memory instead of on the device."""
 
 SLAB_PLANES = 16
-"""No slab that is given has more planes along x than this, so that what is made of one stays small."""
+"""Averages are given in slabs of at most so many planes along x, so that what is made of one stays small. An image that
+one window holds has no averages, and is given whole."""
 
 WindowFunction = Callable[[Tensor], Tensor]
 """Windows (n, c, *patch) in, logits (n, k, *patch) out, in any float type."""
@@ -56,11 +57,10 @@ def window_slabs(
     patch: Sequence[int],
     logits_of: WindowFunction,
     *,
-    overlap: float | Sequence[float] = 0.5,
+    overlap: float = 0.5,
     weighting: str = "gaussian",
     window_batch: int = 4,
     device: torch.device | str = "cpu",
-    pad_value: float = PAD_VALUE,
 ) -> Iterator[Tensor]:
     """The averaged logits of overlapping windows, slab by slab along x.
 
@@ -71,11 +71,10 @@ def window_slabs(
         image: (1, c, x, y, z); smaller than the patch it is padded on both sides, and the result cropped again.
         patch: Window in voxels.
         logits_of: What is averaged; `mirrored` makes one that looks at every mirrored version too.
-        overlap: Share by which neighbouring windows overlap, 0 to below 1; one for all axes, or one each.
+        overlap: Share by which neighbouring windows overlap, 0 to below 1.
         weighting: "gaussian" (standard deviation an eighth of the patch) or "uniform".
         window_batch: Windows in one call.
         device: Where `logits_of` computes.
-        pad_value: What the padding holds, in the prepared image's units.
 
     Yields:
         (k, some x, y, z) float32 on `device`; together they make up the image.
@@ -83,7 +82,7 @@ def window_slabs(
     if image.ndim != 5 or image.shape[0] != 1:
         raise ValueError(f"expected an image of shape (1, c, x, y, z), but got {tuple(image.shape)}")
     size, window = _triple(image.shape[2:]), _triple(patch)
-    padded, before = _pad(image, window, pad_value)
+    padded, before = _pad(image, window)
     inner = (slice(None), *(slice(first, first + side) for first, side in zip(before, size, strict=True)))
     starts = window_starts(_triple(padded.shape[2:]), window, overlap)
     if len(starts) == 1:  # nothing to average, so that no sums are kept beside the answer
@@ -190,31 +189,30 @@ def window_weights(patch: Sequence[int], weighting: str) -> Tensor:
     return exponent.exp().clamp(min=1e-3)
 
 
-def window_starts(size: Triple, patch: Triple, overlap: float | Sequence[float]) -> list[Triple]:
+def window_starts(size: Triple, patch: Triple, overlap: float) -> list[Triple]:
     """First voxel of every window; the last window of an axis ends with the image.
 
     Args:
         size: Sides of the image, none smaller than the patch's.
         patch: Sides of the window.
-        overlap: Share by which neighbouring windows overlap; one for all axes, or one each.
+        overlap: Share by which neighbouring windows overlap.
     """
     axes = []
-    shares = (overlap,) * 3 if isinstance(overlap, float | int) else overlap
-    for side, length, share in zip(size, patch, shares, strict=True):
-        step = max(1, int(length * (1 - share)))
+    for side, length in zip(size, patch, strict=True):
+        step = max(1, int(length * (1 - overlap)))
         count = math.ceil((side - length) / step) + 1
         axes.append([min(index * step, side - length) for index in range(count)])
     return [(x, y, z) for x, y, z in itertools.product(*axes)]
 
 
-def _pad(image: Tensor, patch: Triple, value: float) -> tuple[Tensor, Triple]:
+def _pad(image: Tensor, patch: Triple) -> tuple[Tensor, Triple]:
     missing = [max(0, length - side) for length, side in zip(patch, image.shape[2:], strict=True)]
     before = _triple([lack // 2 for lack in missing])
     if not any(missing):
         return image, before
     sides = [(first, lack - first) for lack, first in zip(missing, before, strict=True)]
     amounts = [amount for side in reversed(sides) for amount in side]  # torch counts axes from the last
-    return functional.pad(image, amounts, value=value), before
+    return functional.pad(image, amounts, value=PAD_VALUE), before
 
 
 def _slices(start: Triple, sides: Triple) -> tuple[slice, ...]:

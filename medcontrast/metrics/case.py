@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from medcontrast.errors import InputError, VolumeError
-from medcontrast.metrics.masks import CheckedSpacing, Mask, Spacing, check_shapes, checked_masks, checked_spacing
+from medcontrast.metrics.masks import CheckedSpacing, Mask, Spacing, check_shapes, checked_spacing
 from medcontrast.metrics.overlap import dice, jaccard, volume_error_ml, volume_error_percent, volume_ml
 from medcontrast.metrics.surface import (
     asd_mm,
@@ -105,17 +106,12 @@ def score_case(
     prediction, reference = _label_map(prediction, "prediction"), _label_map(reference, "reference")
     check_shapes("prediction", prediction, reference)
     spacing = checked_spacing(spacing_mm, reference.ndim)
-    ignore = None if ignore_value is None else reference == ignore_value
-    return [
-        _score(
-            name,
-            checked_masks(_mask(prediction, values), _mask(reference, values), ignore),
-            spacing,
-            tolerance_mm,
-            voxels,
-        )
-        for name, values in targets.items()
-    ]
+    boxes = _boxes((prediction, reference), targets)
+    scores = []
+    for name, box in boxes.items():
+        masks = _masks(prediction[box], reference[box], targets[name], ignore_value)
+        scores.append(_score(name, masks, spacing, tolerance_mm, voxels, reference.shape))
+    return scores
 
 
 def _label_map(array: NDArray[np.generic], name: str) -> NDArray[np.generic]:
@@ -123,6 +119,33 @@ def _label_map(array: NDArray[np.generic], name: str) -> NDArray[np.generic]:
     if array.dtype.kind not in "biu":
         raise VolumeError(f"Expected the {name} as a label map of whole numbers, but its type is {array.dtype}.")
     return array
+
+
+def _boxes(
+    label_maps: Sequence[NDArray[np.generic]], targets: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[slice, ...]]:
+    """For each target a box that holds every voxel of it in both maps: a target is small beside its scan."""
+    highest = max(max(values, default=0) for values in targets.values()) if targets else 0
+    found = [find_objects(label_map, max_label=highest) if highest > 0 else [] for label_map in label_maps]
+    boxes = {}
+    for name, values in targets.items():
+        if min(values, default=1) < 1:  # of background, and of negative values, no boxes are found
+            boxes[name] = tuple(slice(0, size) for size in label_maps[0].shape)
+            continue
+        parts = [part for of_map in found for value in values if (part := of_map[value - 1]) is not None]
+        sides = zip(*parts, strict=True) if parts else [(slice(0, 0),)] * label_maps[0].ndim
+        boxes[name] = tuple(slice(min(s.start for s in side), max(s.stop for s in side)) for side in sides)
+    return boxes
+
+
+def _masks(
+    prediction: NDArray[np.generic], reference: NDArray[np.generic], values: tuple[int, ...], ignore_value: int | None
+) -> tuple[Mask, Mask]:
+    masks = _mask(prediction, values), _mask(reference, values)
+    if ignore_value is None:
+        return masks
+    kept = reference != ignore_value
+    return masks[0] & kept, masks[1] & kept
 
 
 def _mask(label_map: NDArray[np.generic], values: tuple[int, ...]) -> Mask:
@@ -133,10 +156,15 @@ def _mask(label_map: NDArray[np.generic], values: tuple[int, ...]) -> Mask:
 
 
 def _score(
-    name: str, masks: tuple[Mask, Mask], spacing: CheckedSpacing, tolerance_mm: float, voxels: bool
+    name: str,
+    masks: tuple[Mask, Mask],
+    spacing: CheckedSpacing,
+    tolerance_mm: float,
+    voxels: bool,
+    image_shape: tuple[int, ...],
 ) -> TargetScore:
     prediction, reference = masks
-    distances = surface_distances(prediction, reference, spacing)
+    distances = surface_distances(prediction, reference, spacing, image_shape=image_shape)
     predicted_ml, reference_ml = volume_ml(prediction, spacing), volume_ml(reference, spacing)
     return TargetScore(
         target=name,
@@ -154,13 +182,13 @@ def _score(
         volume_error_percent=volume_error_percent(predicted_ml, reference_ml),
         missed=reference_ml > 0 and predicted_ml == 0,
         invented=reference_ml == 0 and predicted_ml > 0,
-        **(_voxel_distances(prediction, reference) if voxels else {}),
+        **(_voxel_distances(prediction, reference, image_shape) if voxels else {}),
     )
 
 
-def _voxel_distances(prediction: Mask, reference: Mask) -> dict[str, float]:
+def _voxel_distances(prediction: Mask, reference: Mask, image_shape: tuple[int, ...]) -> dict[str, float]:
     # The functions are named for mm; with a spacing of 1 the same figures are in voxels.
-    distances = surface_distances(prediction, reference, (1.0,) * reference.ndim)
+    distances = surface_distances(prediction, reference, (1.0,) * reference.ndim, image_shape=image_shape)
     return {
         "hd95_pooled_voxel": hd95_pooled_mm(distances),
         "hd95_max_directed_voxel": hd95_max_directed_mm(distances),

@@ -1,4 +1,4 @@
-"""What every mask metric asks of its input: equal shapes, a valid spacing, ignored voxels taken out."""
+"""What every mask metric asks of its input: equal shapes, a valid spacing."""
 
 from __future__ import annotations
 
@@ -21,25 +21,19 @@ CheckedSpacing = tuple[float, ...] | NDArray[np.float64]
 """What `checked_spacing` makes of it: a tuple where axes are at right angles, else an array."""
 
 
-def checked_masks(prediction: Mask, reference: Mask, ignore: Mask | None = None) -> tuple[Mask, Mask]:
-    """Both masks as boolean arrays with the ignored voxels taken out of both.
+def checked_masks(prediction: Mask, reference: Mask) -> tuple[Mask, Mask]:
+    """Both masks as boolean arrays.
 
     Args:
         prediction: (x, y) or (x, y, z).
         reference: Same shape.
-        ignore: Same shape, True where nothing is scored.
 
     Raises:
         VolumeError: The shapes differ, or the number of dimensions is not 2 or 3.
     """
     prediction, reference = np.asarray(prediction), np.asarray(reference)
     check_shapes("prediction", prediction, reference)
-    if ignore is None:
-        return prediction.astype(bool, copy=False), reference.astype(bool, copy=False)
-    ignore = np.asarray(ignore)
-    check_shapes("ignore mask", ignore, reference)
-    keep = ~ignore.astype(bool, copy=False)
-    return prediction.astype(bool, copy=False) & keep, reference.astype(bool, copy=False) & keep
+    return prediction.astype(bool, copy=False), reference.astype(bool, copy=False)
 
 
 def check_shapes(name: str, array: NDArray[np.generic], reference: NDArray[np.generic]) -> None:

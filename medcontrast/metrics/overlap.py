@@ -10,13 +10,12 @@ import numpy as np
 from medcontrast.metrics.masks import Mask, Spacing, checked_masks, checked_spacing, voxel_mm3
 
 
-def dice(prediction: Mask, reference: Mask, *, ignore: Mask | None = None) -> float:
+def dice(prediction: Mask, reference: Mask) -> float:
     """Twice the overlap over the sum of both sizes, 0 to 1.
 
     Args:
         prediction: (x, y) or (x, y, z).
         reference: Same shape.
-        ignore: Same shape; True voxels are taken out of both masks first.
 
     Returns:
         1 if both masks are empty, 0 if exactly one is.
@@ -24,18 +23,17 @@ def dice(prediction: Mask, reference: Mask, *, ignore: Mask | None = None) -> fl
     Raises:
         VolumeError: The shapes differ.
     """
-    prediction, reference = checked_masks(prediction, reference, ignore)
+    prediction, reference = checked_masks(prediction, reference)
     total = _count(prediction) + _count(reference)
     return 2 * _count(prediction & reference) / total if total else 1.0
 
 
-def jaccard(prediction: Mask, reference: Mask, *, ignore: Mask | None = None) -> float:
+def jaccard(prediction: Mask, reference: Mask) -> float:
     """Intersection over union, 0 to 1.
 
     Args:
         prediction: (x, y) or (x, y, z).
         reference: Same shape.
-        ignore: Same shape; True voxels are taken out of both masks first.
 
     Returns:
         1 if both masks are empty, 0 if exactly one is.
@@ -43,7 +41,7 @@ def jaccard(prediction: Mask, reference: Mask, *, ignore: Mask | None = None) ->
     Raises:
         VolumeError: The shapes differ.
     """
-    prediction, reference = checked_masks(prediction, reference, ignore)
+    prediction, reference = checked_masks(prediction, reference)
     union = _count(prediction | reference)
     return _count(prediction & reference) / union if union else 1.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -153,19 +154,21 @@ class Report:
             raise InputError(f'{path}: expected "format": "{_FORMAT}", but got {found!r}.')
         try:
             cases = {case: [_from_row(row) for row in rows] for case, rows in content["cases"].items()}
-            return cls(cases, **content["bootstrap"])
+            return cls(cases, **_bootstrap(content["bootstrap"]))
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f"{path}: damaged report, {type(error).__name__}: {error}.") from None
 
     def table(self) -> Table:
         """A rich table: a row for each figure, a column for each target, mean over interval."""
         from rich.table import Table
+        from rich.text import Text
 
-        # Without a count the caption would let a miss pass unseen in a mean distance.
-        table = Table(title=f"{len(self.cases)} cases", caption=" ".join(self._count_lines()) or None, show_lines=True)
+        # Without a count in its caption a miss would pass unseen in a mean distance. Names are no markup.
+        caption = Text(" ".join(self._count_lines())) if self._count_lines() else None
+        table = Table(title=f"{len(self.cases)} cases", caption=caption, show_lines=True)
         table.add_column("mean over cases", no_wrap=True)
         for target in self.targets:
-            table.add_column(target, justify="right")
+            table.add_column(Text(target), justify="right")
         for metric in self.metrics:
             definition = DEFINITIONS[metric]
             unit = f" {definition.unit}" if definition.unit else ""
@@ -179,11 +182,11 @@ class Report:
         return 26 + 19 * len(self.targets)
 
     def notes(self) -> list[str]:
-        """What goes beneath the table: misses, definitions, units, tolerance and empty rule."""
-        return [*self._count_lines(), "", *_rules(self)]
+        """What goes beneath the table, which says the misses itself: definitions, units, tolerance and empty rule."""
+        return ["", *_rules(self)]
 
     def lines(self) -> list[str]:
-        """Plain text: the figures of every target, then their definitions, units, tolerance and empty rule."""
+        """Plain text: the figures of every target, misses, then their definitions, units, tolerance and empty rule."""
         out = []
         for summary in self.summary.values():
             out.append(f"{summary.target} ({summary.cases} cases)")
@@ -192,7 +195,7 @@ class Report:
                 label = f"{DEFINITIONS[metric].title}{f' ({unit})' if unit else ''}"
                 spread = "" if interval.sd is None else f", SD {interval.sd:.{DEFINITIONS[metric].decimals}f}"
                 out.append(f"  {label:<26} {_cell(metric, interval, '  ')}{spread}")
-        return [*out, *self.notes()]
+        return [*out, *self._count_lines(), *self.notes()]
 
     def _count_lines(self) -> list[str]:
         lines = []
@@ -255,13 +258,30 @@ def _row(score: TargetScore) -> dict[str, Any]:
 
 
 def _from_row(row: dict[str, Any]) -> TargetScore:
-    types = {"target": str, "missed": bool, "invented": bool}
+    kinds = {"target": str, "missed": bool, "invented": bool}
     for item in fields(TargetScore):
         value = row.get(item.name, item.default)
-        expected = types.get(item.name, (int, float))
-        if value is not None and (not isinstance(value, expected) or (item.name not in types and value is True)):
+        kind = kinds.get(item.name)
+        if value is not None and not (_is_number(value) if kind is None else isinstance(value, kind)):
             raise TypeError(f"{item.name} holds {value!r}")
     return TargetScore(**row)
+
+
+def _bootstrap(settings: dict[str, Any]) -> dict[str, Any]:
+    """Checked as far as an interval needs it; unknown settings are refused by `Report`."""
+    valid = {
+        "resamples": lambda value: type(value) is int and value > 0,
+        "seed": lambda value: type(value) is int and value >= 0,
+        "level": lambda value: _is_number(value) and 0 < value < 1,
+    }
+    for name, value in settings.items():
+        if name in valid and not valid[name](value):
+            raise TypeError(f"{name} of the bootstrap holds {value!r}")
+    return settings
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _cell(metric: str, interval: Interval, gap: str) -> str:

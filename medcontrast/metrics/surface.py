@@ -7,6 +7,7 @@ run between voxel centres, in the world where axes are sheared. All figures come
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import edt
@@ -74,7 +75,7 @@ def surface_voxels(mask: Mask) -> Mask:
 
 
 def surface_distances(
-    prediction: Mask, reference: Mask, spacing_mm: Spacing, *, ignore: Mask | None = None
+    prediction: Mask, reference: Mask, spacing_mm: Spacing, *, image_shape: Sequence[int] | None = None
 ) -> SurfaceDistances:
     """Measures both directions; with a spacing of 1 for each axis the unit is voxels.
 
@@ -82,7 +83,7 @@ def surface_distances(
         prediction: (x, y) or (x, y, z).
         reference: Same shape.
         spacing_mm: Distance between voxel centres along each axis, in mm; of sheared axes (d, d), their steps.
-        ignore: Same shape; True voxels are taken out of both masks first.
+        image_shape: Of the image that the masks are cut out of, whose diagonal a miss costs; by default their own.
 
     Returns:
         Distances in mm, never empty, never NaN or infinite.
@@ -90,11 +91,11 @@ def surface_distances(
     Raises:
         VolumeError: The shapes differ, or the spacing does not fit them.
     """
-    prediction, reference = checked_masks(prediction, reference, ignore)
+    prediction, reference = checked_masks(prediction, reference)
     spacing = checked_spacing(spacing_mm, reference.ndim)
     present = bool(prediction.any()), bool(reference.any())
     if not all(present):
-        distance = np.array([diagonal_mm(reference.shape, spacing) if any(present) else 0.0])
+        distance = np.array([diagonal_mm(image_shape or reference.shape, spacing) if any(present) else 0.0])
         return SurfaceDistances(distance, distance, one_empty=any(present))
     # Outside the joint box both masks are empty, so cropping changes neither surfaces nor distances.
     box = bounding_box(prediction | reference)

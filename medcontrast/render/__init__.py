@@ -3,7 +3,7 @@
 from medcontrast.render.boxes import BoxedImage, boxes_png
 from medcontrast.render.charts import Point, curve_png, points_png
 from medcontrast.render.embeddings import embeddings_png, principal_plane
-from medcontrast.render.overlays import OverlayRow, overlay_grid_png, overlay_png
+from medcontrast.render.overlays import OverlayRow, overlay_grid_png
 
 __all__ = [
     "BoxedImage",
@@ -13,7 +13,6 @@ __all__ = [
     "curve_png",
     "embeddings_png",
     "overlay_grid_png",
-    "overlay_png",
     "points_png",
     "principal_plane",
 ]

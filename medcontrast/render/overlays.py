@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medcontrast.errors import VolumeError
 from medcontrast.render.png import DPI, save_png
+from medcontrast.volume.values import voxels_by_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,10 +40,11 @@ class OverlayRow:
     """One case of a picture.
 
     Attributes:
-        image: (x, y, z) grey values in canonical orientation.
-        reference: (x, y, z) label map drawn as dashed white contours, or None.
+        image: (x, y, z) grey values in canonical orientation; shown from the 1st to the 99th percentile.
+        reference: (x, y, z) label map drawn as dashed white contours, or None. It also chooses the slices, which go
+            through the largest area of the structure, unless it is None or empty.
         prediction: (x, y, z) label map drawn as coloured contours and areas, or None.
-        spacing_mm: Distance between voxel centres along each axis.
+        spacing_mm: Distance between voxel centres along each axis; gives the aspect ratio.
         title: Text above the case, for example its name and score.
     """
 
@@ -53,46 +55,12 @@ class OverlayRow:
     title: str = ""
 
 
-def overlay_png(
-    path: Path | str,
-    image: Array,
-    reference: Array | None = None,
-    prediction: Array | None = None,
-    *,
-    colors: Colors | None = None,
-    names: Mapping[int, str] | None = None,
-    spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
-    title: str = "",
-    margin_mm: float | None = None,
-) -> None:
-    """Draws three orthogonal slices through the largest area of the structure.
-
-    Args:
-        path: PNG file to write; it appears whole or not at all.
-        image: (x, y, z) grey values in canonical orientation; shown from the 1st to the 99th percentile.
-        reference: (x, y, z) label map, dashed white contours. It also chooses the slices, unless it is None or empty.
-        prediction: (x, y, z) label map, coloured contours and areas.
-        colors: Label value -> red, green, blue, each 0-255.
-        names: Label value -> name in the legend; "prediction" where none is given.
-        spacing_mm: Distance between voxel centres along each axis; gives the aspect ratio.
-        title: Text above the slices.
-        margin_mm: Show only the surroundings of the structure, this wide; the whole image by default.
-
-    Raises:
-        VolumeError: The shapes differ, or are not 3D.
-        OutputError: The file cannot be written.
-    """
-    row = OverlayRow(image, reference, prediction, spacing_mm, title)
-    overlay_grid_png(path, [row], colors=colors, names=names, margin_mm=margin_mm)
-
-
 def overlay_grid_png(
     path: Path | str,
     rows: Sequence[OverlayRow],
     *,
     colors: Colors | None = None,
     names: Mapping[int, str] | None = None,
-    margin_mm: float | None = None,
     title: str = "",
 ) -> None:
     """Draws several cases below each other, three orthogonal slices each, for example the worst of a report.
@@ -102,7 +70,6 @@ def overlay_grid_png(
         rows: The cases, top first; at least one.
         colors: Label value -> red, green, blue, each 0-255.
         names: Label value -> name in the legend; "prediction" where none is given.
-        margin_mm: Show only the surroundings of each structure, this wide; whole images by default.
         title: Text above all.
 
     Raises:
@@ -115,18 +82,17 @@ def overlay_grid_png(
         _check(row)
     from matplotlib.figure import Figure
 
-    shown = [_cropped(row, margin_mm) for row in rows]
-    heights = [_row_inches(row) for row in shown]
+    heights = [_row_inches(row) for row in rows]
     top, bottom = (0.5 if title else 0.05), 0.4
     total = sum(heights) + top + bottom
     figure = Figure(figsize=(_WIDTH_INCHES, total), dpi=DPI, facecolor=_BACKGROUND)
     if title:
         figure.text(0.5, 1 - 0.25 / total, title, color="white", fontsize=14, ha="center", va="center", weight="bold")
     upper = total - top
-    for row, height in zip(shown, heights, strict=True):
+    for row, height in zip(rows, heights, strict=True):
         _draw_row(figure, row, upper, total, colors or {})
         upper -= height
-    _legend(figure, shown, colors or {}, names or {}, 0.5 * bottom / total)
+    _legend(figure, rows, colors or {}, names or {}, 0.5 * bottom / total)
     save_png(figure, Path(path))
 
 
@@ -150,19 +116,6 @@ def _structure(row: OverlayRow) -> NDArray[np.bool_]:
         if label_map is not None and np.any(label_map):
             return np.asarray(label_map) != 0
     return np.zeros(np.shape(row.image), bool)
-
-
-def _cropped(row: OverlayRow, margin_mm: float | None) -> OverlayRow:
-    structure = _structure(row)
-    if margin_mm is None or not structure.any():
-        return row
-    corners = np.argwhere(structure)
-    pad = np.ceil(margin_mm / np.asarray(row.spacing_mm, float)).astype(int)
-    low, high = np.maximum(corners.min(0) - pad, 0), corners.max(0) + 1 + pad
-    box = tuple(slice(int(start), int(stop)) for start, stop in zip(low, high, strict=True))
-    reference = None if row.reference is None else row.reference[box]
-    prediction = None if row.prediction is None else row.prediction[box]
-    return OverlayRow(row.image[box], reference, prediction, row.spacing_mm, row.title)
 
 
 def _extents_mm(row: OverlayRow) -> list[float]:
@@ -274,7 +227,7 @@ def _legend(
 ) -> None:
     from matplotlib.lines import Line2D
 
-    predicted = sorted({int(v) for row in rows if row.prediction is not None for v in np.unique(row.prediction) if v})
+    predicted = sorted({v for row in rows if row.prediction is not None for v in voxels_by_value(row.prediction)})
     entries = dict.fromkeys((_rgb(colors, value), names.get(value, "prediction")) for value in predicted)
     handles = [Line2D([], [], color=color, linewidth=2.5, label=name) for color, name in entries]
     if any(row.reference is not None for row in rows):

@@ -146,7 +146,7 @@ def to_label_values(indices: NDArray[np.integer], labels: LabelTable) -> NDArray
 
 
 def require_same_grid(volume: Volume, reference: Volume) -> None:
-    """Checks that two volumes have one shape and the same voxel centres, to a hundredth of a voxel.
+    """Checks that two volumes have one shape and the same voxel centres, to a tenth of a voxel.
 
     Raises:
         VolumeError: They do not.

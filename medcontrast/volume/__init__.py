@@ -4,7 +4,9 @@ SimpleITK's reversed axis order and LPS exist only inside this room.
 """
 
 from medcontrast.volume.grid import Grid, NiftiFields
+from medcontrast.volume.itk import is_dicom
 from medcontrast.volume.read import Volume, read_grid, read_volume, require_usable_image, to_metatensor
+from medcontrast.volume.values import voxels_by_value
 from medcontrast.volume.write import write_image, write_label
 from medcontrast.volume_names import KNOWN_SUFFIXES, output_stem
 
@@ -13,11 +15,13 @@ __all__ = [
     "Grid",
     "NiftiFields",
     "Volume",
+    "is_dicom",
     "output_stem",
     "read_grid",
     "read_volume",
     "require_usable_image",
     "to_metatensor",
+    "voxels_by_value",
     "write_image",
     "write_label",
 ]

@@ -20,6 +20,8 @@ _LIMITS_SLACK = 1e-4
 _DOUBTFUL_MM = (10 * SPACING_LIMITS_MM[0], SPACING_LIMITS_MM[1] / 10)
 # The cosine from which on ITK calls two axes of a NIfTI file sheared; below it is the rounding of headers.
 _SHEARED_COSINE = 1e-4
+# Of a voxel's shortest edge: a qform is a quaternion in float32, which at the far corner cannot do much better.
+_SAME_PLACE = 0.1
 
 
 @dataclass(frozen=True)
@@ -100,22 +102,16 @@ class Grid:
             return float(abs(np.linalg.det(self.affine[:3, :3])))
         return math.prod(self.spacing_mm)
 
-    @property
-    def diagonal_mm(self) -> float:
-        """Longest distance between the centres of two corner voxels."""
-        corners = self._corners_mm()
-        return float(np.linalg.norm(corners[:, None] - corners[None], axis=-1).max())
-
     def same_as(self, other: Grid, tolerance_mm: float | None = None) -> bool:
         """Whether the shapes are equal and no corner voxel lies further than `tolerance_mm` from its twin.
 
-        The default tolerance is a hundredth of the smallest voxel side: less is rounding in a header.
+        The default tolerance is a tenth of the smallest voxel side: less is rounding in a header.
         """
         return self.difference(other, tolerance_mm) is None
 
     def difference(self, other: Grid, tolerance_mm: float | None = None) -> str | None:
         """What sets this grid apart from `other`, in words, or None when they are the same; see `same_as`."""
-        tolerance_mm = 0.01 * min(other.spacing_mm) if tolerance_mm is None else tolerance_mm
+        tolerance_mm = _SAME_PLACE * min(other.spacing_mm) if tolerance_mm is None else tolerance_mm
         if self.shape != other.shape:
             return f"its shape is {_times(self.shape)}, not {_times(other.shape)}"
         distance = np.linalg.norm(self._corners_mm() - other._corners_mm(), axis=1).max()

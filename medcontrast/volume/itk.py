@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from medcontrast.errors import VolumeError
 from medcontrast.volume.grid import Grid, doubtful_unit
 from medcontrast.volume.nifti import three_axes
+from medcontrast.volume.stored import Stored
 from medcontrast.volume.text_headers import stated_place
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import SimpleITK
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_METAIMAGE_SUFFIXES = (".mha", ".mhd")
 
 
 def read_itk_grid(path: Path) -> Grid:
@@ -33,7 +35,7 @@ def read_itk_grid(path: Path) -> Grid:
     return _placed_grid(_header(path), path)
 
 
-def read_itk(path: Path) -> tuple[NDArray[Any], Grid]:
+def read_itk(path: Path) -> tuple[Stored, Grid]:
     """Reads voxels (x, y, z) and their grid out of one file.
 
     Raises:
@@ -41,7 +43,7 @@ def read_itk(path: Path) -> tuple[NDArray[Any], Grid]:
     """
     reader = _header(path)
     grid = _placed_grid(reader, path)
-    return _voxels(reader, path).reshape(grid.shape), grid
+    return Stored(_voxels(reader, path).reshape(grid.shape)), grid
 
 
 def read_dicom_grid(folder: Path) -> Grid:
@@ -53,7 +55,7 @@ def read_dicom_grid(folder: Path) -> Grid:
     return _series(folder)[1]
 
 
-def read_dicom(folder: Path) -> tuple[NDArray[Any], Grid]:
+def read_dicom(folder: Path) -> tuple[Stored, Grid]:
     """Reads the one DICOM series in a folder, slices sorted by position, rescale slope and intercept applied.
 
     Raises:
@@ -63,11 +65,24 @@ def read_dicom(folder: Path) -> tuple[NDArray[Any], Grid]:
 
     files, grid = _series(folder)
     if len(files) == 1:
-        return _voxels(_header(Path(files[0])), folder).reshape(grid.shape), grid
+        return Stored(_voxels(_header(Path(files[0])), folder).reshape(grid.shape)), grid
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files)
     reader.SetOutputPixelType(sitk.sitkFloat32)  # a slope may differ from slice to slice
-    return _voxels(reader, folder).reshape(grid.shape), grid
+    return Stored(_voxels(reader, folder).reshape(grid.shape)), grid
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether it is a file that begins as DICOM files do, whatever it is called; what may not be read is none."""
+    try:
+        return path.is_file() and _begins_as_dicom(path)
+    except OSError:
+        return False
+
+
+def _begins_as_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 @contextmanager
@@ -90,6 +105,8 @@ def _header(path: Path) -> SimpleITK.ImageFileReader:
 
     reader = sitk.ImageFileReader()
     with _faults_of(path):
+        if path.suffix.lower() in _METAIMAGE_SUFFIXES:
+            reader.SetImageIO("MetaImageIO")  # else SimpleITK knows it by a name in lower case only
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
     kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
@@ -154,19 +171,19 @@ def _series(folder: Path) -> tuple[list[str], Grid]:
 def _require_all_read(files: list[str], folder: Path) -> None:
     # GDCM passes over a damaged file in silence; at either end of the stack its slice would not be missed.
     known = {Path(file).name for file in files} | {"DICOMDIR"}
-    damaged = sorted(file.name for file in folder.iterdir() if file.name not in known and _is_dicom(file))
+    others = sorted(file for file in folder.iterdir() if file.name not in known and file.is_file())
+    try:
+        damaged = [file.name for file in others if _begins_as_dicom(file)]
+    except OSError as error:
+        raise VolumeError(
+            f"{error.filename or folder}: cannot be read ({error.strerror or error}), and may be a slice of its "
+            "folder; allow reading it, or move it away."
+        ) from None
     if damaged:
         raise VolumeError(
             f"{folder}: {len(damaged)} of its DICOM files cannot be read, the first {damaged[0]}; "
             "copy the series again."
         )
-
-
-def _is_dicom(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 def _stack(files: list[str], headers: list[SimpleITK.ImageFileReader], folder: Path) -> tuple[list[str], Grid]:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from numpy.typing import NDArray
 
 from medcontrast.errors import VolumeError
 from medcontrast.volume.grid import Grid, NiftiFields, doubtful_unit
+from medcontrast.volume.stored import Stored
 
 _SIZES = {348: (Nifti1Header, slice(344, 348), b"n+1\0"), 540: (Nifti2Header, slice(4, 8), b"n+2\0")}
 _UNKNOWN = 0
 _UNIT_IN_MM = {_UNKNOWN: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown, metre, millimetre, micron; unknown is read as mm
-_SAME_PLACE = 0.1  # of a voxel's shortest edge: a quaternion in float32 cannot do much better
 
 
 def read_nifti_grid(path: Path) -> Grid:
@@ -33,8 +31,8 @@ def read_nifti_grid(path: Path) -> Grid:
     return _grid(_header(_content(path, 540), path), path)
 
 
-def read_nifti(path: Path) -> tuple[NDArray[Any], Grid]:
-    """Reads voxels (x, y, z), slope and intercept applied, and their grid. A checksum in the file is verified.
+def read_nifti(path: Path) -> tuple[Stored, Grid]:
+    """Reads voxels (x, y, z), with their slope and intercept, and their grid. A checksum in the file is verified.
 
     Raises:
         VolumeError: As read_nifti_grid, and voxels missing.
@@ -43,14 +41,15 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], Grid]:
     header = _header(content, path)
     grid = _grid(header, path)
     try:
-        needed = math.prod(grid.shape) * header.get_data_dtype().itemsize
-        held = max(0, len(content) - int(header.get_data_offset()))
-        if held < needed:
-            raise EOFError(f"holds {held} of {needed} bytes")
-        voxels = np.asanyarray(ArrayProxy(BytesIO(content), header))
+        dtype, start, count = header.get_data_dtype(), int(header.get_data_offset()), math.prod(grid.shape)
+        held = max(0, len(content) - start)
+        if held < count * dtype.itemsize:
+            raise EOFError(f"holds {held} of {count * dtype.itemsize} bytes")
+        slope, intercept = header.get_slope_inter()  # None where the file has none
     except Exception as error:  # nibabel's readers raise errors of any kind on a damaged header
         raise VolumeError(f"{path}: damaged or cut off: its voxels cannot be read ({error}); copy it again.") from None
-    return voxels.reshape(grid.shape), grid
+    voxels = np.frombuffer(content, dtype, count, start).reshape(grid.shape, order="F")
+    return Stored(voxels, 1.0 if slope is None else float(slope), float(intercept or 0.0)), grid
 
 
 def nifti_header(grid: Grid, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Nifti1Header:
@@ -120,6 +119,11 @@ def _header(content: bytes, path: Path) -> Nifti1Header:
 
 def _grid(header: Nifti1Header, path: Path) -> Grid:
     shape = _shape(header, path)
+    if not float(header["vox_offset"]) >= header.single_vox_offset:  # NaN too
+        raise VolumeError(
+            f"{path}: damaged: its header says that its voxels begin at byte {float(header['vox_offset']):.0f}, inside "
+            "the header; copy it again."
+        )
     try:
         dtype = header.get_data_dtype()
     except Exception:
@@ -197,7 +201,7 @@ def _in_mm(affine: NDArray[np.float64], unit_mm: float) -> NDArray[np.float64]:
 def _disagreement(sform: Grid, qform: Grid, path: Path) -> list[str]:
     if not (np.isfinite(sform.affine).all() and np.isfinite(qform.affine).all()):
         return []
-    difference = qform.difference(sform, tolerance_mm=_SAME_PLACE * min(sform.spacing_mm))
+    difference = qform.difference(sform)
     if difference is None:
         return []
     # ITK passes over a sheared sform, and over one of another code than 1, where there is a qform.
@@ -232,7 +236,7 @@ def _fields_of(grid: Grid) -> NiftiFields:
     header.set_qform(grid.affine, code=1, strip_shears=True)
     # Where positions of slices are rounded, ITK needs the qform, and it is true enough; of a tilted gantry it is wrong.
     upright = Grid(grid.shape, header.get_qform())
-    if grid.sheared and not upright.same_as(grid, _SAME_PLACE * min(grid.spacing_mm)):
+    if grid.sheared and not upright.same_as(grid):
         header["qform_code"] = 0
     header.set_xyzt_units("mm")
     return _fields(header)

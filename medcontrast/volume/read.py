@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +20,6 @@ from medcontrast.volume_names import KNOWN_SUFFIXES, NIFTI_SUFFIXES, volume_suff
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-_WHOLE_TOLERANCE = 1e-3  # a label file stored with a slope gives 0.99999 for 1
 # What overflows is a damaged header or voxel; it is refused in words, so numpy need not warn as well.
 _quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
@@ -50,11 +51,11 @@ def read_volume(path: Path, kind: Literal["image", "label"]) -> Volume:
         VolumeError: Missing, damaged, of unknown format, not a 3D scalar volume, without a place in the world,
             or a label file with other than whole numbers.
     """
-    read = {"dicom": read_dicom, "nifti": read_nifti, "itk": read_itk}[_format(path)]
-    voxels, stored = read(path)
-    grid = _usable(stored, path)
-    array = _whole_numbers(voxels, path) if kind == "label" else _float32(voxels)
-    return Volume(array, grid, path)
+    read = {"dicom": read_dicom, "nifti": read_nifti, "itk": read_itk}
+    with _faults_of(path):
+        stored, grid = read[_format(path)](path)
+        grid = _usable(grid, path)
+        return Volume(stored.label_map(path) if kind == "label" else stored.image(), grid, path)
 
 
 @_quiet
@@ -64,8 +65,9 @@ def read_grid(path: Path) -> Grid:
     Raises:
         VolumeError: As read_volume, as far as the header shows it.
     """
-    read = {"dicom": read_dicom_grid, "nifti": read_nifti_grid, "itk": read_itk_grid}[_format(path)]
-    return _usable(read(path), path)
+    read = {"dicom": read_dicom_grid, "nifti": read_nifti_grid, "itk": read_itk_grid}
+    with _faults_of(path):
+        return _usable(read[_format(path)](path), path)
 
 
 def require_usable_image(volume: Volume) -> None:
@@ -97,6 +99,16 @@ def to_metatensor(volume: Volume) -> MetaTensor:
     )
 
 
+@contextmanager
+def _faults_of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise VolumeError(f"{path}: does not fit into memory.") from None
+    except OSError as error:
+        raise VolumeError(f"{path}: cannot be read ({error.strerror or error}).") from None
+
+
 def _format(path: Path) -> Literal["dicom", "nifti", "itk"]:
     if not path.exists():
         raise VolumeError(f"{path}: there is no such file or folder.")
@@ -114,27 +126,6 @@ def _format(path: Path) -> Literal["dicom", "nifti", "itk"]:
 def _usable(grid: Grid, path: Path) -> Grid:
     require_usable_grid(grid, path)
     return replace(grid, warnings=(*grid.warnings, *sheared_axes(grid, path)))
-
-
-def _float32(voxels: NDArray[Any]) -> NDArray[np.float32]:
-    return np.asarray(voxels).astype(np.float32, order="C")
-
-
-def _whole_numbers(voxels: NDArray[Any], path: Path) -> NDArray[np.int32]:
-    limits = np.iinfo(np.int32)
-    if voxels.dtype.kind == "f":
-        bad = ~(np.abs(voxels - np.rint(voxels)) <= _WHOLE_TOLERANCE)  # NaN is bad too
-        if bad.any():
-            first = _first(bad)
-            raise VolumeError(
-                f"{path}: a label file holds whole numbers, but {np.count_nonzero(bad)} voxels do not, the first with "
-                f"value {voxels[first]:g} at index {first}; if it was resampled, use nearest-neighbour interpolation."
-            )
-        voxels = np.rint(voxels)
-    low, high = voxels.min(), voxels.max()
-    if low < limits.min or high > limits.max:
-        raise VolumeError(f"{path}: its label values reach from {low:g} to {high:g}, which no label file needs.")
-    return voxels.astype(np.int32, order="C")
 
 
 def _first(bad: NDArray[np.bool_]) -> tuple[int, ...]:

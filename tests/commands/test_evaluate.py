@@ -44,6 +44,17 @@ def test_evaluate_a_checkpoint(cli, refused, trained, tmp_path):
         ([], "Say what to score: --ckpt RUN (with --split), or --predictions FOLDER with --labels FOLDER."),
         (["--ckpt", "RUN", "--predictions", "x"], "Say what to score: "),
         (["--predictions", "x"], "--predictions goes with --labels: the folder of label files to score against."),
+        (
+            ["--ckpt", "RUN", "--labels", "x"],
+            "--labels goes with --predictions; a checkpoint is scored on the labels of its manifest (--manifest",
+        ),
+        *(
+            (
+                ["--predictions", "x", "--labels", "x", *words],
+                f"{words[0].replace('no-', '')} goes with --ckpt; masks of",
+            )
+            for words in (["--split", "test"], ["--no-flips"], ["--device", "cpu"])
+        ),
         (["--ckpt", "RUN", "--tolerance-mm", "0"], "--tolerance-mm 0.0: must be positive."),
         (
             ["--ckpt", "RUN", "--split", "training"],
@@ -56,6 +67,32 @@ def test_evaluate_a_checkpoint(cli, refused, trained, tmp_path):
 )
 def test_evaluate_with_wrong_words(cli, refused, trained, words, sentence):
     refused(cli("evaluate", *(trained.folder if word == "RUN" else word for word in words)), sentence)
+
+
+def test_flips_and_several_checkpoints_score_what_infer_writes(cli, tiny, trained, tmp_path):
+    """The scores of a checkpoint are those of the masks that `infer` writes with the same words."""
+    tiny.train(other := tiny.make_run(tmp_path / "b", tiny.recipe_tree("supervised", steps=1), validation=2))
+    manifest = trained.folder / "manifest.json"
+    with_both = ("--ckpt", trained.folder, "--ckpt", other.folder, "--flips", "--device", "cpu")
+    scored = cli("evaluate", *with_both, "--manifest", manifest, "-o", tmp_path / "scores")
+    assert scored.code == 0, scored.err
+    facts = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
+    assert facts["inference"]["flips"] is True
+    assert [entry["step"] for entry in facts["checkpoints"]] == [6, 1]
+    made = cli("infer", *with_both, "--manifest", manifest, "--split", "validation", "-o", tmp_path / "masks")
+    assert made.code == 0, made.err
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    for case in json.loads(manifest.read_text())["validation"]:
+        file = next(trained.folder.parent.rglob(case["label"]))
+        (labels / f"{case['case']}.nii").write_bytes(file.read_bytes())
+    again = cli("evaluate", "--predictions", tmp_path / "masks", "--labels", labels, "-o", tmp_path / "again")
+    assert again.code == 0, again.err
+    rows = [(tmp_path / name / "cases.csv").read_text() for name in ("scores", "again")]
+    assert rows[0] == rows[1] and rows[0].count("\n") == 5
+    alone = cli("evaluate", "--ckpt", trained.folder, "--device", "cpu", "-o", tmp_path / "alone")
+    assert alone.code == 0, alone.err
+    assert (tmp_path / "alone" / "cases.csv").read_text() != rows[0]
 
 
 @pytest.fixture
@@ -84,6 +121,50 @@ def test_evaluate_masks(cli, tiny, masks):
         path.rename(path.with_name(path.name.replace("_seg", "")))
     assert cli("evaluate", *words).code == 0
     assert cli("evaluate", "--predictions", labels, "--labels", labels).code == 0
+
+
+def test_the_tolerance_is_the_one_that_is_named(cli, tiny, masks):
+    predictions, labels, folder = masks
+    _, label = tiny.make_scan(0, (20, 18, 22), [1, 2])
+    tiny.write_nifti(predictions / "case_0_seg.nii", np.roll(label, 2, axis=2))  # 2 mm off
+    shares = {}
+    for tolerance in (1.9, 2.0):
+        out = folder / f"scores {tolerance}"
+        words = ("--predictions", predictions, "--labels", labels, "-o", out, "--tolerance-mm", tolerance)
+        result = cli("evaluate", *words)
+        assert result.code == 0, result.err
+        assert f"Tolerance of the surface Dice: {tolerance:g} mm." in result.out
+        header, first, *_ = [row.split(",") for row in (out / "cases.csv").read_text().splitlines()]
+        score = dict(zip(header, first, strict=True))
+        assert float(score["tolerance_mm"]) == tolerance
+        shares[tolerance] = float(score["surface_dice"])
+    assert shares[1.9] < shares[2.0] == 1.0
+
+
+def test_a_checkpoint_is_scored_at_the_tolerance_that_is_named(cli, trained, tmp_path):
+    words = ("--ckpt", trained.folder, "--device", "cpu")
+    for name, more in (("own", ()), ("other", ("--tolerance-mm", "3.5"))):
+        result = cli("evaluate", *words, "-o", tmp_path / name, *more)
+        assert result.code == 0, result.err
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("own", "other")]
+    own, other = ({score["tolerance_mm"] for case in found["cases"].values() for score in case} for found in reports)
+    assert own == {trained.recipe.evaluation.tolerance_mm} != {3.5} and other == {3.5}
+
+
+def test_ignored_voxels_count_for_nothing(cli, refused, tiny, masks, tmp_path):
+    predictions, labels, folder = masks
+    for number in range(2):
+        _, label = tiny.make_scan(number, (20, 18, 22), [1, 2])
+        tiny.write_nifti(predictions / f"case_{number}_seg.nii", np.where(np.arange(22) < 11, label, 1))
+        tiny.write_nifti(labels / f"case_{number}.nii", np.where(np.arange(22) < 11, label, 9).astype(np.uint8))
+    words = ("evaluate", "--predictions", predictions, "--labels", labels, "-o", folder / "scores", "--overwrite")
+    plain = tiny.write_data(folder / "plain", labeled=1, unlabeled=0)
+    refused(cli(*words, "--manifest", plain), f"{labels / 'case_0.nii'}: holds the value 9, which the label table does")
+    ignoring = tiny.write_data(folder / "ignoring", labeled=1, unlabeled=0, ignore_label=9)
+    result = cli(*words, "--manifest", ignoring)
+    assert result.code == 0, result.err
+    rows = [row.split(",") for row in (folder / "scores" / "cases.csv").read_text().splitlines()[1:]]
+    assert [row[:3] for row in rows] == [[f"case_{case}", name, "1.0"] for case in (0, 1) for name in ("front", "back")]
 
 
 def test_evaluate_masks_named_alike_on_both_sides(cli, masks):

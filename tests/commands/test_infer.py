@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from medcontrast.checkpoint import save_weights
 from medcontrast.commands.infer import infer
 from medcontrast.errors import MedcontrastError
+from medcontrast.inference.predict import Prediction, Predictor
 from medcontrast.labels import LabelTable
 from medcontrast.networks.build import build_network
 from medcontrast.settings import recipe_from_tree
@@ -198,6 +199,27 @@ def test_a_bad_scan_is_reported_and_the_others_go_on(run: Run) -> None:
     assert sorted(path.name for path in Path("out").iterdir()) == ["b_seg.json", "b_seg.nii.gz"]
 
 
+def test_a_scan_on_a_broken_disk_does_not_stop_the_others(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run("runs/a")
+    write_scan("in/a.nii.gz")
+    write_scan("in/b.nii.gz")
+    whole = Predictor.predict_scan
+
+    def broken(predictor: Predictor, images: Sequence[Path], **named: Any) -> Prediction:
+        if images[0].name == "a.nii.gz":
+            raise OSError(5, "Input/output error", str(images[0]))
+        return whole(predictor, images, **named)
+
+    monkeypatch.setattr(Predictor, "predict_scan", broken)
+    result = run("in", "--ckpt", "runs/a", "-o", "out")
+    assert result.code == 2
+    assert result.err.splitlines() == [
+        "[1/2] in/a.nii.gz: failed. in/a.nii.gz: Input/output error.",
+        "1 of 2 scans could not be segmented: a.",
+    ]
+    assert sorted(path.name for path in Path("out").iterdir()) == ["b_seg.json", "b_seg.nii.gz"]
+
+
 def write_forms(path: str, sform: np.ndarray, codes: tuple[int, int], qform: np.ndarray | None = None) -> None:
     """A scan with these forms; codes of sform and qform."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -289,6 +311,10 @@ def test_two_channels(run: Run) -> None:
         (
             ["one.nii.gz", "--manifest", "m", "--ckpt", "runs/a"],
             "Say what to segment: files or folders, or --manifest FILE with --split.",
+        ),
+        (
+            ["one.nii.gz", "--split", "test", "--ckpt", "runs/a"],
+            "--split goes with --manifest: the cases of one of its splits are segmented.",
         ),
         (["one.nii.gz"], "Say with what: --ckpt RUN, a run folder or a checkpoint."),
         (["gone.nii.gz", "one.nii.gz", "--ckpt", "runs/a"], "gone.nii.gz: there is no such file or folder."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pytest
@@ -32,22 +31,10 @@ def test_ctbl(tmp_path: Path) -> None:
     ]
 
 
-def test_csv(tmp_path: Path) -> None:
-    write_color_table(tmp_path / "mask.csv", TABLE)
-    with (tmp_path / "mask.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["LabelValue"] for row in rows] == ["0", "1", "4"]
-    assert [row["Name"] for row in rows] == ["Background", "left atrium", "scar, 'dense'"]
-    assert [rows[1][f"Color_{part}"] for part in "RGBA"] == ["203", "108", "81", "255"]
-    assert rows[1]["Category_CodeValue"] == "123037004"
-    assert rows[1]["Type_CodeMeaning"] == "Left atrium"
-    assert rows[1]["TypeModifier_CodeValue"] == rows[0]["Type_CodeValue"] == ""
-    assert rows[2]["Category_CodeValue"] == rows[2]["Type_CodeValue"] == "85756007"
-    assert list(rows[0])[-1] == "RegionModifier_CodeMeaning"
-
-
 def test_faults(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"table\.json: a colour table is written as \.ctbl, \.txt or \.csv"):
+    with pytest.raises(
+        OutputError, match=r"table\.json: a colour table is written as \.ctbl; name the output accordingly"
+    ):
         write_color_table(tmp_path / "table.json", TABLE)
     (tmp_path / "table.ctbl").write_text("")
     with pytest.raises(OutputError, match=r"table\.ctbl: exists already; add --overwrite"):

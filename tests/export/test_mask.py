@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from medcontrast.commands.export import export
 from medcontrast.errors import InputError, ManifestError, OutputError, VolumeError
-from medcontrast.export import FORMATS, export_mask, read_label_table, require_exportable
+from medcontrast.export import FORMATS, export_mask, read_label_table, require_exportable, slicer
 from medcontrast.labels import LabelTable
 from medcontrast.volume import read_grid, read_volume, write_label
 from medcontrast.volume.grid import Grid
@@ -170,6 +170,15 @@ def test_refusals(mask: Path, tmp_path: Path) -> None:
         r"Name a manifest, dataset\.json or record that has them with --labels\.$",
         mask,
     )
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_values_are_looked_at_once(mask: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
+    looked: list[int] = []
+    count = slicer.voxels_by_value
+    monkeypatch.setattr(slicer, "voxels_by_value", lambda label_map: looked.append(label_map.size) or count(label_map))
+    export_mask(mask, output_path=tmp_path / f"out.{format}", format=format)
+    assert len(looked) == 1
 
 
 def test_the_command_prints_what_it_wrote(mask: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,61 @@ def test_files_and_folders_of_every_format(tmp_path: Path) -> None:
         "c": ["c.nrrd"],
         "b": ["b.nii.gz"],
     }
+
+
+def test_slices_beside_other_volumes_are_a_fault(tmp_path: Path) -> None:
+    dicom(tmp_path / "both" / "0001")
+    touch(tmp_path / "both" / "localizer.nii.gz")
+    dicom(tmp_path / "nested" / "0001")
+    dicom(tmp_path / "nested" / "second" / "0001")
+    for name, other in (("both", "localizer.nii.gz"), ("nested", "second")):
+        sentence = (
+            f"{tmp_path / name}: holds DICOM slices beside other volumes, such as {other}; give the files themselves, "
+            "or move the slices into a folder of their own."
+        )
+        with pytest.raises(VolumeError, match=f"^{re.escape(sentence)}$"):
+            find_scans([tmp_path / name], ["image"])
+    # masks that an earlier run wrote beside the slices are no volumes of theirs
+    (tmp_path / "both" / "localizer.nii.gz").unlink()
+    touch(tmp_path / "both" / "both_seg.nii.gz", tmp_path / "both" / "both_seg.json")
+    assert found([tmp_path / "both"]) == {"both": ["both"]}
+
+
+def test_a_dicomdir_is_no_slice(tmp_path: Path) -> None:
+    dicom(tmp_path / "DICOMDIR")
+    dicom(tmp_path / "IMAGES" / "0001")
+    assert found([tmp_path]) == {"IMAGES": ["IMAGES"]}
+
+
+@pytest.mark.parametrize("closed", ["in", "lost+found"])
+def test_a_folder_that_may_not_be_entered_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    touch(tmp_path / "in" / "a.nii.gz")
+    (tmp_path / "in" / "lost+found").mkdir()
+    enter = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.name == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return enter(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    sentence = (
+        rf"{re.escape(closed)}: cannot be read \(Permission denied\); give the scans themselves, or allow reading it\.$"
+    )
+    with pytest.raises(VolumeError, match=sentence):
+        find_scans([tmp_path / "in"], ["image"])
+
+
+def test_a_folder_is_looked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No step of it grows with the square of its files, nor opens those whose names say what they are."""
+    touch(*(tmp_path / f"{number:03d}.nii.gz" for number in range(200)))
+    compared, opened = [], []
+    monkeypatch.setattr(Path, "__hash__", lambda path: compared.append(path) or hash(str(path)))
+    monkeypatch.setattr(Path, "open", lambda path, *_: opened.append(path) or pytest.fail("opened"))
+    assert len(find_scans([tmp_path], ["image"])) == 200
+    assert len(compared) < 20 * 200 and not opened
 
 
 def test_the_record_calls_inputs_what_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

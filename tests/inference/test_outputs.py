@@ -97,6 +97,24 @@ def test_an_old_record_never_stands_beside_a_new_mask(tmp_path: Path, monkeypatc
     assert json.loads(planned.record.read_text())["value"] == 2
 
 
+def test_what_an_earlier_run_left_and_cannot_be_removed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (planned,) = plan_outputs([scan(Path("a.nii"))], tmp_path)
+    write_prediction(prediction(1), planned, overwrite=False)
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    sentence = (
+        r"a_seg\.json: is of an earlier run and cannot be removed \(Operation not permitted\); choose another folder"
+    )
+    with pytest.raises(OutputError, match=sentence):
+        write_prediction(prediction(2), planned, overwrite=True)
+    assert json.loads(planned.record.read_text())["value"] == 1
+
+
 TABLE = {"labels": {"0": "background", "1": "left atrium", "2": "wall"}}
 
 

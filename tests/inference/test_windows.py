@@ -12,17 +12,13 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor
 
 from medcontrast.inference import windows
-from medcontrast.inference.windows import WindowFunction, joined, mirrored, window_slabs, window_starts, window_weights
+from medcontrast.inference.windows import mirrored, window_slabs, window_starts, window_weights
+from medcontrast.transforms.crop import PAD_VALUE
 
 
 def sine_image(channels: int, *size: int) -> Tensor:
     count = channels * int(np.prod(size))
     return torch.sin(torch.arange(count, dtype=torch.float32) * 0.37).reshape(1, channels, *size)
-
-
-def sliding_window(image: Tensor, patch: tuple[int, ...], logits_of: WindowFunction, **settings: Any) -> Tensor:
-    """The whole image at once."""
-    return joined(window_slabs(image, patch, logits_of, **settings), image.shape[2:])
 
 
 def position_logits(image: Tensor) -> Tensor:
@@ -31,6 +27,11 @@ def position_logits(image: Tensor) -> Tensor:
     place = x[:, None, None] + 2 * y[None, :, None] - 0.5 * z[None, None, :]
     first = image.sum(dim=1)
     return torch.stack([first * 0.3, first * place, place - first], dim=1)
+
+
+def averaged(image: Tensor, patch: tuple[int, ...], logits_of: windows.WindowFunction, **settings: Any) -> Tensor:
+    """The slabs of an image, put together."""
+    return torch.cat(list(window_slabs(image, patch, logits_of, **settings)), dim=1)
 
 
 @pytest.mark.parametrize(("weighting", "mode"), [("gaussian", "gaussian"), ("uniform", "constant")])
@@ -49,16 +50,15 @@ def test_equals_monai(
     size: tuple[int, ...], patch: tuple[int, ...], overlap: float, channels: int, weighting: str, mode: str
 ) -> None:
     image = sine_image(channels, *size)
-    ours = sliding_window(
+    ours = averaged(
         image,
         patch,
         position_logits,
         overlap=overlap,
         weighting=weighting,
         window_batch=3,
-        pad_value=0.7,
     )
-    theirs = sliding_window_inference(image, patch, 3, position_logits, overlap=overlap, mode=mode, cval=0.7)[0]
+    theirs = sliding_window_inference(image, patch, 3, position_logits, overlap=overlap, mode=mode, cval=PAD_VALUE)[0]
     assert ours.shape == (3, *size) and ours.dtype == torch.float32
     assert torch.allclose(ours, theirs, atol=1e-5)
 
@@ -67,7 +67,7 @@ def test_equals_monai(
 @pytest.mark.parametrize("size", [(33, 21, 17), (5, 40, 16), (16, 16, 16)])
 def test_every_voxel_gets_what_all_windows_agree_on(size: tuple[int, ...], weighting: str) -> None:
     image = sine_image(1, *size)
-    out = sliding_window(image, (16, 16, 16), lambda each: torch.cat([each, 1 - each], dim=1), weighting=weighting)
+    out = averaged(image, (16, 16, 16), lambda each: torch.cat([each, 1 - each], dim=1), weighting=weighting)
     assert torch.allclose(out, torch.cat([image, 1 - image], dim=1)[0], atol=1e-5)
 
 
@@ -75,8 +75,15 @@ def test_every_voxel_gets_what_all_windows_agree_on(size: tuple[int, ...], weigh
 def test_the_batch_of_windows_changes_nothing(window_batch: int) -> None:
     image = sine_image(1, 20, 19, 18)
     run = position_logits
-    one = sliding_window(image, (8, 8, 8), run, window_batch=1)
-    assert torch.allclose(sliding_window(image, (8, 8, 8), run, window_batch=window_batch), one, atol=1e-6)
+    one = averaged(image, (8, 8, 8), run, window_batch=1)
+    assert torch.allclose(averaged(image, (8, 8, 8), run, window_batch=window_batch), one, atol=1e-6)
+
+
+def test_a_small_image_is_padded_with_what_training_crops_are_padded_with() -> None:
+    image = sine_image(1, 4, 8, 3)
+    out = averaged(image, (8, 8, 8), lambda each: each.mean().expand(1, 2, 8, 8, 8))
+    mean = (image.sum() + PAD_VALUE * (8**3 - image.numel())) / 8**3
+    assert out.shape == (2, 4, 8, 3) and torch.allclose(out, mean)
 
 
 def test_starts_by_hand() -> None:
@@ -105,12 +112,12 @@ def test_gaussian_weights_by_hand() -> None:
 
 def test_mirroring_averages_eight_versions_turned_back() -> None:
     image = sine_image(1, 8, 8, 8)
-    averaged = mirrored(position_logits, (0, 1, 2))(image)
-    total = torch.zeros_like(averaged)
+    mean = mirrored(position_logits, (0, 1, 2))(image)
+    total = torch.zeros_like(mean)
     for flips in itertools.product([False, True], repeat=3):
         dims = [axis + 2 for axis, flip in enumerate(flips) if flip]
         total += position_logits(image.flip(dims)).softmax(dim=1).flip(dims)
-    assert torch.allclose(averaged.exp(), total / 8, atol=1e-6)
+    assert torch.allclose(mean.exp(), total / 8, atol=1e-6)
     some = mirrored(position_logits, (1,))(image)
     by_hand = (position_logits(image).softmax(1) + position_logits(image.flip(3)).softmax(1).flip(3)) / 2
     assert torch.allclose(some.exp(), by_hand, atol=1e-6)
@@ -127,7 +134,7 @@ def test_half_precision_logits_are_averaged_in_float32() -> None:
     out = mirrored(lambda each: position_logits(each).to(torch.bfloat16), (1,))(image)
     assert out.dtype == torch.float32
     assert torch.allclose(out.exp().sum(dim=1), torch.ones(1, 8, 8, 8), atol=1e-6)
-    assert sliding_window(image, (8, 8, 8), lambda each: position_logits(each).half()).dtype == torch.float32
+    assert averaged(image, (8, 8, 8), lambda each: position_logits(each).half()).dtype == torch.float32
 
 
 def test_a_large_result_is_kept_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,10 +150,11 @@ def test_a_large_result_is_kept_in_main_memory(monkeypatch: pytest.MonkeyPatch) 
 def test_slabs_make_up_the_image_and_none_is_longer_than_a_window(size: tuple[int, ...], overlap: float) -> None:
     image = sine_image(1, *size)
     run = position_logits
-    slabs = list(windows.window_slabs(image, (8, 8, 8), run, overlap=overlap, window_batch=3))
+    slabs = list(window_slabs(image, (8, 8, 8), run, overlap=overlap, window_batch=3))
     assert max(slab.shape[1] for slab in slabs) <= 8
     assert len(slabs) > 1 or size[0] <= 8
-    assert torch.equal(torch.cat(slabs, dim=1), sliding_window(image, (8, 8, 8), run, overlap=overlap, window_batch=3))
+    theirs = sliding_window_inference(image, (8, 8, 8), 3, run, overlap=overlap, mode="gaussian", cval=PAD_VALUE)[0]
+    assert torch.allclose(torch.cat(slabs, dim=1), theirs, atol=1e-5)
     even = list(windows.even_slabs(iter(slabs), 6))
     assert [slab.shape[1] for slab in even] == [6] * (size[0] // 6) + ([size[0] % 6] if size[0] % 6 else [])
     assert torch.equal(torch.cat(even, dim=1), torch.cat(slabs, dim=1))
@@ -154,4 +162,4 @@ def test_slabs_make_up_the_image_and_none_is_longer_than_a_window(size: tuple[in
 
 def test_a_batch_of_images_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected an image of shape \(1, c, x, y, z\)"):
-        sliding_window(torch.zeros(2, 1, 8, 8, 8), (8, 8, 8), position_logits)
+        averaged(torch.zeros(2, 1, 8, 8, 8), (8, 8, 8), position_logits)

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 from medcontrast.errors import InputError, VolumeError
-from medcontrast.metrics import TargetScore, score_case
+from medcontrast.metrics import (
+    SurfaceDistances,
+    TargetScore,
+    asd_mm,
+    assd_mm,
+    dice,
+    hd95_max_directed_mm,
+    hd95_pooled_mm,
+    jaccard,
+    score_case,
+    surface_dice,
+    surface_distances,
+    volume_error_percent,
+    volume_ml,
+)
 
 TARGETS = {"anterior": (1,), "posterior": (2,), "whole": (1, 2)}
 
@@ -116,6 +131,82 @@ def test_ignored_voxels_are_taken_out_of_both_maps() -> None:
     reference[reference == 2] = 255
     only = score_case(prediction, reference, ignore_value=255, **every)[1]
     assert not only.missed and only.dice == 1
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize("seed", range(12))
+def test_scores_are_those_of_whole_masks(seed: int, axes: int) -> None:
+    """Masks are cut out before they are measured; empty ones, joined ones and those at the border are among them."""
+    random = np.random.default_rng(seed)
+    shape = tuple(random.integers(5, 14, axes).tolist())
+    spacing = random.uniform(0.5, 3, axes)
+    kind = (np.int16, np.int32, np.uint8)[seed % 3]
+    maps = [_blobs(random, shape).astype(kind) for _ in range(2)]
+    targets = {"one": (1,), "two": (2,), "far": (9,), "joined": (1, 9), "none": (5,), "all": (0, 1, 2, 9)}
+    reference = maps[1].copy()
+    reference[random.random(shape) < 0.1] = 77
+    found = score_case(maps[0], reference, targets=targets, spacing_mm=spacing, ignore_value=77, voxels=True)
+    kept = reference != 77
+    for score in found:
+        masks = [np.isin(each, targets[score.target]) & kept for each in (maps[0], reference)]
+        distances = surface_distances(*masks, spacing)
+        in_voxels = surface_distances(*masks, (1.0,) * axes)
+        ml = [volume_ml(mask, spacing) for mask in masks]
+        assert dataclasses.asdict(score) == {
+            "target": score.target,
+            "dice": dice(*masks),
+            "jaccard": jaccard(*masks),
+            "hd95_pooled_mm": hd95_pooled_mm(distances),
+            "hd95_max_directed_mm": hd95_max_directed_mm(distances),
+            "asd_mm": asd_mm(distances),
+            "assd_mm": assd_mm(distances),
+            "surface_dice": surface_dice(distances, 2.0),
+            "tolerance_mm": 2.0,
+            "volume_ml_prediction": ml[0],
+            "volume_ml_reference": ml[1],
+            "volume_error_ml": ml[0] - ml[1],
+            "volume_error_percent": volume_error_percent(*ml),
+            "missed": bool(masks[1].any() and not masks[0].any()),
+            "invented": bool(masks[0].any() and not masks[1].any()),
+            "hd95_pooled_voxel": hd95_pooled_mm(in_voxels),
+            "hd95_max_directed_voxel": hd95_max_directed_mm(in_voxels),
+            "asd_voxel": asd_mm(in_voxels),
+            "assd_voxel": assd_mm(in_voxels),
+        }
+
+
+def _blobs(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """A box of each of some of the values, perhaps up to the border."""
+    label = np.zeros(shape, np.int64)
+    for value in (1, 2, 9):
+        low = [int(random.integers(0, size)) for size in shape]
+        box = tuple(slice(start, int(random.integers(start, size + 1))) for start, size in zip(low, shape, strict=True))
+        label[box] = value
+    return label
+
+
+def test_values_below_one_are_scored_too() -> None:
+    reference = label_map()
+    reference[0] = -3
+    every = {"targets": {"below": (-3,), "mixed": (-3, 1), "background": (0,)}, "spacing_mm": (1, 1, 1)}
+    below, mixed, background = score_case(label_map(), reference, **every)
+    assert below.missed and below.hd95_pooled_mm == pytest.approx(math.sqrt(9**2 + 7**2 + 5**2))
+    assert mixed.dice == pytest.approx(2 * 32 / (32 + 32 + 48))
+    assert background.dice == pytest.approx(2 * (480 - 80 - 48) / (2 * (480 - 80) - 48))
+
+
+def test_a_target_is_measured_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not in the whole of its scan."""
+    shapes = []
+    measure = surface_distances
+
+    def watched(prediction: np.ndarray, reference: np.ndarray, *args: Any, **named: Any) -> SurfaceDistances:
+        shapes.append(prediction.shape)
+        return measure(prediction, reference, *args, **named)
+
+    monkeypatch.setattr("medcontrast.metrics.case.surface_distances", watched)
+    score_case(np.roll(label_map(), 1, 0), label_map(), targets=TARGETS, spacing_mm=(1, 1, 1))
+    assert shapes == [(3, 4, 4), (4, 4, 4), (6, 4, 4)]
 
 
 def test_every_field_is_a_plain_finite_number() -> None:

@@ -30,13 +30,6 @@ def test_by_hand(prediction: np.ndarray, reference: np.ndarray, expected_dice: f
     assert jaccard(prediction, reference) == expected_jaccard
 
 
-def test_ignored_voxels_leave_both_masks() -> None:
-    prediction, reference, ignore = row(1, 1, 1, 0), row(0, 1, 1, 1), row(1, 0, 0, 0)
-    assert dice(prediction, reference, ignore=ignore) == 0.8
-    assert jaccard(prediction, reference, ignore=ignore) == 2 / 3
-    assert dice(prediction, reference, ignore=row(1, 1, 1, 1)) == 1.0
-
-
 @pytest.mark.parametrize("shape", [(23, 17), (9, 12, 7)])
 def test_against_medpy_and_monai(shape: tuple[int, ...]) -> None:
     binary = pytest.importorskip("medpy.metric.binary")
@@ -76,8 +69,6 @@ def test_volumes() -> None:
 def test_shapes_are_both_named() -> None:
     with pytest.raises(VolumeError, match=r"\(2, 3\) but the reference has shape \(3, 2\)"):
         dice(np.zeros((2, 3), bool), np.zeros((3, 2), bool))
-    with pytest.raises(VolumeError, match=r"ignore mask has shape \(1, 4\) but the reference has shape \(2, 3\)"):
-        jaccard(np.zeros((2, 3), bool), np.zeros((2, 3), bool), ignore=row(1, 0, 0, 0))
     with pytest.raises(VolumeError, match=r"2 or 3 dimensions, but got shape \(4,\)"):
         dice(np.zeros(4, bool), np.zeros(4, bool))
 

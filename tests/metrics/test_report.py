@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,14 @@ def test_table_shows_every_target_and_the_misses() -> None:
     text = console.export_text()
     for part in ("left atrium", "aorta", "HD95 pooled mm", "[0.8000, 0.8000]", "aorta: 2 of 2 cases missed."):
         assert part in text
+    assert not any("cases missed" in line for line in Report(cases).notes())  # the table has said it
+
+
+def test_names_are_no_markup() -> None:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(Report({"a": [score(0.0, target="lobe [right]", missed=True)]}).table())
+    text = console.export_text()
+    assert "┃ lobe [right] ┃" in text and "lobe [right]: 1 of 1 cases missed." in text
 
 
 def test_csv_has_a_row_for_each_case_and_target(tmp_path: Path) -> None:
@@ -182,7 +191,10 @@ def test_reading_something_else(tmp_path: Path, content: str, message: str) -> N
         Report.from_json(tmp_path / "absent.json")
 
 
-@pytest.mark.parametrize(("field", "value"), [("dice", "0.9"), ("missed", 1), ("asd_mm", True), ("target", 3)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("dice", "0.9"), ("missed", 1), ("asd_mm", True), ("dice", False), ("asd_mm", math.nan), ("target", 3)],
+)
 def test_damaged_fields_are_refused(tmp_path: Path, field: str, value: object) -> None:
     path = tmp_path / "report.json"
     report(0.7, 0.8).to_json(path)
@@ -190,6 +202,28 @@ def test_damaged_fields_are_refused(tmp_path: Path, field: str, value: object) -
     content["cases"]["case1"][0][field] = value
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=f"damaged report, TypeError: {field} holds {value!r}"):
+        Report.from_json(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("resamples", "x"),
+        ("resamples", 0),
+        ("resamples", True),
+        ("seed", -1),
+        ("seed", 0.5),
+        ("level", 1),
+        ("level", None),
+    ],
+)
+def test_damaged_settings_of_the_bootstrap_are_refused(tmp_path: Path, field: str, value: object) -> None:
+    path = tmp_path / "report.json"
+    report(0.7, 0.8).to_json(path)
+    content = json.loads(path.read_text())
+    content["bootstrap"][field] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"damaged report, TypeError: {field} of the bootstrap holds {value!r}"):
         Report.from_json(path)
 
 

@@ -162,16 +162,6 @@ def test_surface_is_the_mask_minus_its_erosion() -> None:
         assert np.array_equal(surface_voxels(mask), mask & ~ndimage.binary_erosion(mask))
 
 
-def test_ignored_voxels_are_taken_out_first() -> None:
-    reference, prediction = empty((20, 20)), empty((20, 20))
-    reference[2:6, 2:6] = prediction[2:6, 2:6] = True
-    prediction[15, 15] = True
-    ignore = empty((20, 20))
-    ignore[15, 15] = True
-    assert hd95_max_directed_mm(surface_distances(prediction, reference, (1, 1))) > 0
-    assert not surface_distances(prediction, reference, (1, 1), ignore=ignore).pooled.any()
-
-
 def random_masks(random: np.random.Generator, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Two lumpy masks, as segmentations are; they may touch the border."""
     noise = [ndimage.gaussian_filter(random.standard_normal(shape), 2) for _ in range(2)]

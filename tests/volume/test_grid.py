@@ -23,12 +23,6 @@ def test_spacing_is_the_length_of_each_column() -> None:
     assert grid.spacing_mm == (5.0, 1.0, 2.0)
 
 
-def test_diagonal_joins_the_centres_of_opposite_corners() -> None:
-    assert Grid((4, 5, 1), np.eye(4)).diagonal_mm == 5.0  # 3 and 4 steps
-    # a parallelogram of 1 along x and (1, 1): its longer diagonal is (2, 1), its shorter (0, 1)
-    assert Grid((2, 2, 1), affine_of((1, 0, 0), (1, 1, 0), (0, 0, 1))).diagonal_mm == pytest.approx(5**0.5)
-
-
 def tilted(degrees: float, spacing: float = 2.0) -> np.ndarray:
     """Slices `spacing` apart along z, each one moved towards y, as a tilted gantry leaves them."""
     return affine_of((0.5, 0, 0), (0, 0.5, 0), (0, spacing * np.tan(np.deg2rad(degrees)), spacing))
@@ -69,12 +63,12 @@ def test_a_flip_about_the_centre_is_another_place() -> None:
     assert not grid.same_as(flipped)
 
 
-@pytest.mark.parametrize(("error", "same"), [(0.9e-3, True), (1.2e-3, False)])
+@pytest.mark.parametrize(("error", "same"), [(0.9e-2, True), (1.2e-2, False)])
 def test_tolerance_holds_at_the_far_corner(error: float, same: bool) -> None:
-    # ten steps of a spacing that is off by `error`: 0.9 and 1.2 hundredths of a voxel
+    # ten steps of a spacing that is off by `error`: 0.9 and 1.2 tenths of a voxel
     first, second = Grid((11, 1, 1), np.eye(4)), Grid((11, 1, 1), np.diag([1 + error, 1, 1, 1]))
     assert first.same_as(second) is same
-    assert first.same_as(second, tolerance_mm=0.02)
+    assert first.same_as(second, tolerance_mm=0.2)
 
 
 def test_affine_is_copied_and_read_only() -> None:

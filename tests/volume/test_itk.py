@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO, Any
 
 import nrrd
 import numpy as np
@@ -52,6 +53,15 @@ def test_detached_header_and_metaimage(tmp_path: Path) -> None:
         volume = read_volume(tmp_path / name, "label")
         np.testing.assert_array_equal(volume.array, VALUES)
         assert volume.grid.same_as(expected.grid, 1e-9)
+
+
+@pytest.mark.parametrize("name", ["SCAN.MHA", "Scan.Mhd", "SCAN.NRRD", "SCAN.NHDR"])
+def test_names_in_upper_case(tmp_path: Path, name: str) -> None:
+    image = sitk.GetImageFromArray(VALUES.T)
+    sitk.WriteImage(image, str(tmp_path / name.lower()))
+    (tmp_path / name.lower()).rename(tmp_path / name)
+    np.testing.assert_array_equal(read_volume(tmp_path / name, "image").array, VALUES)
+    assert read_grid(tmp_path / name).shape == (4, 5, 6)
 
 
 def test_trailing_axis_of_one(tmp_path: Path) -> None:
@@ -337,6 +347,37 @@ def test_dicom_faults(tmp_path: Path) -> None:
         refused(
             name, rf"{name}: 1 of its DICOM files cannot be read, the first slice{index}\.dcm; copy the series again"
         )
+
+
+def test_a_file_that_may_not_be_read_may_be_a_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(3)]))
+    (tmp_path / "scan" / "notes.txt").write_text("CT of the chest")
+    whole = Path.open
+
+    def closed(path: Path, *args: Any, **named: Any) -> IO[Any]:
+        if path.name == "notes.txt":
+            raise PermissionError(13, "Permission denied", str(path))
+        return whole(path, *args, **named)
+
+    monkeypatch.setattr(Path, "open", closed)
+    sentence = (
+        r"notes\.txt: cannot be read \(Permission denied\), and may be a slice of its folder; allow reading it, or"
+    )
+    with pytest.raises(VolumeError, match=sentence):
+        read_grid(tmp_path / "scan")
+
+
+@pytest.mark.parametrize("method", ["exists", "iterdir"])
+def test_a_folder_that_may_not_be_entered_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(3)]))
+
+    def closed(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, method, closed)
+    for read in (read_grid, lambda path: read_volume(path, "image")):
+        with pytest.raises(VolumeError, match=r"scan: cannot be read \(Permission denied\)\.$"):
+            read(tmp_path / "scan")
 
 
 def test_dicom_folder_may_hold_other_files(tmp_path: Path) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from pathlib import Path
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
 
 from medcontrast.errors import VolumeError
 from medcontrast.volume import read_grid, read_volume, require_usable_image, write_label
+from medcontrast.volume.stored import Stored
 
 VALUES = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
 AFFINE = np.array([[0.0, 2.0, 0.0, -7.0], [-1.5, 0.0, 0.0, 8.0], [0.0, 0.0, 3.0, 9.0], [0.0, 0.0, 0.0, 1.0]])
@@ -43,6 +47,53 @@ def test_values_and_affine_as_nibabel_reads_them(tmp_path: Path, name: str) -> N
 def test_slope_and_intercept_are_applied(tmp_path: Path) -> None:
     path = save(tmp_path / "scan.nii", scl_slope=0.5, scl_inter=-10.0)
     np.testing.assert_array_equal(read_volume(path, "image").array, VALUES * 0.5 - 10)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.int64, np.float32, np.float64])
+@pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (0, 7), (1, -1024), (0.1, 3.7), (-2.5, 0)])
+def test_values_are_nibabels_of_every_type_and_slope(
+    tmp_path: Path, dtype: type, slope: float, intercept: float
+) -> None:
+    values = (np.random.default_rng(0).normal(0, 60, (7, 5, 6)) + 120).astype(dtype)
+    path = save(tmp_path / "scan.nii.gz", values, scl_slope=slope, scl_inter=intercept)
+    expected = np.asanyarray(nib.load(path).dataobj)
+    image = read_volume(path, "image").array
+    assert image.dtype == np.float32 and image.flags.c_contiguous
+    np.testing.assert_array_equal(image, expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_labels_with_a_slope_are_nibabels_too(tmp_path: Path, dtype: type) -> None:
+    values = np.random.default_rng(0).integers(0, 250, (7, 5, 6)).astype(dtype)
+    path = save(
+        tmp_path / "label.nii", values, scl_slope=263, scl_inter=4
+    )  # float32 does not hold thousandths of these
+    label = read_volume(path, "label").array
+    assert label.dtype == np.int32 and label.flags.c_contiguous
+    np.testing.assert_array_equal(label, np.asanyarray(nib.load(path).dataobj))
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("image", 7.5), ("label", 7.5)])
+def test_no_copy_in_float64_of_a_scan_with_a_slope(
+    tmp_path: Path, kind: Literal["image", "label"], limit: float
+) -> None:
+    shape = (100, 100, 60)
+    path = save(tmp_path / "scan.nii", np.ones(shape, np.int16), scl_slope=2, scl_inter=-1)
+    read_volume(path, kind)
+    tracemalloc.start()
+    read_volume(path, kind)
+    peak = tracemalloc.get_traced_memory()[1] / np.prod(shape)
+    tracemalloc.stop()
+    assert peak < limit  # 2 bytes a voxel as stored, 4 as given, and a plane
+
+
+def test_what_does_not_fit_into_memory_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError("Unable to allocate 8.00 GiB for an array")
+
+    monkeypatch.setattr(Stored, "image", full)
+    with pytest.raises(VolumeError, match=r"scan\.nii: does not fit into memory\.$"):
+        read_volume(save(tmp_path / "scan.nii", scl_slope=2.0), "image")
 
 
 def test_nifti2_and_the_other_byte_order(tmp_path: Path) -> None:
@@ -136,6 +187,22 @@ def test_a_sheared_sform_alone_is_a_warning(tmp_path: Path) -> None:
         assert "its axes are not at right angles" in warning and warning.endswith("--export seg.nrrd.")
 
 
+@pytest.mark.parametrize("degrees", [0.5, 15.0])
+def test_a_mask_that_itk_saves_of_a_scan_with_another_sform_code_lies_on_it(tmp_path: Path, degrees: float) -> None:
+    # ITK writes such a mask by the scan's qform, a quaternion in float32
+    random = np.random.default_rng(0)
+    for _ in range(12):
+        affine = np.eye(4)
+        turn = Rotation.from_euler("xyz", random.uniform(-degrees, degrees, 3), degrees=True).as_matrix()
+        affine[:3, :3], affine[:3, 3] = np.diag([-1, -1, 1]) @ turn * 0.7, [90, 100, -60]
+        image = nib.Nifti1Image(np.zeros((320, 320, 2), np.uint8), None)
+        image.set_sform(affine, 2)
+        image.set_qform(affine, 1)
+        image.to_filename(tmp_path / "scan.nii")
+        sitk.WriteImage(sitk.ReadImage(str(tmp_path / "scan.nii")), str(tmp_path / "mask.nii"))
+        assert read_grid(tmp_path / "mask.nii").difference(read_grid(tmp_path / "scan.nii")) is None
+
+
 def test_qform_is_used_where_the_sform_has_no_code(tmp_path: Path) -> None:
     image = nib.Nifti1Image(VALUES, None)
     image.set_sform(np.eye(4), 0)
@@ -203,18 +270,44 @@ def test_not_a_scalar_volume(tmp_path: Path, array: np.ndarray, sentence: str) -
         ({"datatype": 1}, r"stores single bits"),
         ({"srow_x": [np.nan, 0, 0, 0]}, r"its affine holds NaN or infinite values"),
         ({"srow_x": [0, 0, 0, 0]}, r"its voxels measure 1\.5 x 0 x 3 mm"),
-        ({"xyzt_units": 3}, r"its voxels measure 0\.0015 x 0\.002 x 0\.003 mm|none"),
+        (
+            {"vox_offset": 0},
+            r"scan\.nii: damaged: its header says that its voxels begin at byte 0, inside the header; copy",
+        ),
+        ({"vox_offset": 16}, r"voxels begin at byte 16, inside"),
+        ({"vox_offset": 348}, r"voxels begin at byte 348, inside"),
+        ({"vox_offset": np.nan}, r"voxels begin at byte nan, inside"),
         ({"sform_code": 0, "qform_code": 1, "quatern_b": 9.0}, r"its qform is damaged, and it has no sform"),
         ({"magic": b"ni1"}, r"not a NIfTI file, or its header is damaged"),
     ],
 )
 def test_header_faults(tmp_path: Path, fields: dict[str, object], sentence: str) -> None:
     path = save(tmp_path / "scan.nii", **fields)
-    if fields == {"xyzt_units": 3}:  # microns, and small ones; still above the limit
-        assert read_grid(path).spacing_mm == pytest.approx((0.0015, 0.002, 0.003))
-        return
-    with pytest.raises(VolumeError, match=sentence):
-        read_grid(path)
+    for read in (read_grid, lambda path: read_volume(path, "image")):
+        with pytest.raises(VolumeError, match=sentence):
+            read(path)
+
+
+def test_small_microns_are_above_the_limit(tmp_path: Path) -> None:
+    path = save(tmp_path / "scan.nii", xyzt_units=3)
+    assert read_grid(path).spacing_mm == pytest.approx((0.0015, 0.002, 0.003))
+
+
+def test_voxels_may_begin_after_an_extension(tmp_path: Path) -> None:
+    content = bytearray(save(tmp_path / "scan.nii", vox_offset=368).read_bytes())
+    content[352:352] = np.array([16, 6], np.int32).tobytes() + b"comment\0"
+    content[348] = 1
+    (tmp_path / "scan.nii").write_bytes(content)
+    np.testing.assert_array_equal(read_volume(tmp_path / "scan.nii", "label").array, VALUES)
+
+
+def test_the_header_of_nifti2_is_larger(tmp_path: Path) -> None:
+    nib.save(nib.Nifti2Image(VALUES, AFFINE), tmp_path / "two.nii")
+    content = bytearray((tmp_path / "two.nii").read_bytes())
+    content[168:176] = np.int64(352).tobytes()
+    (tmp_path / "two.nii").write_bytes(content)
+    with pytest.raises(VolumeError, match=r"two\.nii: damaged: its header says that its voxels begin at byte 352"):
+        read_grid(tmp_path / "two.nii")
 
 
 def test_damaged_and_cut_off_files(tmp_path: Path) -> None:

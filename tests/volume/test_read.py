@@ -50,7 +50,7 @@ def test_labels_stored_with_a_slope_are_rounded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("value", "word"), [(0.5, "0.5"), (np.nan, "nan"), (np.inf, "inf")])
 def test_labels_are_whole_numbers(tmp_path: Path, value: float, word: str) -> None:
     array = np.zeros((2, 3, 4), dtype=np.float32)
-    array[1, 0, 2] = array[1, 2, 3] = value
+    array[1, 0, 2] = array[1, 2, 0] = value
     path = save(tmp_path / "label.nii", array)
     with pytest.raises(
         VolumeError, match=rf"label\.nii: .* but 2 voxels do not, the first with value {word} at index \(1, 0, 2\)"

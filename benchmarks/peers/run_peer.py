@@ -23,7 +23,7 @@ from peer_cases import write_cases
 from medcontrast import __version__
 from medcontrast.data.manifest import Manifest, load_manifest
 from medcontrast.data.subsets import labeled_subset
-from medcontrast.engine.records import PEERS, Record, make_peer_record
+from medcontrast.engine.benchmark.records import PEERS, Record, make_peer_record
 from medcontrast.engine.scoring import score_folders
 from medcontrast.errors import InputError, MedcontrastError
 from medcontrast.settings.grid import GridSettings, load_grid

@@ -30,8 +30,8 @@ def benchmark(
     """Run what is missing of a grid, and write its tables; start it several times to share the work."""
     from rich.console import Console
 
-    from medcontrast.engine.benchmark import SegmentationBenchmark
-    from medcontrast.engine.probe_benchmark import ProbeBenchmark
+    from medcontrast.engine.benchmark.benchmark import SegmentationBenchmark
+    from medcontrast.engine.benchmark.encoders import ProbeBenchmark
     from medcontrast.engine.stopping import parse_duration
     from medcontrast.errors import InputError
     from medcontrast.settings.grid import GridSettings, find_grid, load_grid

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from medcontrast.data.image_manifest import ImageManifest
+    from medcontrast.data.images.manifest import ImageManifest
     from medcontrast.data.manifest import Manifest
 
 
@@ -34,7 +34,7 @@ def check(
 
 
 def _contents(manifest: Manifest | ImageManifest) -> str:
-    from medcontrast.data.image_manifest import ImageManifest
+    from medcontrast.data.images.manifest import ImageManifest
 
     if isinstance(manifest, ImageManifest):  # counting its images would open files
         sizes = ", ".join(f"{len(manifest.sources[name])} source(s) of {name} images" for name in manifest.splits())

@@ -37,9 +37,9 @@ def counterfactuals(
     chosen = domains or ([] if wanted_values else ["uniform"])
 
     from medcontrast.commands.progress import counting
-    from medcontrast.data.image_manifest import load_image_manifest, require_apart
-    from medcontrast.engine.counterfactuals import write_counterfactuals
-    from medcontrast.engine.generator import actions, load_generator
+    from medcontrast.data.images.manifest import load_image_manifest, require_apart
+    from medcontrast.engine.generator.counterfactuals import write_counterfactuals
+    from medcontrast.engine.generator.generator import actions, load_generator
     from medcontrast.files import require_free
     from medcontrast.inference.predict import resolve_device
 
@@ -66,7 +66,7 @@ def _score(
     import json
 
     from medcontrast.commands.progress import counting
-    from medcontrast.engine.counterfactual_metrics import score_generator, train_predictor
+    from medcontrast.engine.generator.metrics import score_generator, train_predictor
     from medcontrast.files import write_text
 
     predictor = train_predictor(generator, manifest, steps=predictor_steps, seed=seed, tell=typer.echo)

@@ -11,7 +11,7 @@ import typer
 from medcontrast.errors import InputError
 
 if TYPE_CHECKING:  # the command line starts without what this imports
-    from medcontrast.data.image_manifest import ImageManifest
+    from medcontrast.data.images.manifest import ImageManifest
 
 app = typer.Typer(help="Check and split data sets, make a phantom, import public ones.", no_args_is_help=True)
 
@@ -27,7 +27,7 @@ def check(
     cases: Annotated[bool, typer.Option("--cases", help="One line a case too.")] = False,
 ) -> None:
     """Open every file a manifest names and say what is wrong; labels of unlabeled cases stay unopened."""
-    from medcontrast.data.image_manifest import is_image_manifest
+    from medcontrast.data.images.manifest import is_image_manifest
 
     wanted = _triple(patch, "--patch")
     if not is_image_manifest(manifest):
@@ -57,9 +57,9 @@ def _check_volumes(
 
 def _check_images(path: Path, root: Path | None, splits: list[str] | None, cases: bool) -> bool:
     from medcontrast.commands.progress import counting
-    from medcontrast.data.check_images import check_image_manifest
-    from medcontrast.data.check_images_page import print_image_report
-    from medcontrast.data.image_manifest import load_image_manifest
+    from medcontrast.data.images.check import check_image_manifest
+    from medcontrast.data.images.check_page import print_image_report
+    from medcontrast.data.images.manifest import load_image_manifest
 
     loaded = load_image_manifest(path, root)
     with counting("reading") as tell:
@@ -135,7 +135,7 @@ def phantom(
 ) -> None:
     """Make left-atrium-like scans with known truth; the same ones for the same seed."""
     from medcontrast.commands.progress import counting
-    from medcontrast.data.phantom import write_phantom
+    from medcontrast.data.makers.phantom import write_phantom
 
     with counting("making") as tell:
         path = write_phantom(
@@ -167,8 +167,8 @@ def composites(
 ) -> None:
     """Put two objects of different classes on one canvas, as many composites as there are images."""
     from medcontrast.commands.progress import counting
-    from medcontrast.data.composites import write_composites
-    from medcontrast.data.image_manifest import load_image_manifest
+    from medcontrast.data.images.manifest import load_image_manifest
+    from medcontrast.data.makers.composites import write_composites
 
     _require_channels(channels)
     loaded = load_image_manifest(manifest, root)
@@ -193,8 +193,8 @@ def degrade(
 ) -> None:
     """Write a data set whose test images stand twice, as they are and degraded."""
     from medcontrast.commands.progress import counting
-    from medcontrast.data.degraded import write_degraded
-    from medcontrast.data.image_manifest import load_image_manifest
+    from medcontrast.data.images.manifest import load_image_manifest
+    from medcontrast.data.makers.degraded import write_degraded
     from medcontrast.settings.degrade import FundusDegradeSettings, XrayDegradeSettings
 
     if kind not in ("fundus", "xray"):
@@ -238,7 +238,7 @@ def boxes(
     _require_channels(channels)
 
     from medcontrast.commands.progress import counting
-    from medcontrast.data.image_manifest import load_image_manifest
+    from medcontrast.data.images.manifest import load_image_manifest
     from medcontrast.engine.lesion_boxes import BoxRequest, write_lesion_boxes
     from medcontrast.inference.predict import resolve_device
 
@@ -283,8 +283,8 @@ def scanners(
 ) -> None:
     """Let five simulated scanners see a data set: one each training image, all of them every other."""
     from medcontrast.commands.progress import counting
-    from medcontrast.data.image_manifest import load_image_manifest
-    from medcontrast.data.scanner_sets import write_scanners
+    from medcontrast.data.images.manifest import load_image_manifest
+    from medcontrast.data.makers.scanner_sets import write_scanners
 
     loaded = load_image_manifest(manifest, root)
     with counting("rendering") as tell:
@@ -331,8 +331,8 @@ def import_(
 ) -> None:
     """Convert a public data set to NIfTI; with --train-list also write OUTPUT/manifest.json."""
     from medcontrast.commands.progress import counting
-    from medcontrast.data.importers import import_la, la_tree
     from medcontrast.data.listing import names_from_file, write_manifest
+    from medcontrast.data.makers.importers import import_la, la_tree
     from medcontrast.files import require_free
 
     train = names_from_file(train_list) if train_list is not None else []

@@ -26,7 +26,7 @@ def probe(
     """Score a pre-trained encoder: neighbours, linear probe and fine-tuning with few and all labels."""
     shares = _shares(fractions)
 
-    from medcontrast.engine.probe_run import ProbeRequest, probe_checkpoint
+    from medcontrast.engine.probe.run import ProbeRequest, probe_checkpoint
 
     probe_checkpoint(
         checkpoint,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
-from medcontrast.data.image_manifest import ImageManifest, is_image_manifest, load_image_manifest
-from medcontrast.data.image_sources import ImageCase, source_kind
+from medcontrast.data.images.manifest import ImageManifest, is_image_manifest, load_image_manifest
+from medcontrast.data.images.sources import ImageCase, source_kind
 from medcontrast.data.manifest import Manifest, load_manifest
 from medcontrast.errors import ManifestError, RecipeError
 from medcontrast.settings import AnyRecipe, PretrainRecipe, Recipe

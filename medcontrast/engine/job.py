@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from medcontrast.batch import Batch, StepInfo
-from medcontrast.data.image_manifest import ImageManifest
-from medcontrast.data.images import make_image_loader
+from medcontrast.data.images.images import make_image_loader
+from medcontrast.data.images.manifest import ImageManifest
+from medcontrast.data.images.parents import parent_rows, training_parents
 from medcontrast.data.manifest import Case, Manifest
-from medcontrast.data.parents import parent_rows, training_parents
 from medcontrast.data.sampler import TwoStreamSampler
 from medcontrast.data.volumes import make_loader
 from medcontrast.data.voxel_sizes import HEADER_KEY, VoxelSizes
 from medcontrast.engine.build import make_generator_method, make_method, make_pretraining_method
-from medcontrast.engine.generator import header_parents
+from medcontrast.engine.generator.generator import header_parents
 from medcontrast.engine.run import Run
 from medcontrast.engine.validate import Validator
 from medcontrast.errors import CheckpointError, InputError

@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from medcontrast.components import component_boxes
-from medcontrast.data.image_manifest import BOXES, MADE_BY, ImageManifest, require_apart
-from medcontrast.data.image_sources import ImageCase
-from medcontrast.data.images import Images
-from medcontrast.data.lesion_boxes import Box, moved_box
+from medcontrast.data.images.images import Images
+from medcontrast.data.images.lesion_boxes import Box, moved_box
+from medcontrast.data.images.manifest import BOXES, MADE_BY, ImageManifest, require_apart
+from medcontrast.data.images.sources import ImageCase
 from medcontrast.data.listing import manifest_text
-from medcontrast.engine.probe_embed import ROWS, ImageSet
-from medcontrast.engine.probe_finetune import Classifier, FineTuning, classify, fine_tune
-from medcontrast.engine.probe_images import hold_out, image_set
+from medcontrast.engine.probe.embed import ROWS, ImageSet
+from medcontrast.engine.probe.finetune import Classifier, FineTuning, classify, fine_tune
+from medcontrast.engine.probe.images import hold_out, image_set
 from medcontrast.errors import InputError
 from medcontrast.files import require_free, write_text
 from medcontrast.metrics.classification import accuracy

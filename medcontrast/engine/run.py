@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 
 import medcontrast
 from medcontrast.data.fit import recipe_manifest, require_files, require_fit
-from medcontrast.data.image_manifest import ImageManifest
+from medcontrast.data.images.manifest import ImageManifest
 from medcontrast.data.manifest import Manifest
 from medcontrast.errors import CheckpointError, InputError, OutputError, RecipeError
 from medcontrast.files import write_text

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from medcontrast.engine.records import Record
+from medcontrast.engine.benchmark.records import Record
 from medcontrast.volume import Grid
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from medcontrast.data.manifest import load_manifest
-from medcontrast.engine.records import Record
+from medcontrast.engine.benchmark.records import Record
 from medcontrast.errors import InputError
 
 ROOT = Path(__file__).parents[2]

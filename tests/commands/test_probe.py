@@ -15,11 +15,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from medcontrast.checkpoint import load_weights, save_weights
-from medcontrast.data.image_manifest import load_image_manifest
-from medcontrast.data.image_sources import ImageCase
-from medcontrast.engine import probe_run
+from medcontrast.data.images.manifest import load_image_manifest
+from medcontrast.data.images.sources import ImageCase
 from medcontrast.engine.build import make_encoder, make_pretraining_method
-from medcontrast.engine.probe_images import hold_out, probe_images
+from medcontrast.engine.probe import run as probe_run
+from medcontrast.engine.probe.images import hold_out, probe_images
 
 Cli = Callable[..., SimpleNamespace]
 QUICK = ("--fractions", "0.5,1", "--seeds", 2, "--finetune-steps", 2)

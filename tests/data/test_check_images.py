@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medcontrast.data.check_images import ImageCheckReport, check_image_manifest
-from medcontrast.data.image_manifest import load_image_manifest
+from medcontrast.data.images.check import ImageCheckReport, check_image_manifest
+from medcontrast.data.images.manifest import load_image_manifest
 from medcontrast.errors import ManifestError
 
 Cli = Callable[..., SimpleNamespace]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medcontrast.data.counterfactuals import Counterfactuals
-from medcontrast.data.image_sources import ImageCase
+from medcontrast.data.images.counterfactuals import Counterfactuals
+from medcontrast.data.images.sources import ImageCase
 from medcontrast.data.sampler import BalancedSampler, RowKey
 from medcontrast.errors import InputError
 from medcontrast.transforms.scanners import SCANNERS, SHARES

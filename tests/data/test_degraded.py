@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from medcontrast.data.image_manifest import load_image_manifest, require_apart
-from medcontrast.data.images import read_image
+from medcontrast.data.images.images import read_image
+from medcontrast.data.images.manifest import load_image_manifest, require_apart
 from medcontrast.errors import ManifestError
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from medcontrast.data.fit import recipe_manifest, require_files, require_fit
-from medcontrast.data.image_manifest import (
+from medcontrast.data.images.manifest import (
     ImageManifest,
     is_image_manifest,
     load_image_manifest,
     overlaps,
     require_apart,
 )
-from medcontrast.data.image_sources import ImageCase
+from medcontrast.data.images.sources import ImageCase
 from medcontrast.errors import ManifestError, RecipeError
 from medcontrast.settings.shipped import shipped_folder
 

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from medcontrast.data.image_arrays import csv_rows, idx_array, npz_array, npz_length
-from medcontrast.data.image_sources import SOURCES, ImageCase, expand, source_kind
+from medcontrast.data.images.arrays import csv_rows, idx_array, npz_array, npz_length
+from medcontrast.data.images.sources import SOURCES, ImageCase, expand, source_kind
 from medcontrast.errors import ManifestError
 
 CLASSES = ("cat", "dog")

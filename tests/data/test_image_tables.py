@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from medcontrast.data.image_manifest import load_image_manifest
-from medcontrast.data.image_sources import ImageCase
-from medcontrast.data.image_tables import image_table, write_set
+from medcontrast.data.images.manifest import load_image_manifest
+from medcontrast.data.images.sources import ImageCase
+from medcontrast.data.images.tables import image_table, write_set
 
 COLUMNS = {"target": 1, "domain": "A", "quality": "high", "patient": "p", "text": "words", "of": "x.png"}
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
-from medcontrast.data.image_manifest import load_image_manifest
-from medcontrast.data.image_sources import ImageCase, expand
-from medcontrast.data.images import Images, make_image_loader, read_image, read_pixels
+from medcontrast.data.images.images import Images, make_image_loader, read_image, read_pixels
+from medcontrast.data.images.manifest import load_image_manifest
+from medcontrast.data.images.sources import ImageCase, expand
 from medcontrast.errors import ImageError, InputError
 
 

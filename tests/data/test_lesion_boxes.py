@@ -15,13 +15,20 @@ import torch
 from PIL import Image
 
 from medcontrast.batch import StepInfo
-from medcontrast.data.check_images import check_image_manifest
-from medcontrast.data.image_manifest import ImageManifest, load_image_manifest
-from medcontrast.data.image_sources import ImageCase
-from medcontrast.data.image_tables import image_table
-from medcontrast.data.images import Images, make_image_loader
-from medcontrast.data.lesion_boxes import box_faults, boxes_json, boxes_text, healthy_fault, moved_box, parse_boxes
-from medcontrast.data.lesion_draws import LesionBoxes
+from medcontrast.data.images.check import check_image_manifest
+from medcontrast.data.images.images import Images, make_image_loader
+from medcontrast.data.images.lesion_boxes import (
+    box_faults,
+    boxes_json,
+    boxes_text,
+    healthy_fault,
+    moved_box,
+    parse_boxes,
+)
+from medcontrast.data.images.lesion_draws import LesionBoxes
+from medcontrast.data.images.manifest import ImageManifest, load_image_manifest
+from medcontrast.data.images.sources import ImageCase
+from medcontrast.data.images.tables import image_table
 from medcontrast.data.sampler import RowKey
 from medcontrast.engine.job import Pretraining
 from medcontrast.errors import InputError, ManifestError

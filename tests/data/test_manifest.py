@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medcontrast.data.image_manifest import is_image_manifest
-from medcontrast.data.importers import la_tree
+from medcontrast.data.images.manifest import is_image_manifest
 from medcontrast.data.listing import write_manifest
+from medcontrast.data.makers.importers import la_tree
 from medcontrast.data.manifest import Manifest, load_manifest
 from medcontrast.errors import ManifestError, OutputError
 from medcontrast.settings.shipped import shipped_folder

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from medcontrast.data.image_sources import ImageCase
-from medcontrast.data.parents import as_category, parent_rows, training_parents
+from medcontrast.data.images.parents import as_category, parent_rows, training_parents
+from medcontrast.data.images.sources import ImageCase
 from medcontrast.errors import InputError
 from medcontrast.networks.parents import Parent, Parents
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medcontrast.data.anatomy import rotation, smooth_noise
+from medcontrast.data.makers.anatomy import rotation, smooth_noise
+from medcontrast.data.makers.phantom import PhantomCase, _store, make_phantom, write_phantom
 from medcontrast.data.manifest import load_manifest
-from medcontrast.data.phantom import PhantomCase, _store, make_phantom, write_phantom
 from medcontrast.errors import InputError, OutputError
 from medcontrast.volume import read_volume
 

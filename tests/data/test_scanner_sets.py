@@ -8,8 +8,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from medcontrast.data.image_manifest import load_image_manifest, require_apart
-from medcontrast.data.images import read_image
+from medcontrast.data.images.images import read_image
+from medcontrast.data.images.manifest import load_image_manifest, require_apart
 from medcontrast.transforms.scanners import SCANNERS, render_by_scanner
 
 

@@ -9,10 +9,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medcontrast.data.image_manifest import load_image_manifest, require_apart
-from medcontrast.data.image_sources import ImageCase, expand
-from medcontrast.data.images import read_image
-from medcontrast.data.slices import PERCENTILES, image_slice, label_slice, slice_count
+from medcontrast.data.images.images import read_image
+from medcontrast.data.images.manifest import load_image_manifest, require_apart
+from medcontrast.data.images.slices import PERCENTILES, image_slice, label_slice, slice_count
+from medcontrast.data.images.sources import ImageCase, expand
 from medcontrast.errors import ManifestError, VolumeError
 
 SHAPE = (5, 7, 9)

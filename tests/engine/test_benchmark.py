@@ -14,8 +14,8 @@ import yaml
 from filelock import FileLock
 
 from medcontrast import checkpoint
+from medcontrast.engine.benchmark.records import Record
 from medcontrast.engine.loop import Trainer
-from medcontrast.engine.records import Record
 from medcontrast.engine.stopping import StopRequest
 
 

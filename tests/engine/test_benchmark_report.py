@@ -8,8 +8,8 @@ import json
 
 import pytest
 
-from medcontrast.engine.benchmark_report import write_report
-from medcontrast.engine.records import METRICS, Record
+from medcontrast.engine.benchmark.records import METRICS, Record
+from medcontrast.engine.benchmark.report import write_report
 from medcontrast.errors import InputError
 from medcontrast.settings.grid import GridSettings
 

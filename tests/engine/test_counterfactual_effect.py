@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from medcontrast.data.image_manifest import load_image_manifest
-from medcontrast.data.images import Images
-from medcontrast.engine.probe_linear import fit_linear
+from medcontrast.data.images.images import Images
+from medcontrast.data.images.manifest import load_image_manifest
+from medcontrast.engine.probe.linear import fit_linear
 from medcontrast.settings import load_recipe
 from medcontrast.settings.shipped import shipped_folder
 from medcontrast.transforms.scanners import SCANNERS

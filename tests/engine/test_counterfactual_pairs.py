@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from medcontrast.batch import StepInfo
-from medcontrast.data.image_tables import image_table
-from medcontrast.data.images import Images
+from medcontrast.data.images.images import Images
+from medcontrast.data.images.tables import image_table
 from medcontrast.engine.job import job_of
 from medcontrast.errors import InputError
 from medcontrast.settings import load_recipe
@@ -35,7 +35,7 @@ def tree(tiny, form, manifest, view=None, **train):
 @pytest.fixture
 def with_counterfactuals(tiny, tmp_path):
     """Writes a manifest of images of domains A and B with one counterfactual each; its pixels are `change`d."""
-    from medcontrast.data.image_manifest import load_image_manifest
+    from medcontrast.data.images.manifest import load_image_manifest
 
     def make(change, name):
         path = tiny.write_images(tmp_path / name, train=16, validation=2, test=4)
@@ -115,8 +115,8 @@ def test_without_counterfactuals_the_recipe_is_refused(tiny, tmp_path, job_for):
 
 
 def test_a_probe_learns_from_the_images_alone(with_counterfactuals):
-    from medcontrast.data.image_manifest import load_image_manifest
-    from medcontrast.engine.probe_images import probe_images
+    from medcontrast.data.images.manifest import load_image_manifest
+    from medcontrast.engine.probe.images import probe_images
     from medcontrast.settings.images import ImageDataSettings
 
     path = with_counterfactuals(lambda image: 255 - image, "inverted")

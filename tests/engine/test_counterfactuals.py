@@ -11,12 +11,12 @@ import torch
 
 from medcontrast.batch import StepInfo
 from medcontrast.checkpoint import load_weights
-from medcontrast.data.image_manifest import load_image_manifest
-from medcontrast.data.images import Images
+from medcontrast.data.images.images import Images
+from medcontrast.data.images.manifest import load_image_manifest
 from medcontrast.engine.build import build_generator
-from medcontrast.engine.counterfactual_metrics import score_generator
-from medcontrast.engine.counterfactuals import write_counterfactuals
-from medcontrast.engine.generator import Action, Generator, actions, load_generator
+from medcontrast.engine.generator.counterfactuals import write_counterfactuals
+from medcontrast.engine.generator.generator import Action, Generator, actions, load_generator
+from medcontrast.engine.generator.metrics import score_generator
 from medcontrast.engine.job import job_of
 from medcontrast.errors import InputError
 from medcontrast.networks.parents import Parent

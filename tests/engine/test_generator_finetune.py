@@ -16,8 +16,8 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from medcontrast.checkpoint import load_resume, load_weights
-from medcontrast.data.image_manifest import load_image_manifest
-from medcontrast.engine.generator import load_generator
+from medcontrast.data.images.manifest import load_image_manifest
+from medcontrast.engine.generator.generator import load_generator
 from medcontrast.engine.loop import Trainer
 from medcontrast.errors import CheckpointError, RecipeError
 from medcontrast.settings import load_recipe, recipe_from_tree

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from medcontrast.data.check_images import check_image_manifest
-from medcontrast.data.image_manifest import load_image_manifest
-from medcontrast.data.lesion_boxes import parse_boxes
+from medcontrast.data.images.check import check_image_manifest
+from medcontrast.data.images.lesion_boxes import parse_boxes
+from medcontrast.data.images.manifest import load_image_manifest
 from medcontrast.engine.lesion_boxes import BoxRequest, map_boxes, write_lesion_boxes
 from medcontrast.errors import InputError, OutputError
 

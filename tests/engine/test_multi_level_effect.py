@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medcontrast.batch import StepInfo
-from medcontrast.engine.probe_linear import fit_linear
+from medcontrast.engine.probe.linear import fit_linear
 from medcontrast.methods.moco import MoCo
 from medcontrast.methods.multi_level import MultiLevel
 from medcontrast.networks.encoders2d import build_encoder

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from medcontrast import checkpoint
-from medcontrast.data.image_manifest import load_image_manifest
-from medcontrast.data.image_sources import ImageCase
-from medcontrast.engine.probe_benchmark_report import EncoderLine, write_probe_report
-from medcontrast.engine.probe_images import image_units, probe_images
-from medcontrast.engine.probe_records import ProbeRecord, units_text
+from medcontrast.data.images.manifest import load_image_manifest
+from medcontrast.data.images.sources import ImageCase
+from medcontrast.engine.benchmark.encoder_records import ProbeRecord, units_text
+from medcontrast.engine.benchmark.encoder_report import EncoderLine, write_probe_report
+from medcontrast.engine.probe.images import image_units, probe_images
 from medcontrast.engine.stopping import StopRequest
 from medcontrast.errors import InputError
 from medcontrast.settings.grid import ProbeGridSettings, load_grid

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from medcontrast.engine.probe import ProbeSets, probe_encoder
-from medcontrast.engine.probe_embed import ImageSet
-from medcontrast.engine.probe_finetune import FineTuning
-from medcontrast.engine.probe_report import write_probe
+from medcontrast.engine.probe.embed import ImageSet
+from medcontrast.engine.probe.finetune import FineTuning
+from medcontrast.engine.probe.probe import ProbeSets, probe_encoder
+from medcontrast.engine.probe.report import write_probe
 from medcontrast.errors import InputError
 from medcontrast.networks.encoders2d import build_encoder
 

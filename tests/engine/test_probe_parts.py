@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from medcontrast.engine.probe_embed import ImageSet, embed
-from medcontrast.engine.probe_finetune import FineTuning, classify, fine_tune, mirrored, rows_of_step
-from medcontrast.engine.probe_labels import stratified_subset
-from medcontrast.engine.probe_linear import choose_linear, fit_linear
+from medcontrast.engine.probe.embed import ImageSet, embed
+from medcontrast.engine.probe.finetune import FineTuning, classify, fine_tune, mirrored, rows_of_step
+from medcontrast.engine.probe.labels import stratified_subset
+from medcontrast.engine.probe.linear import choose_linear, fit_linear
 from medcontrast.errors import InputError
 from medcontrast.render import embeddings_png, principal_plane
 

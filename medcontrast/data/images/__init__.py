@@ -1,0 +1,1 @@
+"""Manifests of images, the files behind them, and the batches of pre-training."""

@@ -1,0 +1,73 @@
+"""Which counterfactuals an image has, and which of them a row is paired with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medcontrast.data.images.sources import ImageCase
+from medcontrast.data.sampler import RowKey
+from medcontrast.errors import InputError
+from medcontrast.transforms.draws import row_generator
+
+
+class Counterfactuals:
+    """The images of a split and their counterfactuals.
+
+    Attributes:
+        cases: The images in their order, then the counterfactuals.
+        images: How many of the cases are images.
+
+    Paper: Roschewitz 2025, section 3.3: with a counterfactual for every other domain, a draw among these and the image
+        itself is uniform over domains, own one included.
+    """
+
+    def __init__(self, cases: Sequence[ImageCase], *, seed: int, where: str) -> None:
+        """Finds the image that each counterfactual is of.
+
+        Args:
+            cases: Of one split; `of` names the image, by its name in the same split.
+            seed: Of the run; with step and row it decides every draw.
+            where: Manifest and split, for messages.
+
+        Raises:
+            InputError: There are none, one is of an image that is not there, or two of one image are in one domain.
+        """
+        images = [case for case in cases if case.of is None]
+        others = [case for case in cases if case.of is not None]
+        if not others:
+            raise InputError(
+                f"{where} has no counterfactuals (no image with `of`), but a view shows them; make some with "
+                "`medcontrast counterfactuals`, or set its source to image."
+            )
+        places = {case.name: place for place, case in enumerate(images)}
+        self.cases, self.images, self.seed = (*images, *others), len(images), seed
+        self._choices = [[place] for place in range(len(images))]
+        for number, case in enumerate(others):
+            place = places.get(str(case.of))
+            if place is None:
+                raise InputError(f"{where}: {case.name} is of {case.of}, which is no image of this split.")
+            self._choices[place].append(len(images) + number)
+        _require_one_a_domain(others, where)
+
+    def choices(self, place: int) -> tuple[int, ...]:
+        """Places in `cases` that a row of this image draws from: the image itself first."""
+        return tuple(self._choices[place])
+
+    def partner(self, key: RowKey) -> int:
+        """The place in `cases` that this row of this step is paired with, each of `choices` as likely."""
+        choices = self._choices[key.case_index]
+        return choices[int(row_generator(self.seed, key.step, key.row, "counterfactual").integers(len(choices)))]
+
+
+def _require_one_a_domain(others: Sequence[ImageCase], where: str) -> None:
+    """Refuses counterfactuals among which a draw would not be uniform over domains, such as those of two generators."""
+    found: dict[tuple[str | None, str], str] = {}
+    for case in others:
+        if case.domain is None:
+            continue
+        first = found.setdefault((case.of, case.domain), case.name)
+        if first != case.name:
+            raise InputError(
+                f"{where}: {first} and {case.name} are both counterfactuals of {case.of} in domain {case.domain}, "
+                "which would be drawn more often than others; keep one of them."
+            )

@@ -1,0 +1,330 @@
+"""From one source of a manifest to its images: a file, an array of many, a folder, a list, or slices of volumes.
+
+Lists and headers are opened here, pixels are not; medcontrast.data.images.images reads those.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from medcontrast.data.images.arrays import csv_rows, idx_array, npz_column, npz_length
+from medcontrast.data.images.lesion_boxes import Box, parse_boxes
+from medcontrast.errors import ManifestError
+
+QUALITIES = ("high", "low")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
+_COLUMNS = ("target", "domain", "quality", "patient", "text", "of")
+_KNOWN = (*_COLUMNS, "attributes")
+"""What may be known of an image, whatever it comes from."""
+_BOXES = "lesion_boxes"
+"""May be known of an image, not of a whole volume."""
+
+
+@dataclass(frozen=True)
+class ImageCase:
+    """One image and what is known of it.
+
+    Attributes:
+        name: Unique in its split.
+        file: Where its pixels are.
+        key: Array of an .npz file; None for other files.
+        index: Place in that array, or number of the slice.
+        axis: Canonical axis that slices are counted along; None where the file is one image.
+        target: Class index, or None.
+        domain: Where it comes from, such as a scanner.
+        quality: "high" or "low"; None counts as high.
+        patient: Images of one patient must not stand in different splits.
+        text: A caption.
+        of: Name of the image that this one is a counterfactual of.
+        attributes: Numbers, such as age.
+        label: Label volume of a slice.
+        lesion_boxes: Parts of the image that hold a lesion, in pixels of its file.
+    """
+
+    name: str
+    file: Path
+    key: str | None = None
+    index: int | None = None
+    axis: int | None = None
+    target: int | None = None
+    domain: str | None = None
+    quality: str | None = None
+    patient: str | None = None
+    text: str | None = None
+    of: str | None = None
+    attributes: dict[str, float] = field(default_factory=dict)
+    label: Path | None = None
+    lesion_boxes: tuple[Box, ...] = ()
+
+
+class Source(NamedTuple):
+    """One kind of source: the other keys it takes, and how it becomes images."""
+
+    keys: tuple[str, ...]
+    expand: Callable[[dict[str, Any], Path, _Place], list[ImageCase]]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a source stands: what the facts of its images mean, and where its other files lie."""
+
+    root: Path
+    classes: tuple[str, ...]
+    where: str
+
+    def file(self, path: Any) -> Path:
+        """A file that the source names."""
+        if not isinstance(path, str):
+            raise ManifestError(f"{self.where}: expected a path, but got {path!r}.")
+        if not (self.root / path).exists():
+            raise ManifestError(
+                f"{self.where}: {self.root / path} is not there; set MEDCONTRAST_DATA or data.root to where the data "
+                "is."
+            )
+        return self.root / path
+
+    def columns(self, names: Any) -> list[str]:
+        """Names of columns with attributes."""
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ManifestError(f"{self.where}: attributes is a list of columns here, but got {names!r}.")
+        return names
+
+    def facts(self, known: dict[str, Any], name: str = "") -> dict[str, Any]:
+        """Fields of an ImageCase; `name` of the image stands in messages."""
+        where = f"{self.where}: {name}" if name else self.where
+        found = {key: value for key, value in known.items() if value is not None and value != ""}
+        if "target" in found:
+            found["target"] = self._target(found["target"], where)
+        if found.get("quality", "high") not in QUALITIES:
+            raise ManifestError(f'{where}: quality is "high" or "low", but got {found["quality"]!r}.')
+        for key in ("domain", "patient", "text", "of"):
+            if key in found:
+                found[key] = str(found[key])
+        attributes = found.get("attributes", {})
+        try:
+            found["attributes"] = {str(key): float(value) for key, value in attributes.items()}
+        except (AttributeError, TypeError, ValueError):
+            raise ManifestError(f"{where}: attributes are numbers by name, but got {attributes!r}.") from None
+        if not all(math.isfinite(value) for value in found["attributes"].values()):
+            raise ManifestError(f"{where}: attributes must be finite, but got {attributes!r}.")
+        if _BOXES in found:
+            found[_BOXES] = parse_boxes(found[_BOXES], where)
+        return found
+
+    def _target(self, value: Any, where: str) -> int:
+        """A class index, from itself (a number, or text that can be no name) or from the name of a class (text)."""
+        text, numbered = str(value), any(name.isdecimal() for name in self.classes)
+        if isinstance(value, int) and not isinstance(value, bool):
+            if 0 <= value < len(self.classes):
+                return value
+        elif text in self.classes:
+            return self.classes.index(text)
+        # where classes are called 1, 2, 3, a column of indices would read as names but for its 0
+        elif text.isdecimal() and not numbered and int(text) < len(self.classes):
+            return int(text)
+        names = ", ".join(self.classes) or 'none; add "classes", a list of names'
+        hint = "; a number counts them from 0, text is a name" if text.isdecimal() and numbered else ""
+        raise ManifestError(f"{where}: target {value!r} is not one of the manifest's classes ({names}){hint}.")
+
+
+def source_kind(source: dict[str, Any]) -> str | None:
+    """The kind of a source: its one key out of `SOURCES`, another's companion (an IDX file's csv) aside."""
+    kinds = [key for key in SOURCES if key in source]
+    leading = [kind for kind in kinds if not any(kind in SOURCES[other].keys for other in kinds)]
+    return leading[0] if len(leading) == 1 else None
+
+
+def expand(source: dict[str, Any], root: Path, classes: tuple[str, ...], *, where: str) -> list[ImageCase]:
+    """Every image of a source.
+
+    Args:
+        source: As it stands in the manifest.
+        root: Folder of relative paths.
+        classes: Names of the targets.
+        where: Place in the manifest, for messages.
+
+    Raises:
+        ManifestError: A file, list or header that is missing or does not fit.
+    """
+    kind = source_kind(source)
+    if kind is None:
+        raise ManifestError(f"{where}: expected one of the keys {', '.join(SOURCES)}, but got {source!r}.")
+    place = _Place(root, classes, where)
+    return SOURCES[kind].expand(source, place.file(source[kind]), place)
+
+
+def without_counterfactuals(
+    source: dict[str, Any], root: Path, classes: tuple[str, ...], *, where: str
+) -> dict[str, Any] | None:
+    """A source that takes the same images but for those with `of`; None where it has no others.
+
+    Args:
+        source: As it stands in the manifest.
+        root: Folder of relative paths.
+        classes: Names of the targets.
+        where: Place in the manifest, for messages.
+
+    Raises:
+        ManifestError: As for `expand`.
+    """
+    made = [case.of is not None for case in expand(source, root, classes, where=where)]
+    if all(made):
+        return None
+    if not any(made):
+        return source
+    # images of the other kinds share one `of`, or have none
+    if source_kind(source) == "csv":
+        count = len(csv_rows(root / source["csv"], (), where))
+    else:
+        count = npz_length(root / source["npz"], source.get("images", "images"), where)
+    left_out = [place for place, drop in zip(_chosen(source, count, where), made, strict=True) if drop]
+    return {**source, "without": sorted({*source.get("without", []), *left_out})}
+
+
+def _single(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
+    known = place.facts({key: source.get(key) for key in (*_KNOWN, _BOXES)})
+    return [ImageCase(name=str(source.get("name") or _name(source["image"])), file=path, **known)]
+
+
+def _npz(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
+    key, attributes = source.get("images", "images"), source.get("attributes") or {}
+    same = {"quality": source["quality"]} if source.get("quality") in QUALITIES else {}  # of all images
+    wanted = [name for name in (*_COLUMNS, _BOXES) if name not in same]
+    arrays = {name: source[name] for name in wanted if source.get(name) is not None}
+    named = isinstance(attributes, dict) and all(
+        isinstance(name, str) for name in (*arrays.values(), *attributes.values())
+    )
+    if not named:
+        raise ManifestError(
+            f"{place.where}: {', '.join((*_COLUMNS, _BOXES))} are names of arrays here, and attributes names of arrays "
+            "by name."
+        )
+    count = npz_length(path, key, place.where)
+    columns = {name: npz_column(path, array, count, place.where) for name, array in arrays.items()}
+    numbers = {name: npz_column(path, array, count, place.where) for name, array in attributes.items()}
+    cases = []
+    for index in _chosen(source, count, place.where):
+        known: dict[str, Any] = {**same, **{name: column[index] for name, column in columns.items()}}
+        known["attributes"] = {name: column[index] for name, column in numbers.items()}
+        name = f"{_name(source['npz'])}#{key}[{index}]"
+        cases.append(ImageCase(name=name, file=path, key=key, index=index, **place.facts(known, name)))
+    return cases
+
+
+def _folder(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
+    files = sorted(
+        file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    )
+    if not files:
+        raise ManifestError(f"{place.where}: {path} holds no image ({', '.join(SUFFIXES)}).")
+    cases = []
+    for index in _chosen(source, len(files), place.where):
+        relative = files[index].relative_to(path)
+        name = _name(source["folder"], relative)
+        known = {key: source.get(key) for key in ("target", "domain", "quality")}
+        if known["target"] == "subfolder":
+            known["target"] = relative.parts[0] if len(relative.parts) > 1 else None
+        cases.append(ImageCase(name=name, file=files[index], **place.facts(known, name)))
+    return cases
+
+
+def _csv(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
+    beside = source.get("relative_to", "root")
+    if beside not in ("root", "csv"):
+        raise ManifestError(f'{place.where}: relative_to is "root" or "csv", but got {beside!r}.')
+    wanted = place.columns(source.get("attributes") or [])
+    rows = csv_rows(path, ("image", *wanted), place.where)
+    folder = Path(source["csv"]).parent if beside == "csv" else Path()
+    cases = []
+    for index in _chosen(source, len(rows), place.where):
+        row = rows[index]
+        known: dict[str, Any] = {key: row.get(key) for key in (*_COLUMNS, _BOXES)}
+        known["attributes"] = {name: row[name] for name in wanted}
+        name, file = _name(folder, row["image"]), place.root / folder / row["image"]
+        cases.append(ImageCase(name=name, file=file, **place.facts(known, f"row {index + 1} ({name})")))
+    return cases
+
+
+def _idx(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
+    count = len(idx_array(path))
+    wanted = place.columns(source.get("attributes") or [])
+    if wanted and not source.get("csv"):
+        raise ManifestError(f"{place.where}: attributes are columns of a csv, but the source names none.")
+    columns: dict[str, Sequence[Any]] = {}
+    if source.get("csv"):
+        rows = csv_rows(place.file(source["csv"]), wanted, place.where)
+        columns = {name: [row[name] for row in rows] for name in wanted}
+    targets = idx_array(place.file(source["target"])).tolist() if source.get("target") else None
+    for name, values in {"target": targets, **columns}.items():
+        if values is not None and len(values) != count:
+            raise ManifestError(f"{place.where}: {len(values)} values of {name} for {count} images in {path}.")
+    cases = []
+    for index in _chosen(source, count, place.where):
+        known = {
+            "target": None if targets is None else targets[index],
+            "attributes": {name: values[index] for name, values in columns.items()},
+        }
+        name = f"{_name(source['idx'])}[{index}]"
+        cases.append(ImageCase(name=name, file=path, index=index, **place.facts(known, name)))
+    return cases
+
+
+def _slices(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
+    from medcontrast.data.images.slices import slice_count
+
+    axis, every = source.get("axis", 2), source.get("every", 1)
+    if axis not in (0, 1, 2) or not isinstance(every, int) or every < 1:
+        raise ManifestError(f"{place.where}: axis is 0, 1 or 2 and every 1 or more, but got {axis!r} and {every!r}.")
+    label = place.file(source["label"]) if source.get("label") else None
+    volume = _name(source["slices"])
+    known = {key: source.get(key) for key in _KNOWN}
+    facts = place.facts({**known, "patient": known["patient"] or volume})  # slices of a scan must not be torn apart
+    return [
+        ImageCase(name=f"{volume}[{axis}:{index}]", file=path, index=index, axis=axis, label=label, **facts)
+        for index in range(0, slice_count(path, axis), every)
+    ]
+
+
+def _name(*parts: str | Path) -> str:
+    """One name for a file however its path is spelled."""
+    return Path(*parts).as_posix()
+
+
+def _chosen(source: dict[str, Any], count: int, where: str) -> list[int]:
+    """Places that the source takes: of `rows` those whose place in it falls into the taken folds, but for `without`."""
+    rows, folds, take = source.get("rows", [0, count]), source.get("folds", 1), source.get("take", [0])
+    if not (_whole_numbers(rows) and len(rows) == 2):
+        raise ManifestError(f"{where}: rows is [first, end], the end not included, but got {rows!r}.")
+    if not 0 <= rows[0] < rows[1] <= count:
+        raise ManifestError(f"{where}: rows {rows} do not lie in the {count} images that are there.")
+    if not (_whole_numbers([folds]) and _whole_numbers(take) and set(take) <= set(range(folds))):
+        raise ManifestError(f"{where}: take is a list of numbers below folds, but got {take!r} of {folds!r}.")
+    without = source.get("without", [])
+    if not (_whole_numbers(without) and set(without) <= set(range(count))):
+        raise ManifestError(f"{where}: without is a list of places from 0 to {count - 1}, but got {without!r}.")
+    chosen = [row for row in range(*rows) if (row - rows[0]) % folds in take and row not in without]
+    if not chosen:
+        raise ManifestError(f"{where}: takes none of the {count} images that are there.")
+    return chosen
+
+
+def _whole_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, int) for value in values)
+
+
+_CHOICE = ("rows", "folds", "take", "without")
+"""Which images of a source with many: first and end; every how many-th, and which of those; places left out."""
+
+SOURCES: dict[str, Source] = {
+    "image": Source(("name", *_KNOWN, _BOXES), _single),
+    "npz": Source(("images", *_CHOICE, *_KNOWN, _BOXES), _npz),
+    "folder": Source(("target", "domain", "quality", *_CHOICE), _folder),
+    "csv": Source(("attributes", "relative_to", *_CHOICE), _csv),
+    "idx": Source(("target", "csv", "attributes", *_CHOICE), _idx),
+    "slices": Source(("label", "axis", "every", *_KNOWN), _slices),
+}
+"""Every kind of source, by the key that names its file."""

@@ -1,0 +1,1 @@
+"""Makers of data sets: the phantom, imports, and sets derived from other sets of images."""

@@ -1,0 +1,97 @@
+"""A grid of pre-training recipes: each encoder is trained, frozen and probed, and leaves a record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medcontrast.data.fit import recipe_manifest
+from medcontrast.data.images.manifest import ImageManifest
+from medcontrast.engine.benchmark.benchmark import Benchmark, no_records, run_facts
+from medcontrast.engine.benchmark.encoder_records import ProbeRecord, make_probe_record
+from medcontrast.engine.benchmark.encoder_report import classifier_name, write_probe_report
+from medcontrast.engine.benchmark.records import require_split
+from medcontrast.engine.probe.images import probe_images
+from medcontrast.engine.probe.labels import stratified_subset
+from medcontrast.engine.probe.probe import Frozen
+from medcontrast.engine.probe.run import load_trained
+from medcontrast.engine.run import Run, resolve_paths
+from medcontrast.settings import PretrainRecipe, load_recipe, require_pretraining
+from medcontrast.settings.grid import ProbeCell, ProbeGridSettings, probe_cells
+
+
+@dataclass(frozen=True)
+class ProbeBenchmark(Benchmark[ProbeCell]):
+    """A grid of encoders.
+
+    Attributes:
+        grid: The settings; recipes are relative to the grid file, manifests to their recipes.
+    """
+
+    grid: ProbeGridSettings
+
+    def cells(self) -> Sequence[ProbeCell]:
+        return probe_cells(self.grid)
+
+    def recipe(self, cell: ProbeCell) -> PretrainRecipe:
+        """The cell's recipe, with the run as its seed."""
+        row = self.grid.rows[cell.row]
+        path = self.path.parent / row.recipe
+        return require_pretraining(
+            load_recipe(path, [*self.grid.set, *row.set, f"seed={cell.run}"]), where=f"{self.path}: {path}"
+        )
+
+    def records(self) -> dict[str, ProbeRecord]:
+        """Records of the finished cells, each of the recipe that the grid asks for.
+
+        Raises:
+            InputError: A record is damaged or of another recipe.
+        """
+        found = {}
+        for cell in self.cells():
+            path = self.record_path(cell)
+            if path.is_file():
+                found[cell.name] = ProbeRecord.load(path)
+                found[cell.name].require_recipe(self.recipe(cell), path)
+                require_split(found[cell.name].facts, self.grid.split, path)
+        return found
+
+    def report(self, into: Path | None) -> str:
+        records = self.records()
+        if not records:
+            raise no_records(self.results)
+        return write_probe_report(self.grid, records, self.results, into)
+
+    def opened(self, cell: ProbeCell) -> Run:
+        folder, path = self.work / cell.name, self.path.parent / self.grid.rows[cell.row].recipe
+        recipe = self.recipe(cell)
+        known = self.reopened(cell, resolve_paths(recipe, path), recipe_manifest(recipe, path).raw)
+        if known is not None:
+            return known
+        return Run.create(folder, recipe, path, overwrite=folder.exists())
+
+    def record(self, cell: ProbeCell, run: Run, path: Path) -> None:
+        assert isinstance(run.manifest, ImageManifest)
+        trained = load_trained(run.folder)
+        images = probe_images(run.manifest, trained.recipe.data, split=self.grid.split)
+        frozen = Frozen.of(trained.encoder, images.sets, torch.device("cpu"))
+        hits: dict[str, NDArray[np.bool_]] = {}
+        for fraction in self.grid.fractions:
+            chosen = stratified_subset(images.sets.train.targets, fraction, cell.run)
+            scores = frozen.scores(images.sets, chosen)
+            for classifier in self.grid.classifiers:
+                right = scores[classifier].argmax(axis=1) == images.sets.test.targets
+                hits[classifier_name(classifier, fraction)] = right
+        facts = {
+            "split": self.grid.split,
+            "manifest": run.manifest.name,
+            "images": images.sizes,
+            "classes": images.sets.classes,
+            **run_facts(run),
+        }
+        make_probe_record(cell, self.recipe(cell), images, hits, facts).save(path)

@@ -1,0 +1,229 @@
+"""Tables and a picture of a grid of methods, made from its records alone; gaps of an unfinished grid stay visible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medcontrast.engine.benchmark import tables
+from medcontrast.engine.benchmark.records import Record, load_peer_records
+from medcontrast.engine.benchmark.tables import Figure, Line
+from medcontrast.errors import InputError
+from medcontrast.metrics.comparison import Scores, mean_over_runs
+from medcontrast.metrics.definitions import DEFINITIONS
+from medcontrast.settings.grid import GridSettings, cells
+
+_CONDITIONS = {
+    "network": ("recipe", "network", "name"),
+    "overlap of windows": ("recipe", "inference", "overlap"),
+    "their weights": ("recipe", "inference", "weighting"),
+    "mirrored versions averaged": ("recipe", "inference", "flips"),
+    "largest component kept": ("recipe", "inference", "largest_component"),
+    "PyTorch": ("facts", "versions", "torch"),
+    "device": ("facts", "device"),
+    "precision": ("facts", "precision"),
+}
+"""What masks depend on beside the method -> where a record says it."""
+
+_DISTANCES = {"HD95 pooled": "hd95_pooled_mm", "ASSD": "assd_mm", "volume error, ml": "volume_error_ml"}
+"""Columns of the grid's target beside its Dice."""
+_FIGURES = ("dice", "hd95_pooled_mm", "assd_mm", "surface_dice", "volume_error_ml")
+"""Of the CSV."""
+
+
+@dataclass(frozen=True)
+class MethodLine(Line[Record]):
+    """One row of the grid at one labeled count; "(peer)" follows the name of another toolkit's.
+
+    Attributes:
+        labeled: Labeled count, or "all".
+        structures: Targets in which a miss counts; None for all.
+    """
+
+    labeled: int | str
+    structures: Sequence[str] | None = None
+
+    @property
+    def missed(self) -> int:
+        """Structures, over all cases and runs, that are there and were not found."""
+        return sum(
+            int(sum(figures["missed"]))
+            for record in self.records
+            for target, figures in record.scores.items()
+            if self.structures is None or target in self.structures
+        )
+
+    @property
+    def peer(self) -> dict[str, Any] | None:
+        """Name and version of the other toolkit; None for a row of the grid."""
+        return self.records[0].facts.get("peer")
+
+    def scores(self, target: str, metric: str) -> Scores:
+        """Run -> the score of every case, the cases in order of name."""
+        found = {}
+        for record in self.records:
+            order = np.argsort(record.cases)
+            found[record.run] = np.asarray(record.scores[target][metric], np.float64)[order]
+        return found
+
+
+def write_report(
+    grid: GridSettings,
+    records: dict[str, Record],
+    folder: Path,
+    into: Path | None = None,
+    *,
+    structures: Sequence[str] | None = None,
+) -> str:
+    """Writes table.md, table.csv and picture.png beside the records; returns the Markdown.
+
+    Args:
+        grid: The settings.
+        records: Name of the cell -> its record, at least one.
+        folder: Where the files go; its folder `peers` may hold records of other toolkits on the same cases.
+        into: A Markdown file with `<!-- benchmark NAME -->` and `<!-- end -->`; what stands between is replaced.
+        structures: Targets in which a miss counts: the labels, without the regions that are made of them. Default: all.
+
+    Raises:
+        InputError: Records hold other cases than each other or another target than the grid's, or `into` has no such
+            place.
+    """
+    peers = load_peer_records(folder)
+    _require_alike(grid, {**records, **peers})
+    wanted = tables.gathered((((cell.row, cell.labeled), cell.name) for cell in cells(grid)), records)
+    others = tables.gathered((((f"{each.row} (peer)", each.labeled), name) for name, each in peers.items()), peers)
+    every = [
+        MethodLine(row, count, found, labeled, structures)
+        for (row, labeled), (count, found) in (*wanted.items(), *others.items())
+    ]
+    lines = [line for line in every if line.records]
+    by_count = {line.labeled: [each for each in lines if each.labeled == line.labeled] for line in lines}
+    figures = {count: _figures(grid, those) for count, those in by_count.items()}
+    full = next((line.scores(grid.target, "dice") for line in lines if line.labeled == "all" and not line.peer), {})
+    parts = [_table(those, figures[count], full) for count, those in by_count.items()]
+    parts += [_not_run(every), _notes(by_count), grid.note, _peer_notes(lines)]
+    leads = [tables.points(figures[count][0], those, f"{count} labeled") for count, those in by_count.items()]
+    marks, axis = list(chain.from_iterable(leads)), f"Dice, {grid.target}"
+    return tables.write_tables(grid, folder, into, parts=parts, table=_csv(lines), marks=marks, axis=axis)
+
+
+def _figures(grid: GridSettings, lines: Sequence[MethodLine]) -> list[Figure]:
+    """Dice of the grid's target, which is compared, that of the other targets, then the target's distances."""
+    targets = dict.fromkeys((grid.target, *lines[0].records[0].scores))
+    asked = {f"Dice {target}": (target, "dice") for target in targets}
+    asked |= {name: (grid.target, metric) for name, metric in _DISTANCES.items()}
+    scores = {name: [line.scores(*place) for line in lines] for name, place in asked.items()}
+    return tables.figures(
+        scores, [line.row for line in lines], tables.reference_rows(grid), compared=[f"Dice {grid.target}"]
+    )
+
+
+def _table(lines: Sequence[MethodLine], figures: Sequence[Figure], full: Scores) -> str:
+    lead, *others = figures
+    columns = [
+        *tables.row_columns(lines),
+        tables.mean_column(lead),
+        tables.spread_column(lead),
+        ("of full supervision", [_share(own, full) for own in lead.scores]),
+        *(tables.mean_column(each, DEFINITIONS[_DISTANCES.get(each.name, "dice")].decimals) for each in others),
+        ("missed", [str(line.missed) for line in lines]),
+        *tables.against_columns(lead),
+        *tables.cost_columns(lines, "trained_parameters"),
+    ]
+    title = "all cases labeled" if lines[0].labeled == "all" else f"{lines[0].labeled} labeled"
+    return f"**{title}**\n\n{tables.markdown_table(columns)}"
+
+
+def _share(own: Scores, full: Scores) -> str:
+    """Mean over that of full supervision, both over the runs that both have."""
+    both = set(own) & set(full)
+    whole = sum(full[run].mean() for run in both)
+    share = sum(own[run].mean() for run in both) / whole if whole else None
+    return "-" if share is None else f"{100 * share:.1f} %{tables.over(tables.partial_runs(own, full))}"
+
+
+def _not_run(lines: Sequence[MethodLine]) -> str:
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        if not line.records:
+            found.setdefault(f" with {line.labeled} label{'' if line.labeled == 1 else 's'}", []).append(line.row)
+    return tables.not_run(found)
+
+
+def _notes(by_count: dict[int | str, list[MethodLine]]) -> str:
+    """What the tables mean, in sentences."""
+    lines = [line for those in by_count.values() for line in those]
+    first = lines[0].records[0]
+    compared = "Differences and shares of full supervision" if "all" in by_count else "Differences"
+    over_runs = tables.common_runs(compared, by_count.values())
+    return (
+        f"{len(first.cases)} {first.facts['split']} cases, last checkpoint, {first.facts['step']} steps. Means are "
+        "over cases, each averaged over its runs, with 95 % bootstrap intervals over cases (10,000 resamples); SD is "
+        f"that of the runs' means. Run k has seed k and labeled subset k. {over_runs} Differences "
+        "are paired by case; p is Wilcoxon's signed-rank test, Holm-corrected over the rows of the table. "
+        "Missed: structures, summed over cases and runs, that are there and were not found; Dice 0, distance the "
+        "image's diagonal. HD95 pooled: the 95th percentile of the distances of both directions together. Distances in "
+        f"mm. {_conditions(lines)} Hours are wall time of training; compare them only on one machine."
+    )
+
+
+def _conditions(lines: Sequence[MethodLine]) -> str:
+    """What masks came to be by, from recipes and facts of the records; where rows differ, each value with its rows."""
+    parts = []
+    for words, place in _CONDITIONS.items():
+        found: dict[str, list[str]] = {}
+        for line in lines:
+            for record in line.records if line.peer is None else ():
+                rows = found.setdefault(_said(record, place), [])
+                rows += [line.row] if line.row not in rows else []
+        values = list(found) if len(found) == 1 else [f"{value} ({', '.join(rows)})" for value, rows in found.items()]
+        parts.append(f"{words} {', '.join(values)}")
+    return f"Conditions: {'; '.join(parts)}."
+
+
+def _said(record: Record, place: Sequence[str]) -> str:
+    part, *keys = place
+    value: Any = getattr(record, part)
+    for key in keys:
+        value = value[key]
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
+def _peer_notes(lines: Sequence[MethodLine]) -> str:
+    """One paragraph: which toolkit stands behind each row of a peer, its steps, and what its record says of it."""
+    said = []
+    for line in lines:
+        if line.peer is not None:
+            facts = line.records[0].facts
+            words = [f"{line.peer['name']} {line.peer['version']}, {facts['step']} steps", *facts.get("notes", ())]
+            said.append(f"{line.row}: {'; '.join(words)}.")
+    lead = "Peers are other toolkits on the same cases, their masks scored by the same evaluation."
+    return " ".join([lead, *dict.fromkeys(said)]) if said else ""
+
+
+def _csv(lines: Sequence[MethodLine]) -> str:
+    """A row for each line, target and figure."""
+    heads = ["row", "labeled", "runs", "target", "figure", "mean", "low", "high", "sd_over_runs", "missed"]
+    rows = []
+    for line, target in [(each, target) for each in lines for target in each.records[0].scores]:
+        missed = sum(int(sum(record.scores[target]["missed"])) for record in line.records)
+        for metric in _FIGURES:
+            # one by one: the last digit of a mean over many columns at once depends on how many there are
+            mean = mean_over_runs(line.scores(target, metric))
+            spread = (mean.interval.mean, mean.interval.low, mean.interval.high, mean.sd_over_runs)
+            rows.append([line.row, line.labeled, mean.runs, target, metric, *spread, missed])
+    return tables.csv_table(heads, rows)
+
+
+def _require_alike(grid: GridSettings, records: dict[str, Record]) -> None:
+    first, expected = next(iter(records.items()))
+    if grid.target not in expected.scores:
+        raise InputError(f"target {grid.target!r} is none of those scored: {', '.join(expected.scores)}.")
+    for name, record in records.items():
+        if sorted(record.cases) != sorted(expected.cases) or list(record.scores) != list(expected.scores):
+            raise InputError(f"Records {name} and {first} hold other cases or targets, so they cannot be compared.")

@@ -1,0 +1,1 @@
+"""A trained generator: its counterfactuals, and how good they are."""

@@ -1,0 +1,1 @@
+"""Probes of a pre-trained encoder: neighbours, linear probe, fine-tuning."""

@@ -1,0 +1,205 @@
+"""The images of a probe, out of a manifest: which are fitted, which choose, which are scored, and what was left out."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medcontrast.data.images.images import Images
+from medcontrast.data.images.manifest import ImageManifest, require_apart
+from medcontrast.data.images.sources import ImageCase
+from medcontrast.data.makers.degraded import clean_name
+from medcontrast.engine.probe.embed import ImageSet
+from medcontrast.engine.probe.probe import ProbeSets
+from medcontrast.errors import InputError
+from medcontrast.settings.images import ImageDataSettings
+from medcontrast.transforms.draws import row_generator
+
+MEAN, STD = (float(ImageDataSettings.model_fields[key].default) for key in ("mean", "std"))
+"""Of images that no recipe prepares: a recipe's defaults."""
+SCORED = ("test", "validation")
+HELD_OUT = 0.2
+"""Share of the training images that chooses the linear probe's strength where no validation split does."""
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeImages:
+    """What a probe works on.
+
+    Attributes:
+        sets: The images.
+        scored: What is known of every test image.
+        sizes: How many images are fitted, how many choose and how many are scored.
+        notes: What a reader must know of how the parts came about.
+        warnings: What makes a figure doubtful.
+    """
+
+    sets: ProbeSets
+    scored: tuple[ImageCase, ...]
+    sizes: dict[str, int]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def probe_images(manifest: ImageManifest, data: ImageDataSettings, *, split: str = "test") -> ProbeImages:
+    """Reads the images that have a target, prepared as pre-training saw them but for its views.
+
+    Args:
+        manifest: Its `train` split is fitted.
+        data: Of the pre-training recipe: size, channels, mean and std.
+        split: Scored; where it is not `test`, or there is no validation split, a part of `train` does the choosing.
+
+    Raises:
+        InputError: A split that cannot be scored, a split or a class without images, or fewer than two classes.
+        ManifestError: A source that cannot be used, or splits that overlap.
+        ImageError: An image that cannot be read.
+    """
+    if split not in SCORED:
+        raise InputError(f"--split {split}: a probe learns from train and is scored on {' or '.join(SCORED)}.")
+    if len(manifest.classes) < 2:
+        raise InputError(f'{manifest.path}: a probe tells classes apart, but "classes" names {len(manifest.classes)}.')
+    require_apart(manifest)
+    notes: list[str] = []
+    train, test = (_with_target(manifest, name, notes) for name in ("train", split))
+    _require_every_class(manifest, {"train": train, split: test})
+    if split == "test" and manifest.sources["validation"]:
+        validation = _with_target(manifest, "validation", notes)
+    else:
+        train, validation = hold_out(train)
+        if not validation:
+            raise InputError(
+                f"{manifest.path}: {len(train)} training images are too few to hold a part of them back for "
+                "validation; add a validation split."
+            )
+        notes.append(
+            f"{len(validation)} of {len(train) + len(validation)} training images are held back to choose the linear "
+            "probe's strength, as no validation split does."
+        )
+    groups = _groups(test)
+    sets = ProbeSets(
+        _image_set(train, data), _image_set(validation, data), _image_set(test, data, groups), len(manifest.classes)
+    )
+    sizes = {"fitted": len(train), "choosing": len(validation), "scored": len(test)}
+    warnings = [*_unseen(manifest, validation), *_lonely(groups, split)]
+    return ProbeImages(sets, test, sizes, tuple(notes), tuple(warnings))
+
+
+def hold_out(
+    cases: Sequence[ImageCase], share: float = HELD_OUT
+) -> tuple[tuple[ImageCase, ...], tuple[ImageCase, ...]]:
+    """A part of the images, class by class and patients whole; one patient of every class stays at least.
+
+    Returns:
+        Those that stay and those held back, each in order; the same for the same images.
+    """
+    units: dict[str, list[int]] = {}
+    for place, case in enumerate(cases):
+        units.setdefault(_unit(case), []).append(place)
+    classes: dict[int, list[list[int]]] = {}
+    for places in units.values():
+        classes.setdefault(cases[places[0]].target or 0, []).append(places)
+    held: set[int] = set()
+    for target, members in sorted(classes.items()):
+        count = min(math.floor(share * len(members) + 0.5), len(members) - 1)
+        order = row_generator(0, 0, target, "validation of a probe").permutation(len(members))
+        held |= {place for number in order[:count] for place in members[number]}
+    kept = tuple(case for place, case in enumerate(cases) if place not in held)
+    return kept, tuple(cases[place] for place in sorted(held))
+
+
+def image_units(cases: Sequence[ImageCase]) -> NDArray[np.int64]:
+    """(n,) Number of each image's unit, from 0 up in order of their first images.
+
+    A unit is the images of one patient; where none is known, a source image with what was made of it. Images of one
+    unit are right and wrong together, so that intervals and tests are over units.
+    """
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(_unit(case), len(numbers)) for case in cases], dtype=np.int64)
+
+
+def _unit(case: ImageCase) -> str:
+    return f"image {clean_name(case)}" if case.patient is None else f"patient {case.patient}"
+
+
+def _with_target(manifest: ImageManifest, split: str, notes: list[str]) -> tuple[ImageCase, ...]:
+    cases = manifest.originals(split)
+    known = tuple(case for case in cases if case.target is not None)
+    if not known:
+        raise InputError(f"{manifest.path}: none of the {len(cases)} images of {split} has a target; a probe needs it.")
+    if len(known) < len(cases):
+        notes.append(f"{len(cases) - len(known)} of {len(cases)} images of {split} have no target and are left out.")
+    return known
+
+
+def _require_every_class(manifest: ImageManifest, parts: dict[str, tuple[ImageCase, ...]]) -> None:
+    for split, cases in parts.items():
+        present = {case.target for case in cases}
+        if len(present) == 1:
+            only = manifest.classes[cases[0].target or 0]
+            raise InputError(f"{manifest.path}: all {len(cases)} images of {split} are of one class, {only}.")
+        absent = [name for target, name in enumerate(manifest.classes) if target not in present]
+        if absent:
+            raise InputError(
+                f"{manifest.path}: the class {absent[0]} does not occur among the {len(cases)} images of {split}; "
+                "add some, or take it out of classes."
+            )
+
+
+def _unseen(manifest: ImageManifest, validation: Sequence[ImageCase]) -> list[str]:
+    present = {case.target for case in validation}
+    return [
+        f"the class {name} does not occur among the {len(validation)} images that choose the linear probe's strength."
+        for target, name in enumerate(manifest.classes)
+        if target not in present
+    ]
+
+
+def _groups(cases: Sequence[ImageCase]) -> dict[str, list[str]]:
+    """The group of every image, for each kind of group that tells images apart."""
+    kinds = {
+        "domain": [case.domain or "(none)" for case in cases],
+        "quality": [case.quality or "high" for case in cases],
+    }
+    return {kind: names for kind, names in kinds.items() if len(set(names)) > 1}
+
+
+def _lonely(groups: dict[str, list[str]], split: str) -> list[str]:
+    return [
+        f"{kind} {name} occurs once in {split}; its figures are those of one image."
+        for kind, names in groups.items()
+        for name, count in sorted(Counter(names).items())
+        if count == 1
+    ]
+
+
+def image_set(
+    images: Images, *, mean: float = MEAN, std: float = STD, groups: dict[str, list[str]] | None = None
+) -> ImageSet:
+    """Images with targets, read at once where they are kept, in units of (value - mean) / std of values in 0..1.
+
+    Args:
+        images: All with a target.
+        mean: Taken from the values.
+        std: They are divided by it after that.
+        groups: Kind of group -> the group of every image.
+    """
+    images.preload()
+
+    def load(places: Sequence[int]) -> Tensor:
+        return (images.load(places) - mean) / std
+
+    targets = np.array([case.target for case in images.cases], dtype=np.int64)
+    return ImageSet(load, targets, groups or {}, image_units(images.cases))
+
+
+def _image_set(
+    cases: Sequence[ImageCase], data: ImageDataSettings, groups: dict[str, list[str]] | None = None
+) -> ImageSet:
+    images = Images(cases, channels=data.channels, size=data.size, keep=data.cache == "memory")
+    return image_set(images, mean=data.mean, std=data.std, groups=groups)

@@ -1,0 +1,236 @@
+"""A probe of a checkpoint: from a run folder and a manifest to tables, a picture and printed lines."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from medcontrast.checkpoint import checkpoint_hash, header_recipe, load_weights, resolve_checkpoint
+from medcontrast.data.images.manifest import ImageManifest, load_image_manifest
+from medcontrast.data.images.sources import ImageCase
+from medcontrast.engine.build import make_encoder
+from medcontrast.engine.curves import Curves
+from medcontrast.engine.probe.embed import embed
+from medcontrast.engine.probe.finetune import FineTuning
+from medcontrast.engine.probe.images import ProbeImages, probe_images
+from medcontrast.engine.probe.probe import FRACTIONS, ProbeRow, probe_encoder
+from medcontrast.engine.probe.report import FILES, terminal_table, write_probe
+from medcontrast.errors import InputError
+from medcontrast.files import require_free
+from medcontrast.inference.predict import resolve_device
+from medcontrast.networks.encoders2d import Encoder
+from medcontrast.networks.transfer import load_encoder
+from medcontrast.render import embeddings_png
+from medcontrast.settings import PretrainRecipe, require_pretraining
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A pre-trained encoder with all that is known about it.
+
+    Attributes:
+        encoder: On the CPU.
+        recipe: What it was trained by.
+        file: The checkpoint.
+        step: Steps it was trained for.
+        loaded: Tensors that were taken from the file: all of the encoder's.
+    """
+
+    encoder: Encoder
+    recipe: PretrainRecipe
+    file: Path
+    step: int
+    loaded: int
+
+    @property
+    def run(self) -> Path | None:
+        """The run folder that it lies in."""
+        folder = self.file.parent
+        return folder if (folder / "resolved.yaml").is_file() else None
+
+
+def load_trained(checkpoint: Path) -> Trained:
+    """The encoder of a run folder or checkpoint.
+
+    Raises:
+        CheckpointError: Missing, damaged, or of another architecture than its recipe says.
+        RecipeError: Of a segmentation run.
+    """
+    file = resolve_checkpoint(checkpoint)
+    tensors, header = load_weights(file)
+    recipe = require_pretraining(header_recipe(header, file), where=str(file))
+    encoder = make_encoder(recipe, recipe.seed)
+    loaded = load_encoder(encoder, tensors, where=str(file))
+    return Trained(encoder, recipe, file, int(header["step"]), loaded)
+
+
+@dataclass(frozen=True)
+class ProbeRequest:
+    """What a probe is asked for.
+
+    Attributes:
+        split: Scored.
+        seeds: How many, from 0 up.
+        fractions: Shares of the labels.
+        finetune_steps: Of fine-tuning; None leaves it out.
+        from_scratch: Whether fresh weights are probed too, each seed's own.
+    """
+
+    split: str = "test"
+    seeds: int = 3
+    fractions: tuple[float, ...] = FRACTIONS
+    finetune_steps: int | None = FineTuning.steps
+    from_scratch: bool = False
+
+
+def probe_checkpoint(
+    checkpoint: Path,
+    request: ProbeRequest,
+    *,
+    manifest_path: Path | None = None,
+    output: Path | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> list[ProbeRow]:
+    """Says what a pre-trained encoder is worth: tables, a picture of its embeddings, and the same in TensorBoard.
+
+    Args:
+        checkpoint: Run folder or file of a pre-training run.
+        request: What is asked for.
+        manifest_path: Other images than the run's own.
+        output: Folder to write to; default: in the run folder.
+        device: cpu, cuda, cuda:N or mps.
+        overwrite: Whether earlier results are replaced.
+        console: Where to print to.
+
+    Raises:
+        InputError: A checkpoint, manifest, image or folder that cannot be used, in one sentence.
+    """
+    console, began = console or Console(), time.monotonic()
+    place, trained = resolve_device(device), load_trained(checkpoint)
+    name, total = trained.recipe.network.name, len(trained.encoder.state_dict())
+    about = [f"Loaded {trained.loaded} of {total} tensors of {name} from {trained.file}, step {trained.step}."]
+    _say(console, *about)
+    manifest = load_image_manifest(manifest_path) if manifest_path is not None else _own_manifest(trained)
+    folder = output or _default_output(trained, manifest_path, request.split)
+    require_free(*(folder / name for name in FILES), overwrite=overwrite)
+    images = probe_images(manifest, trained.recipe.data, split=request.split)
+    warnings = [*images.warnings, *_seen_in_training(trained, manifest_path, images.scored)]
+    counts = ", ".join(f"{count} {part}" for part, count in images.sizes.items())
+    about += [f"{manifest.path}: images: {counts}.", *images.notes, *(f"Warning: {warning}" for warning in warnings)]
+    _say(console, *about[1:])
+    rows = _rows(trained, images, request, place, console)
+    facts = _facts(trained, manifest, images, request)
+    seconds = round(time.monotonic() - began, 1)
+    write_probe(folder, rows, {**facts, "warnings": warnings, "device": place.type, "seconds": seconds}, about)
+    _draw(folder / "embeddings.png", trained, images, manifest.classes, place)
+    console.print(terminal_table(rows))
+    _say(console, f"Written to {folder}")
+    return rows
+
+
+def _rows(
+    trained: Trained, images: ProbeImages, request: ProbeRequest, device: torch.device, console: Console
+) -> list[ProbeRow]:
+    def tell(new: Sequence[ProbeRow]) -> None:
+        figures = ", ".join(f"{row.kind} {row.values['accuracy'].mean:.3f}" for row in new)
+        _say(console, f"{new[0].encoder}, {new[0].labels} labels: accuracy {figures}")
+
+    encoders = {"pre-trained": [trained.encoder]}
+    if request.from_scratch:
+        encoders["from scratch"] = [make_encoder(trained.recipe, seed) for seed in range(request.seeds)]
+    rows = []
+    for name, some in encoders.items():
+        rows += probe_encoder(
+            some,
+            images.sets,
+            name=name,
+            seeds=range(request.seeds),
+            fractions=request.fractions,
+            fine_tuning=fine_tuning(trained.recipe, request.finetune_steps),
+            device=device,
+            tell=tell,
+        )
+    return rows
+
+
+def fine_tuning(recipe: PretrainRecipe, steps: int | None) -> FineTuning | None:
+    """How an encoder of this recipe is fine-tuned; mirrored where every view of its pre-training could be."""
+    if steps is None:
+        return None
+    axes = {view.flip_axis if view.flip > 0.0 else None for view in recipe.augment.views.values()}
+    return FineTuning(steps=steps, mirror_axis=axes.pop() if len(axes) == 1 else None)
+
+
+def _own_manifest(trained: Trained) -> ImageManifest:
+    path, root = trained.file.parent / "manifest.json", trained.recipe.data.root
+    if not path.is_file():
+        raise InputError(f"{trained.file}: has no manifest beside it; say which images to probe with --manifest M.")
+    return load_image_manifest(path, None if root is None else Path(root))
+
+
+def _default_output(trained: Trained, manifest_path: Path | None, split: str) -> Path:
+    name = "probe" if manifest_path is None else f"probe_{manifest_path.stem}"
+    return trained.file.parent / f"{name}_{split}"
+
+
+def _seen_in_training(trained: Trained, manifest_path: Path | None, scored: Sequence[ImageCase]) -> list[str]:
+    """A warning where images of another manifest were pre-trained on, as far as this machine still knows."""
+    if manifest_path is None or trained.run is None:
+        return []
+    try:
+        seen = {_identity(case) for case in _own_manifest(trained).cases("train")}
+    except InputError:  # the data of the pre-training need not be here
+        return []
+    count = sum(_identity(case) in seen for case in scored)
+    sentence = f"{count} of {len(scored)} scored images were pre-trained on; this is not a score on new images."
+    return [sentence] if count else []
+
+
+def _identity(case: ImageCase) -> tuple[object, ...]:
+    return case.file.resolve(), case.key, case.axis, case.index
+
+
+def _facts(trained: Trained, manifest: ImageManifest, images: ProbeImages, request: ProbeRequest) -> dict[str, Any]:
+    data, tuning = trained.recipe.data, fine_tuning(trained.recipe, request.finetune_steps)
+    return {
+        "checkpoint": f"{trained.file.absolute().parent.name}/{trained.file.name}",
+        "sha256": checkpoint_hash(trained.file),
+        "step": trained.step,
+        "method": trained.recipe.method.name,
+        "encoder": trained.recipe.network.model_dump(mode="json"),
+        "tensors_loaded": trained.loaded,
+        "images": {"size": data.size, "channels": data.channels, "mean": data.mean, "std": data.std},
+        "manifest": manifest.name,
+        "classes": list(manifest.classes),
+        "split": request.split,
+        "counts": images.sizes,
+        "groups": {kind: dict(sorted(Counter(names).items())) for kind, names in images.sets.test.groups.items()},
+        "notes": list(images.notes),
+        "fine_tuning": None if tuning is None else vars(tuning),
+    }
+
+
+def _draw(path: Path, trained: Trained, images: ProbeImages, classes: Sequence[str], device: torch.device) -> None:
+    """Embeddings of the scored images by class, domain and quality, into `path` and the run's TensorBoard."""
+    test = images.sets.test
+    colorings = {"class": [classes[target] for target in test.targets], **test.groups}
+    title = f"{trained.recipe.method.name}, step {trained.step}: {len(test)} images"
+    embeddings_png(path, embed(trained.encoder, test, device=device), colorings, title=title)
+    if trained.run is not None:
+        curves = Curves(trained.run, trained.step)
+        curves.picture(trained.step, f"probe/{path.parent.name}", path)
+        curves.close()
+
+
+def _say(console: Console, *sentences: str) -> None:
+    for sentence in sentences:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)

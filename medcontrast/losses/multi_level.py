@@ -59,7 +59,8 @@ def level_nce(
         soft: Queries count by 1 - loss / loss_pace instead of 1.
 
     Paper: CoMCL (Hou 2024), from its abstract; the InfoNCE against healthy keys is that of its public code.
-    Deviation: The paper's equations of levels and mining were not to be had; docs/methods.md says what stands for them.
+    Deviation: The paper's equations of levels and mining were not to be had; docs/pretraining.md says what stands for
+        them.
     """
     with torch.no_grad():
         similarity = cosine_matrix(query, negatives)

@@ -36,7 +36,7 @@ class LeOCLR(MomentumMethod):
     it alone; the other roles make the crops queries of one key, the original's. Keys of this step enter the queue after
     its loss, so none is a negative of its own image.
 
-    Paper: Alkhalefi 2024 (LeOCLR), from its abstract and a summary; see docs/methods.md for what was decided.
+    Paper: Alkhalefi 2024 (LeOCLR), from its abstract and a summary; see docs/pretraining.md for what was decided.
     Deviation: the mean of the two terms by default, where the paper's sum doubles the gradient; the second crop's keys
         do not enter the queue by default, so that it holds as many images as MoCo's.
     """

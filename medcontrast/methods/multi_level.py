@@ -26,7 +26,7 @@ class MultiLevel(MomentumMethod):
     A row of `quality` 1 has no clean version: its *_high views are not looked at.
 
     Paper: CoMCL (Hou 2024), from its abstract and public code.
-    Deviation: A re-implementation from the description; docs/methods.md says what was put in place of what is not
+    Deviation: A re-implementation from the description; docs/pretraining.md says what was put in place of what is not
         public.
     """
 

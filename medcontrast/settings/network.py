@@ -22,7 +22,7 @@ class EncoderSettings(Settings):
     width: Width | None = None
     """Channels of the first stage; null is the encoder's own (16 of resnet20, 64 of resnet18 to 50, 192 of vit)."""
     norm: Literal["batch", "group", "split_batch"] = "batch"
-    """split_batch takes statistics of an eighth of the rows, as several devices would; see docs/methods.md."""
+    """split_batch takes statistics of an eighth of the rows, as several devices would; see docs/pretraining.md."""
     small_stem: bool = False
     """resnet18, resnet34, resnet50 on images of 64 pixels and less: a 3x3 stem that keeps the grid; resnet20's always
     does."""

@@ -86,16 +86,6 @@ def write_degraded(
     return path
 
 
-def clean_name(case: ImageCase) -> str:
-    """The name of the clean image that a degraded copy was made of; any other image's own name.
-
-    For sets written before their images had a `patient`: there a copy has its original's place in the array of clean
-    images, and nothing else says what it is a copy of.
-    """
-    high, low = (f"#{_TWICE}_{quality}_images[" for quality in ("high", "low"))
-    return case.name.replace(low, high) if case.quality == "low" else case.name
-
-
 def _require_targets(manifest: ImageManifest, split: str, cases: tuple[ImageCase, ...]) -> None:
     without = [case.name for case in cases if case.target is None]
     if without:

@@ -14,7 +14,6 @@ from torch import Tensor
 from medcontrast.data.images.images import Images
 from medcontrast.data.images.manifest import ImageManifest, require_apart
 from medcontrast.data.images.sources import ImageCase
-from medcontrast.data.makers.degraded import clean_name
 from medcontrast.engine.probe.embed import ImageSet
 from medcontrast.engine.probe.probe import ProbeSets
 from medcontrast.errors import InputError
@@ -116,7 +115,7 @@ def hold_out(
 def image_units(cases: Sequence[ImageCase]) -> NDArray[np.int64]:
     """(n,) Number of each image's unit, from 0 up in order of their first images.
 
-    A unit is the images of one patient; where none is known, a source image with what was made of it. Images of one
+    A unit is the images of one patient; where none is known, an image by itself. Images of one
     unit are right and wrong together, so that intervals and tests are over units.
     """
     numbers: dict[str, int] = {}
@@ -124,7 +123,7 @@ def image_units(cases: Sequence[ImageCase]) -> NDArray[np.int64]:
 
 
 def _unit(case: ImageCase) -> str:
-    return f"image {clean_name(case)}" if case.patient is None else f"patient {case.patient}"
+    return f"image {case.name}" if case.patient is None else f"patient {case.patient}"
 
 
 def _with_target(manifest: ImageManifest, split: str, notes: list[str]) -> tuple[ImageCase, ...]:

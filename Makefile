@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Where there is no NVIDIA GPU, a CPU build of PyTorch comes first: plain `torch` brings gigabytes of CUDA packages.
-# With a GPU, or with TORCH=none, whatever pip chooses (or you installed) stays.
+# Where there is no NVIDIA GPU, a CPU build of PyTorch comes first, from PyTorch's own index: from the Python package index
+# it would bring gigabytes of CUDA packages. With a GPU, or with TORCH=none, whatever pip chooses (or you installed) stays.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo none || echo torch==2.13.0)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -22,6 +23,7 @@ $(BIN)/python:
 $(VENV)/.torch: | $(BIN)/python
 	@if [ "$(TORCH)" != none ] && ! $(BIN)/python -c "import torch" 2>/dev/null; then \
 	  echo "Installing $(TORCH) (CPU build; TORCH=none leaves the choice to pip)"; \
+	  $(PIP) install --retries 1 --index-url "$(TORCH_INDEX)" "$(TORCH)" || \
 	  $(PIP) install "$(TORCH)" || exit 1; fi
 	@touch $@
 

@@ -2,11 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Where there is no NVIDIA GPU, PyTorch is installed by itself first. Of the public index that is a build with gigabytes of
-# CUDA packages on Linux: TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch's own CPU build instead.
-# A PyTorch that is already in the environment stays; with a GPU, or with TORCH=none, medcontrast's own install brings one.
+# Where there is no NVIDIA GPU, a CPU build of PyTorch comes first, from PyTorch's own index: from the Python package index
+# it would bring gigabytes of CUDA packages. With a GPU, or with TORCH=none, whatever pip chooses (or you installed) stays.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo none || echo torch==2.13.0)
-TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: help demo test test-all bench bench-quick lint types floors clean install install-test
@@ -23,8 +22,9 @@ $(BIN)/python:
 
 $(VENV)/.torch: | $(BIN)/python
 	@if [ "$(TORCH)" != none ] && ! $(BIN)/python -c "import torch" 2>/dev/null; then \
-	  echo "Installing $(TORCH) from $(or $(TORCH_INDEX),the index that pip is set to)"; \
-	  $(PIP) install $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") "$(TORCH)" || exit 1; fi
+	  echo "Installing $(TORCH) (CPU build; TORCH=none leaves the choice to pip)"; \
+	  $(PIP) install --retries 1 --index-url "$(TORCH_INDEX)" "$(TORCH)" || \
+	  $(PIP) install "$(TORCH)" || exit 1; fi
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.torch

@@ -142,9 +142,7 @@ def test_without_h5py(tmp_path: Path, image: Any, label: Any, monkeypatch: pytes
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(
-        InputError, match=r"needs the package h5py, which is not installed: pip install h5py$"
-    ):
+    with pytest.raises(InputError, match=r"needs the package h5py, which is not installed: pip install h5py$"):
         import_la("la-h5", tmp_path / "in", tmp_path / "out")
 
 

@@ -72,7 +72,7 @@ def test_max_time_saves_and_resume_goes_on(cli, place):
             "cannot be shared evenly by 3 process(es) with train.accumulate 1; it must be a multiple of 3.",
         ),
         (["RECIPE", "--set", "train.step=3"], "train.step: unknown key; did you mean 'steps'?"),
-        (["RECIPE", "-o", "RECIPE/run"], "cannot be written (Not a directory); choose another folder with -o."),
+        (["RECIPE", "-o", "RECIPE/run"], " is no folder); name another output."),
     ],
 )
 def test_train_with_wrong_words(cli, refused, place, words, sentence):

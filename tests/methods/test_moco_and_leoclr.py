@@ -181,9 +181,7 @@ def test_the_momentum_encoder_starts_as_the_student_and_keeps_its_share_from_the
     assert any(moved)
 
 
-@pytest.mark.parametrize(
-    ("keys", "count"), [({}, 4), ({"enqueue": "both"}, 8), ({"roles": "crops_query", "enqueue": "both"}, 4)]
-)
+@pytest.mark.parametrize(("keys", "count"), [({}, 4), ({"enqueue": "both"}, 8), ({"roles": "crops_query"}, 4)])
 def test_keys_enter_the_queue_after_the_step_and_as_many_as_asked_for(keys, count):
     method = make("leoclr", **keys)
     loss = method.losses(make_batch(), info())["loss"]

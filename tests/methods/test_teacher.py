@@ -251,7 +251,7 @@ def test_a_bfloat16_step_stays_finite(tiny, make, name):
         {"consistency.perturbation": "noise"},
         {"consistency.perturbation": "copy_paste", "consistency.target": "hard"},
         {"contrast.memory": 0},
-        {"consistency.temperature": 1.0},
+        {"consistency.target": "soft", "consistency.temperature": 1.0},
     ],
 )
 def test_every_form_of_fba_net_takes_a_step(tiny, make, settings):

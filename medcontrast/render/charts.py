@@ -102,11 +102,12 @@ def points_png(path: Path | str, points: Sequence[Point], *, title: str = "", ax
         axes.plot(point.mean, y, "o", color=color, markersize=4.5)
     for place, group in enumerate(groups):
         axes.plot([], [], "-o", color=_PALETTE[place % len(_PALETTE)], markersize=4.5, label=group)
-    axes.set(xlabel=axis, title=title, yticks=range(len(names)), yticklabels=names)
+    axes.set(xlabel=axis, yticks=range(len(names)), yticklabels=names)
+    figure.suptitle(title)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     if len(groups) > 1:
-        figure.legend(frameon=False, loc="outside right upper")  # whatever lies inside hides no interval
+        figure.legend(frameon=False, loc="outside right center")  # whatever lies inside hides no interval
     save_png(figure, Path(path))

@@ -268,7 +268,7 @@ def _views(tree: dict[str, Any], manifest: Manifest, reasons: dict[str, str]) ->
     reasons["augment.spatial.flip_axes"] = (
         "labels tell left from right, so nothing is mirrored"
         if sided
-        else "left and right; no scan shows anatomy upside down or back to front (docs/findings.md: it costs Dice)"
+        else "left and right only; take [] where the sides differ, as in the heart (docs/findings.md: it costs Dice)"
     )
 
 

@@ -120,16 +120,6 @@ class Run:
         """Writes the recipe down, overrides included."""
         write_text(self.folder / RECIPE, recipe_to_yaml(self.recipe))
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keeps every other process from training or replacing this run for a while.
-
-        Raises:
-            InputError: Another process has it.
-        """
-        with _held(self.folder):
-            yield
-
     def require_recipe(self, saved: dict[str, Any]) -> None:
         """Refuses to go on under another recipe than the checkpoint's, as after resolved.yaml was edited by hand.
 
@@ -202,7 +192,13 @@ def _never_trained(folder: Path) -> bool:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Iterator[None]:
+    """Keeps every other process from training or replacing the run in this folder for a while.
+
+    Raises:
+        InputError: Another process has it.
+        OutputError: The folder cannot be written.
+    """
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -224,7 +220,7 @@ def _remove_old_run(folder: Path) -> None:
         raise OutputError(
             f"{folder}: --overwrite replaces run folders alone, and this is not one; choose another with -o."
         )
-    with _held(folder):
+    with held(folder):
         for name in (RECIPE, MANIFEST, FACTS, "log.jsonl", RESUME, LAST, BEST):
             (folder / name).unlink(missing_ok=True)
         for name in ("tensorboard", "overlays"):

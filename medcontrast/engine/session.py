@@ -13,7 +13,7 @@ from rich.console import Console
 from medcontrast.checkpoint import RESUME
 from medcontrast.engine.build import make_fabric, resolve_precision
 from medcontrast.engine.loop import Trainer
-from medcontrast.engine.run import Run
+from medcontrast.engine.run import Run, held
 from medcontrast.engine.stopping import StopRequest
 from medcontrast.errors import CheckpointError, InputError
 from medcontrast.settings import AnyRecipe
@@ -63,7 +63,7 @@ def train_run(
     fabric = make_fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=chosen)
     fabric.launch()
     run = Run.open(folder, overrides)
-    with _held_by_first(run, fabric), StopRequest(max_time_s) as stop:
+    with _held_by_first(folder, fabric), StopRequest(max_time_s) as stop:
         trainer = Trainer(run, fabric, console)
         if resume:
             trainer.resume()
@@ -80,13 +80,13 @@ def train_run(
 
 
 @contextmanager
-def _held_by_first(run: Run, fabric: Fabric) -> Iterator[None]:
+def _held_by_first(folder: Path, fabric: Fabric) -> Iterator[None]:
     """The first process holds the run for all of them; where it cannot, all of them stop."""
     with ExitStack() as stack:
         refusal = None
         if fabric.is_global_zero:
             try:
-                stack.enter_context(run.held())
+                stack.enter_context(held(folder))
             except InputError as error:
                 refusal = str(error)
         refusal = fabric.broadcast(refusal)

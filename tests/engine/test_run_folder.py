@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from medcontrast.engine.run import Run
+from medcontrast.engine.run import Run, held
 from medcontrast.errors import CheckpointError, InputError, ManifestError, OutputError, RecipeError
 from medcontrast.settings import load_recipe
 
@@ -136,8 +136,8 @@ def test_a_run_that_another_process_trains_is_not_replaced(recipe, tmp_path):
     run = create(recipe, tmp_path / "run")
     before = (run.folder / "resolved.yaml").read_text()
     sentence = rf"^{run.folder}: another process trains this run; wait for its end, or stop it\.$"
-    with run.held():
-        with pytest.raises(InputError, match=sentence), run.held():
+    with held(run.folder):
+        with pytest.raises(InputError, match=sentence), held(run.folder):
             pass
         with pytest.raises(InputError, match=sentence):
             create(recipe, run.folder, "train.steps=9", overwrite=True)

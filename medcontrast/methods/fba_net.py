@@ -56,7 +56,7 @@ class FBANet(TeacherMethod):
         logits = [output.logits for output in outputs]
         terms = {
             "supervised": _mean([supervised_loss(each[:rows], label, settings.segmentation) for each in logits]),
-            "consistency": _mean([self._consistency(each[rows:], target) for each in logits]),
+            "consistency": _mean([self._consistency(each[rows:], target, confidence) for each in logits]),
         }
         ramp = gaussian_ramp_up(info.step, settings.consistency.ramp_up_steps)
         loss = terms["supervised"] + settings.consistency.weight * ramp * terms["consistency"]
@@ -116,22 +116,25 @@ class FBANet(TeacherMethod):
             confidence.masked_fill(boxes, 1.0),
         )
 
-    def _consistency(self, logits: Tensor, target: Tensor) -> Tensor:
-        if self.settings.consistency.target == "soft":
-            return mse_consistency(logits, target)
-        segmentation = self.settings.segmentation
+    def _consistency(self, logits: Tensor, target: Tensor, confidence: Tensor) -> Tensor:
+        segmentation, consistency = self.settings.segmentation, self.settings.consistency
+        weight = confidence if consistency.weigh_by_confidence else None
+        if consistency.target == "soft":
+            return mse_consistency(logits, target, weight)
         return soft_dice_cross_entropy(
             logits,
             target,
             dice_weight=segmentation.dice_weight,
             cross_entropy_weight=segmentation.cross_entropy_weight,
             include_background=segmentation.include_background,
+            weight=weight,
         )
 
 
 def _certainty(logits: Tensor) -> Tensor:
     """1 - entropy / ln(classes), of logits (b, k, x, y, z): (b, 1, x, y, z), 1 where a single class takes all."""
-    return 1.0 - entropy(logits.float().softmax(dim=1)) / maximum_entropy(logits.shape[1])
+    certainty = 1.0 - entropy(logits.float().softmax(dim=1)) / maximum_entropy(logits.shape[1])
+    return certainty.clamp_min(0.0)  # rounding
 
 
 def _mean(terms: list[Tensor]) -> Tensor:

@@ -55,6 +55,8 @@ class ConsistencySettings(Settings):
     """soft: squared difference to the sharpened teacher; hard: Dice and cross-entropy to its arg-max."""
     temperature: float = Field(default=0.5, gt=0.0, le=1.0)
     """Sharpening of soft targets; 1 leaves them."""
+    weigh_by_confidence: bool = False
+    """The teacher's voxels count by its certainty, 1 - entropy / ln(classes); pasted labels count fully."""
     mutual_weight: Weight = 1.0
     """With network.decoders 2 or 3: of the squared differences between the student's decoders; ramped up too."""
     mutual_temperature: float = Field(default=0.1, gt=0.0, le=1.0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 
 from medcontrast.batch import StepInfo
@@ -64,6 +67,45 @@ def test_an_uncertain_teacher_counts_less_in_the_contrast_alone(tiny):
             after = method.losses(batch, INFO)
         assert torch.equal(before["consistency"], after["consistency"])
         assert torch.equal(before["push"], after["push"]) is not weigh
+
+
+@pytest.mark.parametrize("target", ["hard", "soft"])
+def test_an_uncertain_teacher_counts_less_in_the_consistency(tiny, target):
+    """By hand: the teacher's voxels by 1 - entropy / ln(classes), each row normalised by itself."""
+    changes = {"consistency.perturbation": "noise", "consistency.target": target}
+    plain, weighed = (make(tiny, **changes, **{"consistency.weigh_by_confidence": weigh}) for weigh in (False, True))
+    batch = tiny.make_batch()
+    with torch.no_grad():
+        weighed.teacher.final.conv.conv.weight.mul_(torch.linspace(1.0, 6.0, 4).view(1, 4, 1, 1, 1))
+        plain.load_state_dict(weighed.state_dict())
+        answer = weighed.teacher(batch["views"]["weak"][2:]).logits
+        logits = weighed.student(batch["views"]["strong"]).logits[2:]
+        probabilities = answer.softmax(1)
+        weight = 1 + (probabilities * probabilities.log()).sum(1, keepdim=True) / math.log(3)
+        if target == "hard":
+            expected = dice_cross_entropy(logits, answer.argmax(1, keepdim=True), weight=weight)
+        else:
+            squared = probabilities.square()  # sharpened with temperature 0.5
+            difference = (logits.softmax(1) - squared / squared.sum(1, keepdim=True)).square().mean(1, keepdim=True)
+            expected = ((difference * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)).mean()
+        found = weighed.losses(batch, INFO)["consistency"]
+        torch.testing.assert_close(found, expected)
+        assert abs(float(plain.losses(batch, INFO)["consistency"] - found)) > 1e-4
+
+
+def test_pasted_labels_count_fully(tiny):
+    """Beside a teacher that is certain of nothing they are all that counts: its opposite answer changes nothing."""
+    found = {}
+    for weigh in (False, True):
+        changes = {"consistency.weigh_by_confidence": weigh, "consistency.paste_probability": 1.0}
+        method, batch = make(tiny, **changes), tiny.make_batch()
+        for sign in (1e-3, -1.0):
+            with torch.no_grad():
+                for parameter in method.teacher.final.parameters():
+                    parameter *= sign
+                found[weigh, sign] = float(method.losses(batch, INFO)["consistency"])
+    assert abs(found[True, 1e-3] - found[True, -1.0]) < 1e-3 < found[True, -1.0]
+    assert abs(found[False, 1e-3] - found[False, -1.0]) > 1e-2
 
 
 def test_the_head_pools_features_or_logits(tiny):

@@ -131,6 +131,13 @@ def _method_faults(recipe: Recipe) -> list[str]:
             f"network.decoders {recipe.network.decoders} is for methods mc_net, fba_net and fba_legacy; "
             f"{method.name} uses one"
         )
+    if isinstance(method, FBANetSettings) and not several:
+        own, fields = method.consistency, type(method.consistency).model_fields
+        faults += [
+            f"method.consistency.{name} does nothing with network.decoders: 1; leave it out"
+            for name in ("mutual_weight", "mutual_temperature")
+            if getattr(own, name) != fields[name].default
+        ]
     if not isinstance(method, FBALegacySettings):
         return faults
     if method.patch != recipe.data.patch:

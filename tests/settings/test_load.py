@@ -15,16 +15,6 @@ PRETRAINING = ("simclr", "moco_v2", "moco_v3", "dino", "leoclr", "multi_level", 
 METHOD_NAMES = ", ".join(f"'{name}'" for name in (*METHODS, *PRETRAINING))
 
 
-def faults(tree):
-    with pytest.raises(RecipeError, match=r"^\d+ faults? in recipe\.yaml:\n") as caught:
-        recipe_from_tree(tree, where="recipe.yaml")
-    lines = str(caught.value).splitlines()
-    count = "1 fault" if len(lines) == 2 else f"{len(lines) - 1} faults"
-    assert lines[0] == f"{count} in recipe.yaml:"
-    assert all(line.startswith("  - ") for line in lines[1:])
-    return [line[4:] for line in lines[1:]]
-
-
 @pytest.fixture
 def changed(tiny):
     def change(method="fba_net", **values):
@@ -55,7 +45,7 @@ def test_a_recipe_does_not_change(tiny):
         recipe.seed = 4
 
 
-def test_every_fault_at_once(changed):
+def test_every_fault_at_once(changed, faults):
     tree = changed(
         train__setps=5,
         train__clip_norm="1e-3",
@@ -194,7 +184,7 @@ def test_every_fault_at_once(changed):
         ),
     ],
 )
-def test_one_fault(tiny, key, value, sentence):
+def test_one_fault(tiny, key, value, sentence, faults):
     tree = tiny.set_key(tiny.recipe_tree("fba_net"), key, value)
     if sentence is None:
         tree["data"]["patch"] = [16, 16, 32]
@@ -230,58 +220,7 @@ def test_another_form_by_set_says_what_to_do_with_the_values_of_the_first(tiny, 
     assert found.train.schedule == load_recipe(path, ["train.schedule={name: cosine}"]).train.schedule
 
 
-@pytest.mark.parametrize(
-    ("own", "idle"),
-    [
-        ({"crop": {"kind": "lesion"}}, "crop"),
-        ({"flip": 0.25}, "flip"),
-        ({"flip_axis": 0, "rotation_degrees": 5.0}, "flip_axis, rotation_degrees"),
-    ],
-)
-def test_a_view_that_shares_a_crop_has_none_of_its_own(tiny, own, idle):
-    whole = tiny.pretrain_tree()
-    whole["augment"]["views"]["second"] = {"same_crop_as": "first", **own}
-    assert faults(whole) == [
-        f"augment: views.second takes crop, mirroring and turn from first; leave out {idle}, or give the values of "
-        "views.first"
-    ]
-
-
-def test_a_view_that_shares_a_crop_may_repeat_it(tiny):
-    whole = tiny.pretrain_tree()
-    first = {"crop": {"area": [0.5, 0.9]}, "flip": 0.25, "flip_axis": 0, "rotation_degrees": 5.0}
-    whole["augment"]["views"] = {"first": first, "second": {"same_crop_as": "first"}}
-    resolved = yaml.safe_load(recipe_to_yaml(recipe_from_tree(whole, where="it")))
-    assert resolved["augment"]["views"]["second"]["flip"] == 0.5
-    whole["augment"]["views"]["second"] |= first
-    for tree in (whole, resolved):
-        assert not recipe_from_tree(tree, where="it").needs_lesion_boxes
-
-
-@pytest.mark.parametrize(
-    ("crop", "key"),
-    [({"kind": "whole", "area": [0.5, 1.0]}, "area"), ({"kind": "centre", "ratio": [1.0, 1.0]}, "ratio")],
-)
-def test_a_crop_that_is_not_drawn_has_no_range(tiny, crop, key):
-    whole = tiny.pretrain_tree()
-    whole["augment"]["views"]["first"] = {"crop": crop}
-    (found,) = faults(whole)
-    assert found.startswith(f"augment.views.first.crop: {key} {crop[key]} is a setting of kind: random, lesion")
-    whole["augment"]["views"]["first"] = {"crop": {"kind": "centre", "area": [0.5, 1.0]}}
-    recipe_from_tree(whole, where="it")
-
-
-def test_the_queue_of_leoclr_takes_both_crops_where_they_are_keys(tiny):
-    whole = tiny.pretrain_tree()
-    whole["augment"]["views"] = {name: {} for name in ("anchor", "first", "second")}
-    whole["method"] = {"name": "leoclr", "enqueue": "both"}
-    recipe_from_tree(whole, where="it")
-    whole["method"]["roles"] = "crops_query"
-    (found,) = faults(whole)
-    assert found.startswith("method: enqueue both is a setting of roles: anchor_query and does nothing with roles: ")
-
-
-def test_a_method_without_a_name_or_without_keys_says_what_to_choose(tiny):
+def test_a_method_without_a_name_or_without_keys_says_what_to_choose(tiny, faults):
     tree = tiny.recipe_tree("fba_net")
     assert faults({**tree, "method": {"ema_decay": 0.9}}) == [
         f"method.name: expected one of {METHOD_NAMES}, but there is none"
@@ -289,16 +228,6 @@ def test_a_method_without_a_name_or_without_keys_says_what_to_choose(tiny):
     for value in ("fba_net", None, ["fba_net"]):
         wanted = f"method: expected a mapping with a name out of {METHOD_NAMES}, but got {value!r}"
         assert faults({**tree, "method": value}) == [wanted]
-
-
-def test_legacy_must_fit_patch_and_network(tiny):
-    tree = tiny.recipe_tree("fba_legacy")
-    tree["method"]["patch"] = [32, 16, 16]
-    tree["network"]["decoders"] = 1
-    assert faults(tree) == [
-        "method.patch [32, 16, 16] must be data.patch [16, 16, 16]; method fba_legacy needs network "
-        "vnet with decoders: 3"
-    ]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -394,12 +323,3 @@ def test_shipped_recipes_are_found_by_every_name(tmp_path, monkeypatch):
     assert find_recipe(Path(first.name)) == Path(first.name)
     with pytest.raises(RecipeError, match=r"^nothing\.yaml: there is no such recipe\. `medcontrast recipes` lists"):
         find_recipe(Path("nothing.yaml"))
-
-
-def test_decoders_belong_to_the_methods_that_have_several(tiny):
-    alone = tiny.set_key(tiny.recipe_tree("mc_net"), "network.decoders", 1)
-    assert faults(alone) == ["method mc_net needs network vnet or dynunet with decoders: 2 or 3"]
-    several = tiny.set_key(tiny.recipe_tree("mean_teacher"), "network.decoders", 2)
-    assert faults(several) == [
-        "network.decoders 2 is for methods mc_net, fba_net and fba_legacy; mean_teacher uses one"
-    ]

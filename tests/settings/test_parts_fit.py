@@ -1,0 +1,81 @@
+"""Tests of parts of a recipe that must fit each other: by hand (exact sentences)."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from medcontrast.settings import recipe_from_tree, recipe_to_yaml
+
+
+@pytest.mark.parametrize(
+    ("own", "idle"),
+    [
+        ({"crop": {"kind": "lesion"}}, "crop"),
+        ({"flip": 0.25}, "flip"),
+        ({"flip_axis": 0, "rotation_degrees": 5.0}, "flip_axis, rotation_degrees"),
+    ],
+)
+def test_a_view_that_shares_a_crop_has_none_of_its_own(tiny, own, idle, faults):
+    whole = tiny.pretrain_tree()
+    whole["augment"]["views"]["second"] = {"same_crop_as": "first", **own}
+    assert faults(whole) == [
+        f"augment: views.second takes crop, mirroring and turn from first; leave out {idle}, or give the values of "
+        "views.first"
+    ]
+
+
+def test_a_view_that_shares_a_crop_may_repeat_it(tiny):
+    whole = tiny.pretrain_tree()
+    first = {"crop": {"area": [0.5, 0.9]}, "flip": 0.25, "flip_axis": 0, "rotation_degrees": 5.0}
+    whole["augment"]["views"] = {"first": first, "second": {"same_crop_as": "first"}}
+    resolved = yaml.safe_load(recipe_to_yaml(recipe_from_tree(whole, where="it")))
+    assert resolved["augment"]["views"]["second"]["flip"] == 0.5
+    whole["augment"]["views"]["second"] |= first
+    for tree in (whole, resolved):
+        assert not recipe_from_tree(tree, where="it").needs_lesion_boxes
+
+
+@pytest.mark.parametrize(
+    ("crop", "key"),
+    [({"kind": "whole", "area": [0.5, 1.0]}, "area"), ({"kind": "centre", "ratio": [1.0, 1.0]}, "ratio")],
+)
+def test_a_crop_that_is_not_drawn_has_no_range(tiny, crop, key, faults):
+    whole = tiny.pretrain_tree()
+    whole["augment"]["views"]["first"] = {"crop": crop}
+    (found,) = faults(whole)
+    assert found.startswith(f"augment.views.first.crop: {key} {crop[key]} is a setting of kind: random, lesion")
+    whole["augment"]["views"]["first"] = {"crop": {"kind": "centre", "area": [0.5, 1.0]}}
+    recipe_from_tree(whole, where="it")
+
+
+def test_the_queue_of_leoclr_takes_both_crops_where_they_are_keys(tiny, faults):
+    whole = tiny.pretrain_tree()
+    whole["augment"]["views"] = {name: {} for name in ("anchor", "first", "second")}
+    whole["method"] = {"name": "leoclr", "enqueue": "both"}
+    recipe_from_tree(whole, where="it")
+    whole["method"]["roles"] = "crops_query"
+    (found,) = faults(whole)
+    assert found.startswith("method: enqueue both is a setting of roles: anchor_query and does nothing with roles: ")
+
+
+def test_legacy_must_fit_patch_and_network(tiny, faults):
+    tree = tiny.recipe_tree("fba_legacy")
+    tree["method"]["patch"] = [32, 16, 16]
+    tree["network"]["decoders"] = 1
+    assert faults(tree) == [
+        "method.patch [32, 16, 16] must be data.patch [16, 16, 16]; method fba_legacy needs network "
+        "vnet with decoders: 3"
+    ]
+
+
+def test_decoders_belong_to_the_methods_that_have_several(tiny, faults):
+    alone = tiny.set_key(tiny.recipe_tree("mc_net"), "network.decoders", 1)
+    assert faults(alone) == ["method mc_net needs network vnet or dynunet with decoders: 2 or 3"]
+    several = tiny.set_key(tiny.recipe_tree("mean_teacher"), "network.decoders", 2)
+    assert faults(several) == [
+        "network.decoders 2 is for methods mc_net, fba_net and fba_legacy; mean_teacher uses one"
+    ]
+    idle = tiny.set_key(tiny.recipe_tree("fba_net"), "method.consistency.mutual_weight", 0.5)
+    assert faults(idle) == ["method.consistency.mutual_weight does nothing with network.decoders: 1; leave it out"]
+    recipe_from_tree(tiny.set_key(idle, "network.decoders", 2), where="it")

@@ -172,6 +172,22 @@ class Run:
         write_text(path, "".join(kept))
 
 
+def run_beside(checkpoint: Path, *, ask: str) -> Run:
+    """The run that a checkpoint is, or lies in.
+
+    Args:
+        checkpoint: A run folder or a file.
+        ask: What --manifest would say, for example "which cases to score".
+
+    Raises:
+        InputError: It lies in no run folder.
+    """
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    if not (folder / RECIPE).is_file():
+        raise InputError(f"{checkpoint}: has no manifest beside it; say {ask} with --manifest M.")
+    return Run.open(folder)
+
+
 def resolve_paths(recipe: AnyRecipe, recipe_path: Path) -> AnyRecipe:
     """Paths relative to the recipe file would mean something else in the run folder."""
 

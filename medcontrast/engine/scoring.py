@@ -25,7 +25,7 @@ from medcontrast.engine.evaluate import (
     table_beside,
     table_of_values,
 )
-from medcontrast.engine.run import RECIPE, Run
+from medcontrast.engine.run import run_beside
 from medcontrast.errors import InputError
 from medcontrast.files import require_free, write_text
 from medcontrast.labels import LabelTable
@@ -188,11 +188,8 @@ def _say(console: Console, sentence: str) -> None:
 
 
 def _own_manifest(checkpoint: Path) -> Manifest:
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    if not (folder / RECIPE).is_file():
-        raise InputError(f"{checkpoint}: has no manifest beside it; say which cases to score with --manifest M.")
-    run = Run.open(folder)
-    require_segmentation(run.recipe, where=str(folder))
+    run = run_beside(checkpoint, ask="which cases to score")
+    require_segmentation(run.recipe, where=str(run.folder))
     assert isinstance(run.manifest, Manifest)
     return run.manifest
 

@@ -22,6 +22,7 @@ from medcontrast.engine.probe.finetune import FineTuning
 from medcontrast.engine.probe.images import ProbeImages, probe_images
 from medcontrast.engine.probe.probe import FRACTIONS, ProbeRow, probe_encoder
 from medcontrast.engine.probe.report import FILES, terminal_table, write_probe
+from medcontrast.engine.run import RECIPE, run_beside
 from medcontrast.errors import InputError
 from medcontrast.files import require_free
 from medcontrast.inference.predict import resolve_device
@@ -53,7 +54,7 @@ class Trained:
     def run(self) -> Path | None:
         """The run folder that it lies in."""
         folder = self.file.parent
-        return folder if (folder / "resolved.yaml").is_file() else None
+        return folder if (folder / RECIPE).is_file() else None
 
 
 def load_trained(checkpoint: Path) -> Trained:
@@ -171,10 +172,10 @@ def fine_tuning(recipe: PretrainRecipe, steps: int | None) -> FineTuning | None:
 
 
 def _own_manifest(trained: Trained) -> ImageManifest:
-    path, root = trained.file.parent / "manifest.json", trained.recipe.data.root
-    if not path.is_file():
-        raise InputError(f"{trained.file}: has no manifest beside it; say which images to probe with --manifest M.")
-    return load_image_manifest(path, None if root is None else Path(root))
+    run = run_beside(trained.file, ask="which images to probe")
+    require_pretraining(run.recipe, where=str(run.folder))
+    assert isinstance(run.manifest, ImageManifest)
+    return run.manifest
 
 
 def _default_output(trained: Trained, manifest_path: Path | None, split: str) -> Path:

@@ -13,13 +13,14 @@ from medcontrast.data.fit import recipe_manifest, require_fit
 from medcontrast.engine.build import make_method
 from medcontrast.engine.job import job_of
 from medcontrast.engine.run import Run
+from medcontrast.methods import METHODS
 from medcontrast.settings import PretrainRecipe, Recipe, load_recipe, recipe_from_tree, recipe_to_yaml
+from medcontrast.settings.sentences import names_of
 from medcontrast.settings.shipped import shipped_folder, shipped_recipes
 
 RECIPES = shipped_recipes()
 PRETRAINING = [path for path in RECIPES if isinstance(load_recipe(path), PretrainRecipe)]
 SEGMENTATION = [path for path in RECIPES if path not in PRETRAINING]
-LEAST = 6
 
 
 def name_of(path: Path) -> str:
@@ -27,13 +28,8 @@ def name_of(path: Path) -> str:
 
 
 def test_recipes_are_found():
-    assert len(RECIPES) >= LEAST
-    assert {load_recipe(path).method.name for path in RECIPES} >= {
-        "supervised",
-        "mean_teacher",
-        "fba_net",
-        "fba_legacy",
-    }
+    assert len(RECIPES) >= 45
+    assert {load_recipe(path).method.name for path in RECIPES} == {name for each in METHODS for name in names_of(each)}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)

@@ -19,7 +19,11 @@ def counterfactuals(
         typer.Option("--domain", help="uniform (every other domain; default without --set) or a name; repeatable."),
     ] = None,
     values: Annotated[
-        list[str] | None, typer.Option("--set", help="PARENT=VALUE for another parent; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="PARENT=VALUE for another parent, PARENT=uniform for every category; repeatable.",
+        ),
     ] = None,
     metrics: Annotated[
         str | None, typer.Option("--metrics", help="Also score the generator on this split: validation or test.")
@@ -40,10 +44,13 @@ def counterfactuals(
     from medcontrast.data.images.manifest import load_image_manifest, require_apart
     from medcontrast.engine.generator.counterfactuals import write_counterfactuals
     from medcontrast.engine.generator.generator import actions, load_generator
+    from medcontrast.engine.generator.metrics import SCORES, score_generator, train_predictor, write_scores
     from medcontrast.files import require_free
     from medcontrast.inference.predict import resolve_device
 
     generator = load_generator(checkpoint, resolve_device(device))
+    total = len(generator.network.state_dict())
+    typer.echo(f"Loaded {generator.loaded} of {total} tensors of hvae from {generator.file}, step {generator.step}.")
     loaded = load_image_manifest(manifest, root)
     require_apart(loaded)
     wanted = actions(generator, chosen, wanted_values)
@@ -51,35 +58,21 @@ def counterfactuals(
         if metrics not in ("validation", "test"):
             raise InputError(f"--metrics {metrics}: a generator is scored on validation or test.")
         loaded.originals(metrics)
-        require_free(output / "metrics.json", overwrite=overwrite)
+        require_free(output / SCORES, overwrite=overwrite)
     with counting("generating") as tell:
         written = write_counterfactuals(generator, loaded, output, wanted, overwrite=overwrite, tell=tell)
     counts = ", ".join(f"{count} {name}" for name, count in written.by_domain.items())
     typer.echo(f"{written.manifest}: {written.images} training images, counterfactuals: {counts}.")
     if metrics is not None:
-        _score(generator, loaded, metrics, wanted, output, predictor_steps, seed)
+        predictor = train_predictor(generator, loaded, steps=predictor_steps, seed=seed, tell=typer.echo)
+        with counting("scoring") as tell:
+            found = score_generator(generator, predictor, loaded, metrics, wanted, tell=tell)
+        write_scores(output, found, generator, loaded, metrics, predictor={"steps": predictor_steps, "seed": seed})
+        _print_scores(found, metrics)
+        typer.echo(f"Written to {output / SCORES}")
 
 
-def _score(
-    generator: Any, manifest: Any, split: str, wanted: Any, folder: Path, predictor_steps: int, seed: int
-) -> None:
-    import json
-
-    from medcontrast.commands.progress import counting
-    from medcontrast.engine.generator.metrics import score_generator, train_predictor
-    from medcontrast.files import write_text
-
-    predictor = train_predictor(generator, manifest, steps=predictor_steps, seed=seed, tell=typer.echo)
-    with counting("scoring") as tell:
-        found = score_generator(generator, predictor, manifest, split, wanted, tell=tell)
-    facts = {
-        "checkpoint": f"{generator.file.absolute().parent.name}/{generator.file.name}",
-        "step": generator.step,
-        "manifest": manifest.name,
-        "split": split,
-        "predictor": {"steps": predictor_steps, "seed": seed},
-    }
-    write_text(folder / "metrics.json", json.dumps({**facts, **found}, indent=1) + "\n")
+def _print_scores(found: dict[str, Any], split: str) -> None:
     typer.echo(f"{split}: {found['images']} images, {found['counterfactuals']} counterfactuals.")
     for kind in ("effectiveness", "preservation"):
         for name, effect in found[kind].items():
@@ -88,7 +81,6 @@ def _score(
             typer.echo(f"{kind}, {name}: {figure} {effect[figure]:.4f} (real images {real:.4f})")
     for name in ("composition", "reversibility", "reconstruction"):
         typer.echo(f"{name}: mean absolute difference {found[name]:.5f} of 1")
-    typer.echo(f"Written to {folder / 'metrics.json'}")
 
 
 def _values(texts: Any) -> dict[str, str]:

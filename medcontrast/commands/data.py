@@ -1,4 +1,4 @@
-"""`medcontrast data`: check, split, phantom and import; what comes before a recipe."""
+"""`medcontrast data`: checks, splits, and sets that a command makes; what comes before a recipe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from medcontrast.errors import InputError
 if TYPE_CHECKING:  # the command line starts without what this imports
     from medcontrast.data.images.manifest import ImageManifest
 
-app = typer.Typer(help="Check and split data sets, make a phantom, import public ones.", no_args_is_help=True)
+app = typer.Typer(
+    help="Check, split, import, or make data sets.",
+    no_args_is_help=True,
+)
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medcontrast.errors import InputError, MedcontrastError
+from medcontrast.say import say
 
 if TYPE_CHECKING:  # --help answers without torch
     from rich.console import Console
@@ -90,7 +91,7 @@ def _say_names(console: Console, scans: Sequence[Scan], outputs: Sequence[Output
 
     for scan, planned in zip(scans, outputs, strict=True):
         if len(scan.images) == 1 and scan.name != output_stem(scan.images[0]):
-            _say(console, f"{scan.shown[0]} will be {planned.mask.name}.")
+            say(console, f"{scan.shown[0]} will be {planned.mask.name}.")
 
 
 def _predict_all(
@@ -112,7 +113,7 @@ def _predict_all(
                 typer.echo(f"[{number}/{len(work)}] {scan.shown[0]}: failed. {_reason(error)}", err=True)
             else:
                 found = ", ".join(f"{name} {entry['volume_ml']:.2f} ml" for name, entry in volumes.items())
-                _say(console, f"[{number}/{len(work)}] {outputs.mask}  {found}  {time.monotonic() - began:.1f} s")
+                say(console, f"[{number}/{len(work)}] {outputs.mask}  {found}  {time.monotonic() - began:.1f} s")
             advance()
     return failed
 
@@ -150,10 +151,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
         return "There is not enough memory for it; try --device cpu, or a machine with more."
     raise error
-
-
-def _say(console: Console, sentence: str) -> None:
-    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

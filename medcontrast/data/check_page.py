@@ -93,7 +93,7 @@ def _volumes(report: CheckReport) -> Table:
         for name in [label.name for label in report.manifest.labels.labels] if rows else []:
             volumes = [row.volumes_ml[name] for row in rows]
             ends = f"{min(volumes):.3g} to {max(volumes):.3g}"
-            table.add_row(split, name, str(len(volumes)), f"{median(volumes):.3g}", ends)
+            table.add_row(split, escape(name), str(len(volumes)), f"{median(volumes):.3g}", ends)
     return table
 
 
@@ -103,7 +103,8 @@ def _case_table(report: CheckReport) -> Table:
         volumes = ", ".join(f"{name} {volume:.3g}" for name, volume in row.volumes_ml.items())
         spacing = " ".join(f"{side:.3g}" for side in row.spacing_mm)
         shape = " ".join(map(str, row.shape))
-        table.add_row(row.split, row.case, shape, spacing, row.axes, f"{row.low:.4g} to {row.high:.4g}", volumes)
+        values = f"{row.low:.4g} to {row.high:.4g}"
+        table.add_row(row.split, escape(row.case), shape, spacing, row.axes, values, escape(volumes))
     return table
 
 

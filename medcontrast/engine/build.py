@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import get_args
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -22,16 +24,21 @@ from medcontrast.networks.parents import Parent, Parents
 from medcontrast.settings import AnyRecipe, PretrainRecipe, Recipe
 from medcontrast.settings.generator import HVAENetworkSettings
 from medcontrast.settings.network import EncoderSettings
-from medcontrast.settings.train import OptimizerSettings, ScheduleSettings
+from medcontrast.settings.train import OptimizerSettings, Precision, ScheduleSettings
+
+ACCELERATORS, PRECISIONS = ("auto", "cpu", "cuda", "gpu", "mps"), get_args(Precision)
 
 
 def make_fabric(*, accelerator: str, devices: int, num_nodes: int, precision: str) -> Fabric:
     """Lightning Fabric for these devices; several devices train by DDP (gloo on CPUs, NCCL on GPUs).
 
     Raises:
-        InputError: Devices that are not there, or torchrun or srun started another number of processes.
+        InputError: An unknown name, devices that are not there, or another number of processes than was started.
     """
     several = devices * num_nodes > 1
+    for name, value, known in (("accelerator", accelerator, ACCELERATORS), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise InputError(f"--{name} {value}: expected one of {', '.join(known)}.")
     _require_started(devices, num_nodes)
     try:
         return Fabric(
@@ -41,7 +48,7 @@ def make_fabric(*, accelerator: str, devices: int, num_nodes: int, precision: st
             strategy="ddp" if several else "auto",
             precision=precision,
         )
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise InputError(
             f"--accelerator {accelerator}, --devices {devices}, --precision {precision}: {error}"
         ) from None

@@ -176,7 +176,7 @@ def draw_worst(path: Path, report: Report, load: Callable[[str], OverlayRow], la
     return worst
 
 
-def manifest_case(manifest: Manifest, split: str) -> dict[str, Case]:
+def scored_cases(manifest: Manifest, split: str) -> dict[str, Case]:
     """Cases of a split by name; every one has a label file, which lies on its scan's grid.
 
     Raises:

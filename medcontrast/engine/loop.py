@@ -28,6 +28,7 @@ from medcontrast.engine.stopping import StopRequest
 from medcontrast.engine.validate import Validator
 from medcontrast.errors import CheckpointError, InputError, NonFiniteLossError
 from medcontrast.methods import Method
+from medcontrast.say import say
 
 
 @dataclass
@@ -112,6 +113,8 @@ class Trainer:
         )
         self.job.header()  # reads scans, which are surely there now: saving a checkpoint must not fail for one
         validator, every = self.job.validator(fabric.device, fabric.autocast), self.job.validate_every
+        if validator is not None and fabric.is_global_zero:
+            validator.open()  # a file that cannot be used is named before training starts
         curves = Curves(self.run.folder, self.state.step) if fabric.is_global_zero else None
         if self.state.step == 0:
             self.save()  # from the first moment on there is something to resume from
@@ -245,7 +248,7 @@ class Trainer:
 
     def _say(self, sentence: str) -> None:
         if self.fabric.is_global_zero:
-            self.console.print(sentence, highlight=False)
+            say(self.console, sentence)
 
 
 def _let_rest(optimizer: Any) -> None:

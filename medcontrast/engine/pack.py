@@ -23,6 +23,7 @@ from medcontrast.engine.scoring import score_checkpoints
 from medcontrast.errors import CheckpointError, InputError
 from medcontrast.files import require_free, staged, write_text
 from medcontrast.labels import LabelTable
+from medcontrast.say import say
 from medcontrast.settings import require_segmentation
 
 FILES = WEIGHTS, CARD, REPORT = "model.safetensors", "README.md", "report.json"
@@ -74,7 +75,7 @@ def pack(
     with staged(output, *FILES) as stage:
         weights = stage / WEIGHTS
         save_weights(weights, half, _with_own_scores(header))
-        console.print(f"Scoring {cases} {split} case(s).", highlight=False)
+        say(console, f"Scoring {cases} {split} case(s).")
         score_checkpoints(
             [weights],
             split=split,
@@ -86,7 +87,7 @@ def pack(
         report = json.loads((stage / REPORT).read_text(encoding="utf-8"))
         page = card(output, weights, opened.manifest, header, report, split=split, notes=words)
         write_text(stage / CARD, page)
-    console.print(f"Written to {output}: {', '.join(FILES)}", highlight=False)
+    say(console, f"Written to {output}: {', '.join(FILES)}")
     return output / CARD
 
 
@@ -138,12 +139,12 @@ def card(
         notes: Markdown that is put in as it is.
     """
     recipe = require_segmentation(header_recipe(header, folder), where=str(folder))
-    labels = LabelTable.from_json(header["labels"])
+    labels, seen = LabelTable.from_json(header["labels"]), header["trained_on"]
     spacing = "as stored" if recipe.data.spacing_mm is None else f"resampled to {list(recipe.data.spacing_mm)} mm"
     facts = {
         "finds": ", ".join(f"{name} ({_values(values)})" for name, values in labels.targets.items()),
         "takes": f"{', '.join(header['channels'])}; intensity {recipe.data.intensity.kind}; voxels {spacing}",
-        "trained on": f"{len(manifest.labeled)} labeled, {len(manifest.unlabeled)} unlabeled cases ({manifest.name})",
+        "trained on": f"{len(seen['labeled'])} labeled, {len(seen['unlabeled'])} unlabeled cases ({manifest.name})",
         "data": f"{manifest.source}. {manifest.description}".strip(". ") + ".",
         "licence of the data": manifest.licence or "not stated in the manifest",
         "method": f"{recipe.method.name}, {header['step']} steps, seed {recipe.seed}; the {header['network']}",

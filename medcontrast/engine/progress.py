@@ -8,6 +8,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from medcontrast.say import say
+
 PLAIN_INTERVAL_S = 10.0
 
 
@@ -55,7 +57,7 @@ class TrainingProgress:
         elif now - self._last_line >= PLAIN_INTERVAL_S or step == self._total:
             self._last_line = now
             left = (self._total - step) / max(speed, 1e-9)
-            self._console.print(f"step {step}/{self._total}  {facts}  {left:.0f} s left", highlight=False)
+            say(self._console, f"step {step}/{self._total}  {facts}  {left:.0f} s left")
 
     def validated(self, step: int, dice: float) -> None:
         """Shows a validation result from now on."""
@@ -65,4 +67,4 @@ class TrainingProgress:
     def say(self, sentence: str) -> None:
         """Prints a line above the bar."""
         if self._enabled:
-            self._console.print(sentence, highlight=False)
+            say(self._console, sentence)

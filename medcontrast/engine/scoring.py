@@ -12,7 +12,6 @@ import nibabel
 import numpy as np
 from rich.console import Console
 
-from medcontrast.checkpoint import checkpoint_hash, read_header, resolve_checkpoint
 from medcontrast.data.manifest import Case, Manifest, load_manifest
 from medcontrast.engine.evaluate import (
     Pair,
@@ -20,8 +19,8 @@ from medcontrast.engine.evaluate import (
     WorstPredictions,
     draw_worst,
     folder_pairs,
-    manifest_case,
     score_pairs,
+    scored_cases,
     table_beside,
     table_of_values,
 )
@@ -32,13 +31,14 @@ from medcontrast.labels import LabelTable
 from medcontrast.metrics.case import TargetScore
 from medcontrast.metrics.report import Report
 from medcontrast.render import OverlayRow
+from medcontrast.say import say
 from medcontrast.settings import require_segmentation
+from medcontrast.settings.train import EvaluationSettings
 from medcontrast.volume import Volume, read_volume
 
 if TYPE_CHECKING:  # scores of masks need no torch
     from medcontrast.inference.predict import Predictor
 
-DEFAULT_TOLERANCE_MM = 1.0
 FILES = ("cases.csv", "report.json", "evaluation.json", "worst_cases.png")
 
 
@@ -70,7 +70,7 @@ def score_folders(
         table = table_beside([prediction for _, prediction, _ in files]) or table_of_values(
             [label for *_, label in files]
         )
-    rules = ScoringRules(table, tolerance_mm or DEFAULT_TOLERANCE_MM, voxels)
+    rules = ScoringRules(table, tolerance_mm or EvaluationSettings().tolerance_mm, voxels)
     pairs = (
         Pair(name, read_volume(prediction, "label"), read_volume(reference, "label"))
         for name, prediction, reference in files
@@ -79,7 +79,7 @@ def score_folders(
     _show(console, report)
     if output is not None:
         _write(output, report, {"predictions": str(predictions), "labels": str(labels), "label_table": table.to_json()})
-        _say(console, f"Written to {output}")
+        say(console, f"Written to {output}")
     return report
 
 
@@ -117,7 +117,7 @@ def score_checkpoints(
 
     console = console or Console()
     manifest = manifest or _own_manifest(checkpoints[0])
-    cases = manifest_case(manifest, split)
+    cases = scored_cases(manifest, split)
     folder = output or _default_output(checkpoints, split)
     require_free(*(folder / name for name in FILES), overwrite=overwrite)
     predictor = Predictor.load(checkpoints, device=device, overrides={} if flips is None else {"flips": flips})
@@ -146,7 +146,7 @@ def score_checkpoints(
         return overlay_row(cases[case], prediction, _title(case, report), manifest.labels.ignore_value)
 
     draw_worst(folder / "worst_cases.png", report, row, manifest.labels)
-    _say(console, f"Written to {folder}")
+    say(console, f"Written to {folder}")
     return report
 
 
@@ -167,7 +167,7 @@ def _predicted(predictor: Predictor, cases: dict[str, Case], console: Console) -
         assert case.label is not None
         found = predictor.predict_scan(case.images)
         for warning in found.grid.warnings:
-            _say(console, f"Warning: {warning}")
+            say(console, f"Warning: {warning}")
         prediction = Volume(found.label_map, found.grid, Path(f"{name} (predicted)"))
         yield Pair(name, prediction, read_volume(case.label, "label"))
 
@@ -178,13 +178,9 @@ def _progress(console: Console, total: int) -> Callable[[], None]:
     def advance() -> None:
         number = next(done)
         if number == total or number % 10 == 0:
-            _say(console, f"{number} of {total} cases scored")
+            say(console, f"{number} of {total} cases scored")
 
     return advance
-
-
-def _say(console: Console, sentence: str) -> None:
-    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def _own_manifest(checkpoint: Path) -> Manifest:
@@ -195,6 +191,8 @@ def _own_manifest(checkpoint: Path) -> Manifest:
 
 
 def _default_output(checkpoints: list[Path], split: str) -> Path:
+    from medcontrast.checkpoint import resolve_checkpoint
+
     first = checkpoints[0]
     stem = resolve_checkpoint(first).stem
     return (first if first.is_dir() else first.parent) / f"evaluation_{split}_{stem}"
@@ -209,12 +207,14 @@ def _require_same_values(labels: LabelTable, manifest: Manifest) -> None:
 
 
 def _warn_of_training_cases(console: Console, checkpoints: list[Path], manifest: Manifest, cases: list[str]) -> None:
+    from medcontrast.checkpoint import read_header, resolve_checkpoint
+
     for path in checkpoints:
         trained = read_header(resolve_checkpoint(path)).get("trained_on", {})
         for kind, names in trained.items():
             seen = sorted(set(names) & set(cases))
             if seen:
-                _say(
+                say(
                     console,
                     f"Warning: {len(seen)} of {len(cases)} cases of {manifest.name} were {kind} training cases of "
                     f"{path}; this is not a score on new cases.",
@@ -222,6 +222,8 @@ def _warn_of_training_cases(console: Console, checkpoints: list[Path], manifest:
 
 
 def _describe(path: Path) -> dict[str, Any]:
+    from medcontrast.checkpoint import checkpoint_hash, read_header, resolve_checkpoint
+
     file = resolve_checkpoint(path)
     header = read_header(file)
     return {"file": str(file), "sha256": checkpoint_hash(file), "step": header["step"], "network": header["network"]}

@@ -16,6 +16,7 @@ from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run, held
 from medcontrast.engine.stopping import StopRequest
 from medcontrast.errors import CheckpointError, InputError
+from medcontrast.say import say
 from medcontrast.settings import AnyRecipe
 from medcontrast.settings.train import LoopSettings
 
@@ -120,9 +121,9 @@ def _say_goodbye(console: Console, run: Run, trainer: Trainer, stop: StopRequest
     state, total = trainer.state, run.recipe.train.steps
     if state.step < total:
         sentence = f"Stopped at step {state.step} of {total} because {stop.reason}; saved."
-        console.print(f"{sentence} Go on with: medcontrast train --resume {run.folder}", highlight=False)
+        say(console, f"{sentence} Go on with: medcontrast train --resume {run.folder}")
         return
-    console.print(f"Finished {total} steps in {state.seconds:.0f} s; {run.folder} holds the run.", highlight=False)
+    say(console, f"Finished {total} steps in {state.seconds:.0f} s; {run.folder} holds the run.")
     if state.best_dice is not None:
-        console.print(f"Best validation Dice {state.best_dice:.4f} at step {state.best_step}.", highlight=False)
-    console.print(f"Next: {trainer.job.next_command(run.folder)}", highlight=False)
+        say(console, f"Best validation Dice {state.best_dice:.4f} at step {state.best_step}.")
+    say(console, f"Next: {trainer.job.next_command(run.folder)}")

@@ -53,6 +53,15 @@ class Validator:
         self.cases = PreparedCases(manifest.validation, recipe.data, manifest.labels, read_labels=True)
         self.labels = manifest.labels
 
+    def open(self) -> None:
+        """Reads every case once, so that one that cannot be used is known before the first validation.
+
+        Raises:
+            VolumeError: A scan or label that cannot be used.
+        """
+        for _ in self.cases:
+            pass
+
     @torch.no_grad()
     def __call__(self, network: nn.Module, step: int) -> ValidationReport:
         """Predicts and scores every case; leaves the network in the mode it was in."""

@@ -1,7 +1,7 @@
 """Scores of a segmentation: overlap, volume, surface distances in mm, and reports over cases."""
 
 from medcontrast.metrics.bootstrap import Interval, bootstrap_intervals
-from medcontrast.metrics.case import DEFAULT_TOLERANCE_MM, TargetScore, score_case
+from medcontrast.metrics.case import TargetScore, score_case
 from medcontrast.metrics.definitions import DEFINITIONS, EMPTY_RULE, SURFACE_RULE, Definition
 from medcontrast.metrics.masks import diagonal_mm
 from medcontrast.metrics.overlap import dice, jaccard, volume_error_ml, volume_error_percent, volume_ml
@@ -18,7 +18,6 @@ from medcontrast.metrics.surface import (
 )
 
 __all__ = [
-    "DEFAULT_TOLERANCE_MM",
     "DEFINITIONS",
     "EMPTY_RULE",
     "SURFACE_RULE",

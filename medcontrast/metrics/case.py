@@ -22,7 +22,6 @@ from medcontrast.metrics.surface import (
     surface_distances,
 )
 
-DEFAULT_TOLERANCE_MM = 2.0
 """Tolerance of the surface Dice where none is given, in mm."""
 
 
@@ -79,7 +78,7 @@ def score_case(
     *,
     targets: Mapping[str, tuple[int, ...]],
     spacing_mm: Spacing,
-    tolerance_mm: float = DEFAULT_TOLERANCE_MM,
+    tolerance_mm: float,
     ignore_value: int | None = None,
     voxels: bool = False,
 ) -> list[TargetScore]:

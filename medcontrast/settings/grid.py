@@ -153,7 +153,7 @@ def probe_cells(grid: ProbeGridSettings) -> list[ProbeCell]:
 
 
 def cells(grid: GridSettings) -> list[Cell]:
-    """Every cell, run 0 of all rows first, so that an unfinished grid compares rows early."""
+    """Every cell, a number of labels after the other, run 0 of all rows first: unfinished grids compare rows."""
     found = [
         Cell(row=name, labeled=count, run=run)
         for name, row in grid.rows.items()

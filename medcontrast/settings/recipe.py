@@ -53,6 +53,10 @@ class Recipe(Settings):
 def _patch_faults(recipe: Recipe) -> list[str]:
     faults = _thin_faults(recipe)
     patch, divisor = recipe.data.patch, recipe.network.patch_divisor
+    alone = (
+        f"leaves one voxel at the deepest level of network {recipe.network.name}, which instance normalisation cannot "
+        f"work on; make one side {2 * max(divisor)} or take another norm"
+    )
     if any(side % step for side, step in zip(patch, divisor, strict=True)):
         nearest = [max(step, round(side / step) * step) for side, step in zip(patch, divisor, strict=True)]
         faults.append(
@@ -60,15 +64,14 @@ def _patch_faults(recipe: Recipe) -> list[str]:
             f"the nearest is {nearest}"
         )
     elif patch == divisor and recipe.network.norm == "instance":
-        faults.append(
-            f"data.patch {list(patch)} leaves one voxel at the deepest level of network {recipe.network.name}, "
-            f"which instance normalisation cannot work on; make one side {2 * max(divisor)} or take another norm"
-        )
+        faults.append(f"data.patch {list(patch)} {alone}")
     window = recipe.inference.window
     if window is not None and any(side % step for side, step in zip(window, divisor, strict=True)):
         faults.append(
             f"inference.window {list(window)} must be multiples of {list(divisor)} for network {recipe.network.name}"
         )
+    elif window == divisor and recipe.network.norm == "instance":
+        faults.append(f"inference.window {list(window)} {alone}")
     for axis in recipe.augment.spatial.rotate90_axes:
         first, second = (patch[other] for other in range(3) if other != axis)
         if first != second:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -64,7 +65,7 @@ def _sentence(fault: Any, settings: type[BaseModel], names: Mapping[str, str]) -
     if place in names and kind == "dict_type":
         return f"{place}: expected a mapping with a name out of {names[place]}, but got {value!r}"
     if isinstance(value, str) and _SCIENTIFIC.fullmatch(value):
-        return f"{place}: {value!r} is read as a word, not a number; write {float(value):.12g}"
+        return f"{place}: {value!r} is read as a word, not a number; write {Decimal(value):f}"
     shown = "{...}" if isinstance(value, dict) else repr(value)
     return f"{place}: {fault['msg'][0].lower()}{fault['msg'][1:]}, but got {shown}"
 

@@ -48,6 +48,9 @@ class ScheduleSettings(Settings):
         return self
 
 
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+
+
 class LoopSettings(Settings):
     """What the loop does. Rows are those of one optimiser step over all devices and micro-batches together."""
 
@@ -58,7 +61,7 @@ class LoopSettings(Settings):
     schedule: ScheduleSettings = ScheduleSettings()
     clip_norm: float | None = Field(default=12.0, gt=0.0)
     """Largest norm of the gradient; null turns clipping off."""
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    precision: Precision = "auto"
     """auto: bf16-mixed where the device computes in bfloat16, else 32-true."""
     save_every: int = Field(default=200, ge=1)
     """Steps between two writes of the resume checkpoint."""

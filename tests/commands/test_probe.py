@@ -79,7 +79,7 @@ def test_from_a_run_to_tables_a_picture_and_tensorboard(trained: Path, cli: Cli)
     assert rows["pre-trained", "linear", 1.0]["values"]["accuracy"]["low"] is None
     linear = rows["pre-trained", "linear", 0.5]
     assert linear["seeds"] == 2 and linear["values"]["domain=A accuracy"]["mean"] <= 1.0
-    assert linear["over_images"]["mean"] == pytest.approx(linear["values"]["accuracy"]["mean"])
+    assert linear["over_units"]["mean"] == pytest.approx(linear["values"]["accuracy"]["mean"])
     facts = content["facts"]
     assert facts["counts"] == {"fitted": 24, "choosing": 8, "scored": 12} and facts["tensors_loaded"] == 114
     assert facts["groups"] == {"domain": {"A": 6, "B": 6}} and facts["warnings"] == facts["notes"] == []

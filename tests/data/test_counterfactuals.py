@@ -89,10 +89,17 @@ def test_two_counterfactuals_of_one_image_in_one_domain_are_refused():
     one = ImageCase("one", FILE, domain="a")
     made = [ImageCase(f"{name} in {domain}", FILE, domain=domain, of="one") for name, domain in ("xb", "yc", "zb")]
     Counterfactuals([one, *made[:2]], seed=0, where="it")
-    sentence = "it: x in b and z in b are both counterfactuals of one in domain b, .*; keep one of them"
+    sentence = (
+        "it: x in b and z in b are both counterfactuals of one in domain b with the same attributes, .*; keep one"
+    )
     with pytest.raises(InputError, match=sentence):
         Counterfactuals([one, *made], seed=0, where="it")
-    # of another image, or of no domain, they may be more
+    # of another image or attribute, or of no domain, they may be more
+    Counterfactuals(
+        [one, *(ImageCase(f"sex {sex}", FILE, domain="b", attributes={"sex": sex}, of="one") for sex in (0.0, 1.0))],
+        seed=0,
+        where="",
+    )
     Counterfactuals(
         [one, *made[:1], ImageCase("two", FILE), ImageCase("w", FILE, domain="b", of="two")], seed=0, where=""
     )

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from medcontrast.batch import StepInfo
-from medcontrast.checkpoint import load_weights
+from medcontrast.checkpoint import load_weights, save_weights
+from medcontrast.data.images.counterfactuals import Counterfactuals
 from medcontrast.data.images.images import Images
 from medcontrast.data.images.manifest import load_image_manifest
 from medcontrast.engine.build import build_generator
@@ -76,7 +77,7 @@ def make_generator(seed=0, parents=PARENTS):
         for parameter in network.parameters():
             if (parameter == 0).all():
                 parameter.copy_(0.2 * torch.randn_like(parameter))
-    return Generator(network, recipe, file=Path("gen/last.safetensors"), step=5, device=CPU)
+    return Generator(network, recipe, file=Path("gen/last.safetensors"), step=5, loaded=0, device=CPU)
 
 
 # --- training
@@ -127,6 +128,10 @@ def test_actions_by_hand():
     assert [action.values for action in uniform] == [{"domain": "A"}, {"domain": "B"}]
     assert [action.values for action in actions(generator, ["B"], {"age": "3"})] == [{"age": 3.0, "domain": "B"}]
     (only,) = actions(generator, [], {"age": "3", "target": "striped"})
+    every = actions(generator, ["uniform"], {"age": "3", "target": "uniform"})
+    assert [tuple(action.values.values()) for action in every] == [
+        (3.0, target, domain) for target in ("plain", "striped") for domain in "AB"
+    ]
     numbers = torch.tensor([[1.0, 0.0, 0.3, 1.0, 0.0]])
     assert only.on_numbers(generator, numbers).tolist() == [[1.0, 0.0, 2.0, 0.0, 1.0]]
     assert numbers[0, 3] == 1.0
@@ -137,6 +142,7 @@ def test_actions_by_hand():
     [
         (["C"], {}, "domain C: the generator knows A, B"),
         ([], {"height": "1"}, "has no parent 'height'; its parents are domain, age, target"),
+        ([], {"age": "uniform"}, "age uniform: the generator takes a number"),
         ([], {"age": "old"}, "age old: the generator takes a number"),
         ([], {"age": "inf"}, "age inf: the generator takes a number"),
         ([], {"domain": "A"}, "the domain is given by --domain"),
@@ -196,6 +202,9 @@ def test_counterfactuals_and_scores_by_the_command(cli, tiny, run_of, data, tmp_
     done = cli(*words, "-o", out, "--metrics", "test", "--predictor-steps", 2)
     assert done.code == 0, done.err
     assert f"{out / 'manifest.json'}: 8 training images, counterfactuals: 4 A, 4 B." in done.out
+    tensors, _ = load_weights(run.folder / "last.safetensors")
+    loaded = f"Loaded {len(tensors)} of {len(tensors)} tensors of hvae from {run.folder / 'last.safetensors'}, step 6."
+    assert loaded in done.out
     scores = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     assert (scores["images"], scores["counterfactuals"], scores["step"]) == (4, 4, 6)
     accuracy = scores["effectiveness"]["domain"]["balanced_accuracy"]
@@ -225,6 +234,50 @@ def test_counterfactuals_and_scores_by_the_command(cli, tiny, run_of, data, tmp_
     aged = [case for case in load_image_manifest(tmp_path / "old/manifest.json").cases("train") if case.of]
     assert {(case.attributes["age"], case.target) for case in aged} == {(4.0, 1)}
     assert all(case.domain == originals[case.of].domain for case in aged)
+
+
+def test_every_image_gets_the_other_value_of_an_attribute(cli, tiny, run_of, data, tmp_path):
+    """As for the sex counterfactuals of the paper: whatever value an image has."""
+    tree = json.loads(data.read_text(encoding="utf-8"))
+    for entry in tree["train"]:
+        entry["attributes"] = {"sex": float(entry["image"] > "train/03.png"), "age": 1.0}
+    data.write_text(json.dumps(tree), encoding="utf-8")
+    recipe = generator_tree(steps=1)
+    recipe["method"]["parents"] = {"domain": "category", "sex": "category"}
+    run, out = run_of(tree=recipe), tmp_path / "out"
+    tiny.train(run)
+    words = ("counterfactuals", "--ckpt", run.folder, "--manifest", data, "--device", "cpu", "--set", "sex=uniform")
+    assert cli(*words, "-o", out).code == 0
+    cases = load_image_manifest(out / "manifest.json").cases("train")
+    images, made = ([case for case in cases if (case.of is None) is bare] for bare in (True, False))
+    assert {case.of: case.attributes["sex"] for case in made} == {
+        case.name: 1.0 - case.attributes["sex"] for case in images
+    }
+    assert len(made) == len(images) and all(case.domain == images[n].domain for n, case in enumerate(made))
+    # with the scanner, too: all of both but the image itself
+    assert cli(*words, "-o", tmp_path / "both", "--domain", "uniform").code == 0
+    both = load_image_manifest(tmp_path / "both" / "manifest.json").cases("train")
+    paired = Counterfactuals(both, seed=0, where="it")
+    for place in range(paired.images):
+        found = [both_facts(paired.cases[choice]) for choice in paired.choices(place)]
+        assert sorted(found) == [(domain, sex) for domain in "AB" for sex in (0.0, 1.0)]
+
+
+def both_facts(case):
+    return case.domain, case.attributes["sex"]
+
+
+def test_a_generator_of_another_architecture(cli, tiny, run_of, data, tmp_path):
+    run = run_of()
+    tiny.train(run, steps=1)
+    tensors, header = load_weights(run.folder / "last.safetensors")
+    header["recipe"]["network"]["filters"] = [4, 4, 12]
+    save_weights(tmp_path / "other.safetensors", tensors, header)
+    words = ("--ckpt", tmp_path / "other.safetensors", "--manifest", data, "-o", tmp_path / "out", "--device", "cpu")
+    found = cli("counterfactuals", *words)
+    assert found.code == 2 and "Traceback" not in found.err
+    assert "of another architecture than this generator" in found.err and ": the checkpoint has (" in found.err
+    assert "size mismatch" not in found.err and not (tmp_path / "out").exists()
 
 
 @pytest.fixture

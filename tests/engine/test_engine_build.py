@@ -46,10 +46,21 @@ def test_a_chosen_precision_stays(tiny):
     assert resolve_precision(recipe, "cpu", "32-true") == "32-true"
 
 
-@pytest.mark.parametrize("words", [{"accelerator": "abacus"}, {"precision": "8-bit"}])
-def test_devices_that_are_not_there(words):
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ({"accelerator": "tpu"}, r"^--accelerator tpu: expected one of auto, cpu, cuda, gpu, mps\.$"),
+        ({"precision": "8-bit"}, r"^--precision 8-bit: expected one of auto, 32-true, bf16-mixed, 16-mixed\.$"),
+        ({"accelerator": "cuda", "devices": 2}, r"^--accelerator cuda, --devices 2, --precision 32-true: "),
+    ],
+)
+def test_devices_that_are_not_there(monkeypatch, words, sentence):
+    """Of two GPUs one is there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr("lightning_fabric.accelerators.cuda.num_cuda_devices", lambda: 1)
     plain = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "precision": "32-true", **words}
-    with pytest.raises(InputError, match=r"^--accelerator \w+, --devices 1, --precision [\w-]+: "):
+    with pytest.raises(InputError, match=sentence):
         make_fabric(**plain)
 
 

@@ -62,8 +62,8 @@ def test_the_interval_is_over_units_of_test_images():
     sets = ProbeSets(images(60, 0), images(20, 1), images(40, 2), classes=2)
     one_unit = replace(sets, test=replace(sets.test, units=np.zeros(40, np.int64)))
     each, whole = (probe_encoder([encoder], part, seeds=(0,), fractions=(0.1,)) for part in (sets, one_unit))
-    assert each[0].over_images.low is not None and whole[0].over_images.low is None
-    assert whole[0].over_images.mean == pytest.approx(each[0].over_images.mean)
+    assert each[0].over_units.low is not None and whole[0].over_units.low is None
+    assert whole[0].over_units.mean == pytest.approx(each[0].over_units.mean)
 
 
 def test_no_seed_is_refused():

@@ -151,7 +151,7 @@ def test_the_worst_are_kept_in_any_order(seed: int) -> None:
     for number in random.permutation(12):
         prediction = (np.arange(6) < random.integers(0, 7)).astype(np.uint8)[:, None, None]  # many are equally bad
         case = f"case {number}"
-        scores[case] = score_case(prediction, reference, targets={"a": (1,)}, spacing_mm=(1, 1, 1))
+        scores[case] = score_case(prediction, reference, targets={"a": (1,)}, spacing_mm=(1, 1, 1), tolerance_mm=1.0)
         volume = Volume(prediction, Grid((6, 1, 1), np.eye(4)), Path(case))
         worst.add(Pair(case, volume, volume), scores[case])
         assert len(worst.predictions) <= WORST_SHOWN

@@ -37,7 +37,7 @@ def label_map(shape: tuple[int, ...] = (10, 8, 6)) -> np.ndarray:
 
 
 def test_a_perfect_case() -> None:
-    scores = score_case(label_map(), label_map(), targets=TARGETS, spacing_mm=(1, 2, 5))
+    scores = score_case(label_map(), label_map(), targets=TARGETS, spacing_mm=(1, 2, 5), tolerance_mm=2.0)
     assert [score.target for score in scores] == ["anterior", "posterior", "whole"]
     for score in scores:
         assert (score.dice, score.jaccard, score.surface_dice) == (1, 1, 1)
@@ -94,7 +94,9 @@ def test_a_tilted_gantry_is_scored_in_the_world() -> None:
 def test_regions_join_labels() -> None:
     prediction = label_map()
     prediction[prediction == 2] = 1
-    anterior, posterior, whole = score_case(prediction, label_map(), targets=TARGETS, spacing_mm=(1, 1, 1))
+    anterior, posterior, whole = score_case(
+        prediction, label_map(), targets=TARGETS, spacing_mm=(1, 1, 1), tolerance_mm=2.0
+    )
     assert whole.dice == 1
     assert anterior.dice == pytest.approx(2 * 2 / (2 + 5))
     assert posterior.missed and posterior.dice == 0
@@ -105,7 +107,7 @@ def test_missed_invented_and_absent(voxels: bool) -> None:
     spacing = (1.0, 2.0, 3.0)
     diagonal = math.sqrt(9**2 + 14**2 + 15**2)
     nothing = np.zeros_like(label_map())
-    every = {"targets": TARGETS, "spacing_mm": spacing, "voxels": voxels}
+    every = {"targets": TARGETS, "spacing_mm": spacing, "tolerance_mm": 2.0, "voxels": voxels}
     for missed, pair in ((True, (nothing, label_map())), (False, (label_map(), nothing))):
         for score in score_case(*pair, **every):
             assert (score.missed, score.invented) == (missed, not missed)
@@ -124,7 +126,7 @@ def test_ignored_voxels_are_taken_out_of_both_maps() -> None:
     reference, prediction = label_map(), label_map()
     reference[7:, :, :] = 255
     prediction[8, 5, 5] = 2
-    every = {"targets": TARGETS, "spacing_mm": (1, 1, 1)}
+    every = {"targets": TARGETS, "spacing_mm": (1, 1, 1), "tolerance_mm": 2.0}
     assert all(score.dice == 1 for score in score_case(prediction, reference, ignore_value=255, **every))
     assert score_case(prediction, reference, **every)[1].dice < 1
     # Taken out of the reference as well: what lies only there is no miss.
@@ -145,7 +147,9 @@ def test_scores_are_those_of_whole_masks(seed: int, axes: int) -> None:
     targets = {"one": (1,), "two": (2,), "far": (9,), "joined": (1, 9), "none": (5,), "all": (0, 1, 2, 9)}
     reference = maps[1].copy()
     reference[random.random(shape) < 0.1] = 77
-    found = score_case(maps[0], reference, targets=targets, spacing_mm=spacing, ignore_value=77, voxels=True)
+    found = score_case(
+        maps[0], reference, targets=targets, spacing_mm=spacing, tolerance_mm=2.0, ignore_value=77, voxels=True
+    )
     kept = reference != 77
     for score in found:
         masks = [np.isin(each, targets[score.target]) & kept for each in (maps[0], reference)]
@@ -188,7 +192,11 @@ def _blobs(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 def test_values_below_one_are_scored_too() -> None:
     reference = label_map()
     reference[0] = -3
-    every = {"targets": {"below": (-3,), "mixed": (-3, 1), "background": (0,)}, "spacing_mm": (1, 1, 1)}
+    every = {
+        "targets": {"below": (-3,), "mixed": (-3, 1), "background": (0,)},
+        "spacing_mm": (1, 1, 1),
+        "tolerance_mm": 2.0,
+    }
     below, mixed, background = score_case(label_map(), reference, **every)
     assert below.missed and below.hd95_pooled_mm == pytest.approx(math.sqrt(9**2 + 7**2 + 5**2))
     assert mixed.dice == pytest.approx(2 * 32 / (32 + 32 + 48))
@@ -205,7 +213,7 @@ def test_a_target_is_measured_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> 
         return measure(prediction, reference, *args, **named)
 
     monkeypatch.setattr("medcontrast.metrics.case.surface_distances", watched)
-    score_case(np.roll(label_map(), 1, 0), label_map(), targets=TARGETS, spacing_mm=(1, 1, 1))
+    score_case(np.roll(label_map(), 1, 0), label_map(), targets=TARGETS, spacing_mm=(1, 1, 1), tolerance_mm=2.0)
     assert shapes == [(3, 4, 4), (4, 4, 4), (6, 4, 4)]
 
 
@@ -215,7 +223,9 @@ def test_every_field_is_a_plain_finite_number() -> None:
         for fill in (0.0, 0.01, 0.5, 1.0):
             prediction = (random.random((6, 5, 4)) < fill).astype(kind)
             reference = (random.random((6, 5, 4)) < random.random()).astype(kind)
-            (score,) = score_case(prediction, reference, targets={"a": (1,)}, spacing_mm=(1, 1, 3), voxels=True)
+            (score,) = score_case(
+                prediction, reference, targets={"a": (1,)}, spacing_mm=(1, 1, 3), tolerance_mm=2.0, voxels=True
+            )
             for name, value in dataclasses.asdict(score).items():
                 assert type(value) in (str, bool, float), name
                 assert isinstance(value, str) or math.isfinite(value), name
@@ -223,13 +233,13 @@ def test_every_field_is_a_plain_finite_number() -> None:
 
 def test_bad_input() -> None:
     whole = label_map()
-    every = {"targets": TARGETS, "spacing_mm": (1, 1, 1)}
+    every = {"targets": TARGETS, "spacing_mm": (1, 1, 1), "tolerance_mm": 2.0}
     with pytest.raises(VolumeError, match=r"prediction has shape \(5, 8, 6\) but the reference has shape \(10, 8, 6\)"):
         score_case(whole[:5], whole, **every)
     with pytest.raises(VolumeError, match=r"Expected the prediction as a label map of whole numbers.*float64"):
         score_case(whole.astype(float), whole, **every)
     with pytest.raises(VolumeError, match="spacing in mm of 3 positive numbers"):
-        score_case(whole, whole, targets=TARGETS, spacing_mm=(1, 1))
+        score_case(whole, whole, targets=TARGETS, spacing_mm=(1, 1), tolerance_mm=2.0)
     for tolerance in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="tolerance of the surface Dice is a positive number of mm"):
-            score_case(whole, whole, tolerance_mm=tolerance, **every)
+            score_case(whole, whole, **{**every, "tolerance_mm": tolerance})

@@ -30,7 +30,8 @@ class Counterfactuals:
             where: Manifest and split, for messages.
 
         Raises:
-            InputError: There are none, one is of an image that is not there, or two of one image are in one domain.
+            InputError: There are none, one is of an image that is not there, or two of one image
+                have the same domain, target and attributes.
         """
         images = [case for case in cases if case.of is None]
         others = [case for case in cases if case.of is not None]
@@ -47,7 +48,7 @@ class Counterfactuals:
             if place is None:
                 raise InputError(f"{where}: {case.name} is of {case.of}, which is no image of this split.")
             self._choices[place].append(len(images) + number)
-        _require_one_a_domain(others, where)
+        _require_one_a_value(others, where)
 
     def choices(self, place: int) -> tuple[int, ...]:
         """Places in `cases` that a row of this image draws from: the image itself first."""
@@ -59,15 +60,17 @@ class Counterfactuals:
         return choices[int(row_generator(self.seed, key.step, key.row, "counterfactual").integers(len(choices)))]
 
 
-def _require_one_a_domain(others: Sequence[ImageCase], where: str) -> None:
-    """Refuses counterfactuals among which a draw would not be uniform over domains, such as those of two generators."""
-    found: dict[tuple[str | None, str], str] = {}
+def _require_one_a_value(others: Sequence[ImageCase], where: str) -> None:
+    """Refuses counterfactuals among which a draw would not be uniform over values, such as those of two generators."""
+    found: dict[tuple[object, ...], str] = {}
     for case in others:
-        if case.domain is None:
-            continue
-        first = found.setdefault((case.of, case.domain), case.name)
+        if case.domain is None and not case.attributes:
+            continue  # nothing is known of what was changed
+        facts = (case.of, case.domain, case.target, *sorted(case.attributes.items()))
+        first = found.setdefault(facts, case.name)
         if first != case.name:
+            same = "" if case.domain is None else f" in domain {case.domain}"
             raise InputError(
-                f"{where}: {first} and {case.name} are both counterfactuals of {case.of} in domain {case.domain}, "
-                "which would be drawn more often than others; keep one of them."
+                f"{where}: {first} and {case.name} are both counterfactuals of {case.of}{same} with the same "
+                "attributes, which would be drawn more often than others; keep one of them."
             )

@@ -23,6 +23,7 @@ from medcontrast.engine.scoring import score_checkpoints
 from medcontrast.engine.session import train_run
 from medcontrast.errors import InputError
 from medcontrast.files import make_folder, write_text
+from medcontrast.say import say
 from medcontrast.settings import AnyRecipe, Recipe, load_segmentation_recipe
 from medcontrast.settings.compare import first_difference, tree_difference
 from medcontrast.settings.grid import Cell, GridSettings, ProbeCell, cells
@@ -118,7 +119,7 @@ class Benchmark(ABC, Generic[AnyCell]):
                     if not self.record_path(cell).exists() and not self._finish(cell, console, left):
                         break
             except Timeout:
-                console.print(f"{cell.name}: another process works on it.", highlight=False)
+                say(console, f"{cell.name}: another process works on it.")
         return [cell.name for cell in wanted if not self.record_path(cell).exists()]
 
     def record_path(self, cell: AnyCell) -> Path:
@@ -130,14 +131,14 @@ class Benchmark(ABC, Generic[AnyCell]):
         run, stopped = self.opened(cell), None
         total, resumed = run.recipe.train.steps, run.resume_file.is_file()
         if not resumed or _step(run) < total:
-            console.print(f"{cell.name}: {'resuming' if resumed else 'training'}", highlight=False)
+            say(console, f"{cell.name}: {'resuming' if resumed else 'training'}")
             stopped = train_run(run.folder, resume=resumed, max_time_s=max_time_s, console=console)
         if _step(run) < total:
             return False
         self.record(cell, run, self.record_path(cell))
-        console.print(f"{cell.name}: recorded in {self.record_path(cell)}", highlight=False)
+        say(console, f"{cell.name}: recorded in {self.record_path(cell)}")
         if stopped is not None:
-            console.print(f"The grid ends here because {stopped}.", highlight=False)
+            say(console, f"The grid ends here because {stopped}.")
         return stopped is None
 
 

@@ -123,8 +123,8 @@ def _notes(grid: ProbeGridSettings, lines: Sequence[EncoderLine]) -> str:
     lost = f" Lost: accuracy on the first {grid.drop} minus that on the second, paired by unit."
     return (
         f"{first.images} {first.facts['split']} images of {first.facts['manifest']} in {units} units, "
-        f"{first.facts['classes']} classes. A unit is the images of one patient, or, where none is known, a source "
-        f"image with what was made of it; its images are not independent of each other. {_training(lines)} Accuracy is "
+        f"{first.facts['classes']} classes. A unit is the images of one patient, or, where none is known, an "
+        f"image by itself; images of a unit are not independent of each other. {_training(lines)} Accuracy is "
         "over units, each averaged over its images (of the group, where a column is of one) and over runs, with its "
         "95 % bootstrap interval over units (10,000 resamples); SD is that of the runs' accuracies. "
         f"{over_runs} Differences are paired by unit; p is Wilcoxon's signed-rank test over units, "

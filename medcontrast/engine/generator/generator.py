@@ -5,6 +5,7 @@ Letters: b rows, c channels, x, y pixels, p numbers of the parents.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,11 @@ from medcontrast.engine.build import build_generator
 from medcontrast.errors import CheckpointError, InputError
 from medcontrast.networks.hvae import HVAE
 from medcontrast.networks.parents import Parent
+from medcontrast.networks.transfer import load_generator_tensors
 from medcontrast.settings import PretrainRecipe
 
 UNIFORM = "uniform"
-"""Asks for every domain but an image's own: a draw among these and the image itself is uniform over domains."""
+"""Asks for every value but an image's own: a draw among these and the image itself is uniform over values."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Generator:
         recipe: What it was trained by.
         file: The checkpoint.
         step: Steps it was trained for.
+        loaded: Tensors that were taken from the file: all of the network's.
         device: Where it computes.
     """
 
@@ -42,6 +45,7 @@ class Generator:
     recipe: PretrainRecipe
     file: Path
     step: int
+    loaded: int
     device: torch.device
 
     @property
@@ -90,7 +94,7 @@ def load_generator(checkpoint: Path, device: torch.device) -> Generator:
     """The generator of a run folder or checkpoint.
 
     Raises:
-        CheckpointError: Missing, damaged, or not a generator's.
+        CheckpointError: Missing, damaged, not a generator's, or of another architecture than its recipe says.
     """
     file = resolve_checkpoint(checkpoint)
     tensors, header = load_weights(file)
@@ -102,10 +106,10 @@ def load_generator(checkpoint: Path, device: torch.device) -> Generator:
         )
     try:
         network = build_generator(recipe, header_parents(header))
-        network.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError, InputError) as error:
-        raise CheckpointError(f"{file}: its tensors or parents are not those of its recipe ({error}).") from None
-    return Generator(network.to(device).eval(), recipe, file, int(header["step"]), device)
+    except (KeyError, TypeError, InputError) as error:
+        raise CheckpointError(f"{file}: its parents are not those of its recipe ({error}).") from None
+    loaded = load_generator_tensors(network, tensors, where=str(file))
+    return Generator(network.to(device).eval(), recipe, file, int(header["step"]), loaded, device)
 
 
 def header_parents(header: Mapping[str, Any]) -> tuple[Parent, ...]:
@@ -156,23 +160,26 @@ def actions(generator: Generator, domains: Sequence[str], values: Mapping[str, s
     Args:
         generator: Knows which parents and values there are.
         domains: Names of domains, or UNIFORM for every one; empty leaves the domain as it is.
-        values: Of other parents, as they were typed; given in every intervention.
+        values: Of other parents, as they were typed; UNIFORM, of a category, is every value of it. Where several
+            parents are changed, there is an intervention for every combination.
 
     Raises:
         InputError: An unknown parent or value, a number that is none, or nothing to do.
     """
-    others = {name: _value(generator.network.parents.find(name), text) for name, text in values.items()}
-    if "domain" in others:
+    if "domain" in values:
         raise InputError("the domain is given by --domain, not by --set domain=...")
-    if not domains:
-        if not others:
-            raise InputError("an intervention needs a domain or another parent: --domain, or --set NAME=VALUE.")
-        return (Action(others),)
-    known = generator.network.parents.find("domain").values or ()
-    wanted = known if UNIFORM in domains else tuple(dict.fromkeys(domains))
-    for name in wanted:
-        _value(generator.network.parents.find("domain"), name)
-    return tuple(Action({**others, "domain": name}) for name in wanted)
+    asked = {name: [text] for name, text in values.items()} | ({"domain": list(domains)} if domains else {})
+    if not asked:
+        raise InputError("an intervention needs a domain or another parent: --domain, or --set NAME=VALUE.")
+    find = generator.network.parents.find
+    choices = [[(name, value) for value in _values(find(name), texts)] for name, texts in asked.items()]
+    return tuple(Action(dict(chosen)) for chosen in itertools.product(*choices))
+
+
+def _values(parent: Parent, texts: Sequence[str]) -> tuple[str | float, ...]:
+    if UNIFORM in texts and parent.values is not None and UNIFORM not in parent.values:
+        return parent.values
+    return tuple(dict.fromkeys(_value(parent, text) for text in texts))
 
 
 def _value(parent: Parent, text: str) -> str | float:

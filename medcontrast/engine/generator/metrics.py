@@ -5,8 +5,10 @@ Letters: b rows, p numbers of the parents.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +23,14 @@ from medcontrast.engine.fit_briefly import fit_briefly
 from medcontrast.engine.generator.counterfactuals import ROWS
 from medcontrast.engine.generator.generator import Action, Generator
 from medcontrast.errors import InputError
+from medcontrast.files import write_text
 from medcontrast.losses.parents import parent_losses
 from medcontrast.metrics.counterfactual import MeanDifference, category_effect, number_effect
 from medcontrast.networks.modes import evaluating
 from medcontrast.networks.parents import Parent
 from medcontrast.networks.predictor import Predictor
 
+SCORES = "metrics.json"
 PREDICTOR_ROWS = 64
 _LR, _BALANCE = 0.002, 0.5
 
@@ -142,6 +146,30 @@ def score_generator(
         "reversibility": reversibility.mean,
         "reconstruction": reconstruction.mean,
     }
+
+
+def write_scores(
+    folder: Path,
+    found: dict[str, Any],
+    generator: Generator,
+    manifest: ImageManifest,
+    split: str,
+    *,
+    predictor: dict[str, int],
+) -> None:
+    """Writes SCORES: what `score_generator` found, and on what.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    facts = {
+        "checkpoint": f"{generator.file.absolute().parent.name}/{generator.file.name}",
+        "step": generator.step,
+        "manifest": manifest.name,
+        "split": split,
+        "predictor": predictor,
+    }
+    write_text(folder / SCORES, json.dumps({**facts, **found}, indent=1) + "\n")
 
 
 def _predicted(predictor: nn.Module, image: Tensor, generator: Generator) -> Tensor:

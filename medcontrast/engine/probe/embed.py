@@ -45,7 +45,7 @@ class ImageSet:
 
 
 def embed(encoder: nn.Module, images: ImageSet, *, device: torch.device | None = None) -> NDArray[np.float64]:
-    """Features (n, d) of every image; the encoder comes out as it went in, statistics of batch norm included.
+    """Features (n, d) of every image; the encoder stays on the device, and in all else as it went in.
 
     Raises:
         InputError: A feature is not finite.

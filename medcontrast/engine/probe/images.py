@@ -115,8 +115,8 @@ def hold_out(
 def image_units(cases: Sequence[ImageCase]) -> NDArray[np.int64]:
     """(n,) Number of each image's unit, from 0 up in order of their first images.
 
-    A unit is the images of one patient; where none is known, an image by itself. Images of one
-    unit are right and wrong together, so that intervals and tests are over units.
+    A unit is the images of one patient; where none is known, an image by itself. Images of one unit are right and wrong
+    together, so that intervals and tests are over units.
     """
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(_unit(case), len(numbers)) for case in cases], dtype=np.int64)

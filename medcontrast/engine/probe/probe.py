@@ -37,7 +37,7 @@ class ProbeRow:
         labels: How many that are.
         seeds: Runs; 1 where nothing is drawn, and no interval is given.
         values: Every value of `ProbeScore.flat` over the seeds, on test images.
-        over_images: The accuracy, averaged within units of test images, with its interval over units instead of seeds.
+        over_units: The accuracy, averaged within units of test images, with its interval over units instead of seeds.
     """
 
     encoder: str
@@ -46,7 +46,7 @@ class ProbeRow:
     labels: int
     seeds: int
     values: dict[str, Interval]
-    over_images: Interval
+    over_units: Interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,5 +165,5 @@ def _fine_tuned(
 
 def _row(name: str, kind: str, fraction: float, labels: int, scores: list[Scores], test: ImageSet) -> ProbeRow:
     values = over_seeds([score_probe(score, test.targets, test.groups) for score in scores])
-    over_images = accuracy_over_units(scores, test.targets, test.units)
-    return ProbeRow(name, kind, fraction, labels, len(scores), values, over_images)
+    over_units = accuracy_over_units(scores, test.targets, test.units)
+    return ProbeRow(name, kind, fraction, labels, len(scores), values, over_units)

@@ -20,7 +20,7 @@ _RULES = (
     *PROBE_RULES,
     "Intervals: 95 % Student's t over seeds; none where a single run was made.",
     "over units: the accuracy, averaged over seeds and within units, with its 95 % percentile bootstrap interval over "
-    "units of test images: those of one patient, or, where none is known, a source image with what was made of it.",
+    "units of test images: those of one patient, or, where none is known, an image by itself.",
 )
 _KEY = ("encoder", "probe", "labels", "seeds")
 
@@ -49,7 +49,7 @@ def markdown(rows: Sequence[ProbeRow]) -> str:
     """A row a classifier and share, then a table for each kind of group, the picture and the rules."""
     columns = [*FIGURES, *spreads(rows)]
     heads = [*_KEY, *map(_title, columns), "accuracy over units"]
-    cells = [[*_key(row), *(_cell(row.values.get(name)) for name in columns), _cell(row.over_images)] for row in rows]
+    cells = [[*_key(row), *(_cell(row.values.get(name)) for name in columns), _cell(row.over_units)] for row in rows]
     lines = _lines(heads, cells)
     for kind, groups in _groups(rows).items():
         heads = [*_KEY[:3], *(f"{group}, {title}" for group, title in groups.values())]

@@ -29,6 +29,7 @@ from medcontrast.inference.predict import resolve_device
 from medcontrast.networks.encoders2d import Encoder
 from medcontrast.networks.transfer import load_encoder
 from medcontrast.render import embeddings_png
+from medcontrast.say import say
 from medcontrast.settings import PretrainRecipe, require_pretraining
 
 
@@ -119,7 +120,7 @@ def probe_checkpoint(
     place, trained = resolve_device(device), load_trained(checkpoint)
     name, total = trained.recipe.network.name, len(trained.encoder.state_dict())
     about = [f"Loaded {trained.loaded} of {total} tensors of {name} from {trained.file}, step {trained.step}."]
-    _say(console, *about)
+    say(console, *about)
     manifest = load_image_manifest(manifest_path) if manifest_path is not None else _own_manifest(trained)
     folder = output or _default_output(trained, manifest_path, request.split)
     require_free(*(folder / name for name in FILES), overwrite=overwrite)
@@ -127,14 +128,14 @@ def probe_checkpoint(
     warnings = [*images.warnings, *_seen_in_training(trained, manifest_path, images.scored)]
     counts = ", ".join(f"{count} {part}" for part, count in images.sizes.items())
     about += [f"{manifest.path}: images: {counts}.", *images.notes, *(f"Warning: {warning}" for warning in warnings)]
-    _say(console, *about[1:])
+    say(console, *about[1:])
     rows = _rows(trained, images, request, place, console)
     facts = _facts(trained, manifest, images, request)
     seconds = round(time.monotonic() - began, 1)
     write_probe(folder, rows, {**facts, "warnings": warnings, "device": place.type, "seconds": seconds}, about)
     _draw(folder / "embeddings.png", trained, images, manifest.classes, place)
     console.print(terminal_table(rows))
-    _say(console, f"Written to {folder}")
+    say(console, f"Written to {folder}")
     return rows
 
 
@@ -143,7 +144,7 @@ def _rows(
 ) -> list[ProbeRow]:
     def tell(new: Sequence[ProbeRow]) -> None:
         figures = ", ".join(f"{row.kind} {row.values['accuracy'].mean:.3f}" for row in new)
-        _say(console, f"{new[0].encoder}, {new[0].labels} labels: accuracy {figures}")
+        say(console, f"{new[0].encoder}, {new[0].labels} labels: accuracy {figures}")
 
     encoders = {"pre-trained": [trained.encoder]}
     if request.from_scratch:
@@ -230,8 +231,3 @@ def _draw(path: Path, trained: Trained, images: ProbeImages, classes: Sequence[s
         curves = Curves(trained.run, trained.step)
         curves.picture(trained.step, f"probe/{path.parent.name}", path)
         curves.close()
-
-
-def _say(console: Console, *sentences: str) -> None:
-    for sentence in sentences:
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,61 @@
+"""Tests of the documentation: every function, file and setting that it names is there."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from medcontrast.settings import load_recipe
+from medcontrast.settings.shipped import shipped_recipes
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "medcontrast"
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+ROOMS = {path.stem for path in PACKAGE.iterdir()}
+
+
+def keys_of(tree, prefix=""):
+    for key, value in tree.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from keys_of(value, f"{prefix}{key}.")
+
+
+@pytest.fixture(scope="module")
+def settings():
+    """Every key of every shipped recipe."""
+    return {key for path in shipped_recipes() for key in keys_of(load_recipe(path).model_dump())}
+
+
+def found(name):
+    """Whether a dotted name leads to a module, or to something in one."""
+    parts = f"medcontrast.{name}".split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            thing = importlib.import_module(".".join(parts[:count]))
+        except ImportError:
+            continue
+        for part in parts[count:]:
+            if not hasattr(thing, part):
+                return False
+            thing = getattr(thing, part)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_what_a_page_names_is_there(page, settings):
+    named = set(re.findall(r"`([A-Za-z_][\w./]*)`", page.read_text(encoding="utf-8")))
+    files = {name for name in named if name.endswith(".py")}
+    places = {name: (PACKAGE / name, ROOT / name) for name in files}
+    assert [name for name, each in places.items() if not any(place.is_file() for place in each)] == []
+    dotted = {name for name in named - files if "." in name and "/" not in name and name.split(".")[0] in ROOMS}
+    assert sorted(name for name in dotted - settings if not found(name)) == []
+
+
+def test_a_name_that_is_nowhere_is_noticed():
+    assert found("networks.ema.update_teacher") and found("methods.fba_net.FBANet.losses")
+    assert not found("networks.ema.update_student") and not found("engine.nowhere.thing")

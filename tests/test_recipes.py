@@ -143,9 +143,9 @@ def test_it_pretrains_two_steps_when_shrunken(tiny, tmp_path, path):
     facts = {"target": np.arange(24) % 2, "domain": np.arange(24) // 2 % 2, "number": np.arange(24) / 3}
     of = np.array([f"images.npz#images[{number}]" for number in range(24)])
     np.savez(tmp_path / "data" / "images.npz", images=images, others=255 - images, of=of, **facts)
-    numbers = {name for name in getattr(recipe.method, "parents", {}) if name not in facts}
+    parents = {name: kind for name, kind in getattr(recipe.method, "parents", {}).items() if name not in facts}
     source = {"npz": "images.npz", "target": "target", "domain": "domain"}
-    source["attributes"] = dict.fromkeys(sorted(numbers), "number")
+    source["attributes"] = {name: "target" if kind == "category" else "number" for name, kind in parents.items()}
     counterfactuals = {**source, "images": "others", "of": "of"}
     manifest = {"kind": "images", "root": ".", "classes": ["no", "yes"], "train": [source, counterfactuals]}
     if recipe.needs_lesion_boxes:
@@ -161,3 +161,26 @@ def test_it_pretrains_two_steps_when_shrunken(tiny, tmp_path, path):
     assert trainer.state.step == 2
     records = tiny.read_log(trainer.run)
     assert all(math.isfinite(value) for record in records for value in record.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("pairs_leoclr", "whole"),
+        ("cifar10_leoclr", "whole"),
+        ("imagenet_leoclr", "whole"),
+        ("pairs_centre", "centre"),
+        ("pairs_moco_two_keys", "random"),
+    ],
+)
+def test_the_anchor_of_leoclr_shows_what_its_recipe_says(name, kind):
+    """Left out, its crop would be random: LeOCLR would be MoCo with two keys."""
+    view = load_recipe(shipped_folder("recipes") / f"{name}.yaml").augment.views["anchor"]
+    assert view.crop.kind == kind and view.rotation_degrees == 0 and view.same_crop_as is None
+
+
+@pytest.mark.parametrize("path", [path for path in PRETRAINING if "multi_level" in path.name], ids=name_of)
+def test_clean_and_degraded_patches_get_the_same_colours(path):
+    """Else the two qualities would differ by more than the degradation."""
+    first, *others = [view.photometric for view in load_recipe(path).augment.views.values()]
+    assert others == [first] * 3

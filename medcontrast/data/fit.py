@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import overload
 
 from medcontrast.data.images.manifest import ImageManifest, is_image_manifest, load_image_manifest
-from medcontrast.data.images.sources import ImageCase, source_kind
+from medcontrast.data.images.sources import ImageCase, fields_of, listed_fields, source_kind
 from medcontrast.data.manifest import Manifest, load_manifest
 from medcontrast.errors import ManifestError, RecipeError
 from medcontrast.settings import AnyRecipe, PretrainRecipe, Recipe
 from medcontrast.settings.multi_level import MultiLevelSettings
 from medcontrast.settings.pretraining import LeOCLRSettings, MoCoSettings
-
-_FIELDS = ("target", "domain", "quality", "patient", "text", "attributes", "lesion_boxes")
-"""What a manifest may say of an image, as messages list it."""
 
 
 @overload
@@ -102,11 +99,11 @@ def _target_faults(method: MultiLevelSettings, manifest: ImageManifest, cases: S
     if method.queued == "all" and method.queries == "all":
         return []  # nothing then depends on the target
     listed = not cases and any(source_kind(source) == "csv" for source in manifest.sources["train"])
-    fields = _fields(manifest, cases)
+    fields = fields_of([vars(case) for case in cases] or manifest.sources["train"])
     if "target" not in fields and not listed:
         return [
             f"data.manifest: no training image of {manifest.path} has a target, by which method multi_level tells "
-            f"lesions from healthy images (they have {', '.join(fields) or 'no fields'}); add target to its sources"
+            f"lesions from healthy images (they have {listed_fields(fields)}); add target to its sources"
         ]
     targets = {case.target for case in cases} - {None}
     if not targets or (0 in targets and len(targets) > 1):
@@ -116,12 +113,6 @@ def _target_faults(method: MultiLevelSettings, manifest: ImageManifest, cases: S
         f"data.manifest: the training images of {manifest.path} with a target are all {only} (target 0, the class "
         f"{manifest.classes[0]}, is healthy), but method multi_level needs {other} too; add some"
     ]
-
-
-def _fields(manifest: ImageManifest, cases: Sequence[ImageCase]) -> list[str]:
-    """What is known of some training image."""
-    facts = [vars(case) for case in cases] or manifest.sources["train"]
-    return [name for name in _FIELDS if any(each.get(name) not in (None, "", (), {}) for each in facts)]
 
 
 def _queue_faults(

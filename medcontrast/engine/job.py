@@ -18,6 +18,7 @@ from medcontrast.batch import Batch, StepInfo
 from medcontrast.data.images.images import make_image_loader
 from medcontrast.data.images.manifest import ImageManifest
 from medcontrast.data.images.parents import parent_rows, training_parents
+from medcontrast.data.images.sources import fields_of, listed_fields
 from medcontrast.data.manifest import Case, Manifest
 from medcontrast.data.sampler import TwoStreamSampler
 from medcontrast.data.volumes import make_loader
@@ -253,8 +254,12 @@ class Generation(ImageJob):
         self.cases = manifest.originals("train")
         where = f"{manifest.path}: train"
         self.parents = training_parents(recipe.method.parents, self.cases, manifest.classes, where=where)
-        if self.balance and any(case.domain is None for case in self.cases):
-            raise InputError(f"{where}: an image has no domain to balance by; set method.balance to 0.")
+        bare = next((case for case in self.cases if case.domain is None), None)
+        if self.balance and bare is not None:
+            raise InputError(
+                f"{where}: image {bare.name} has no domain to balance by (it has "
+                f"{listed_fields(fields_of([vars(bare)]))}); add domain to its source, or set method.balance to 0."
+            )
         self.method = make_generator_method(recipe, self.parents)
 
     def loader(self, *, rank: int, world_size: int, start_step: int) -> tuple[DataLoader[Any], TwoStreamSampler]:

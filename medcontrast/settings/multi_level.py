@@ -53,7 +53,7 @@ class MultiLevelSettings(Settings):
     low_weight: Weight = 1.0
     """Of degraded lesion patches against degraded healthy ones."""
     cross_weight: Weight = 1.0
-    """Of degraded lesion patches, with the clean patch as positive, against healthy ones."""
+    """Of degraded lesion patches, with another, clean crop of the lesion as positive, against healthy ones."""
     cross_negatives: Literal["low", "both"] = "low"
     """low: healthy patches of the query's quality, so that quality tells nothing; both: clean ones too."""
     queued: Literal["healthy", "all"] = "healthy"

@@ -60,7 +60,7 @@ class LeOCLRSettings(Settings):
     roles: Literal["anchor_query", "crops_query"] = "anchor_query"
     """anchor_query: the original is the query, the crops are keys (the paper's); crops_query: the other way round."""
     reduction: Literal["sum", "mean"] = "mean"
-    """Of the two terms; the paper's sum doubles the gradient against MoCo's at one learning rate."""
+    """Of the two terms; the sum doubles the gradient against MoCo's at one learning rate."""
     enqueue: Literal["first", "both"] = "first"
     """anchor_query alone: whose keys go into the queue, the first crop's or both crops'."""
 

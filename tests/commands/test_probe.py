@@ -267,7 +267,7 @@ def one_class(tree: dict[str, Any]) -> None:
     set_targets(tree, ("train", "validation", "test"), 0)
 
 
-NO_TARGET = "{path}: none of the %d images of %s has a target; a probe needs it."
+NO_TARGET = "{path}: none of the %d images of %s has a target, which a probe needs; they have domain."
 FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "one class": (one_class, '{path}: a probe tells classes apart, but "classes" names 1.'),
     "all of one class": (
@@ -278,8 +278,14 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda tree: tree["classes"].append("dotted"),
         "{path}: the class dotted does not occur among the 24 images of train; add some, or take it out of classes.",
     ),
-    "no targets to score": (lambda tree: set_targets(tree, ("test",), None), NO_TARGET % (12, "test")),
-    "no targets to choose": (lambda tree: set_targets(tree, ("validation",), None), NO_TARGET % (8, "validation")),
+    "no targets to score": (
+        lambda tree: set_targets(tree, ("test",), None),
+        NO_TARGET % (12, "test"),
+    ),
+    "no targets to choose": (
+        lambda tree: set_targets(tree, ("validation",), None),
+        NO_TARGET % (8, "validation"),
+    ),
     "no test images": (
         lambda tree: tree.update(test=[]),
         "{path}: the split 'test' is empty; it has train, validation.",

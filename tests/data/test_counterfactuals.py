@@ -74,7 +74,9 @@ def test_an_image_without_counterfactuals_is_its_own_partner():
 
 
 def test_what_it_refuses():
-    with pytest.raises(InputError, match=r"it has no counterfactuals \(no image with `of`\), but a view shows them"):
+    with pytest.raises(
+        InputError, match=r"it has no counterfactuals \(no image has `of`; they have no fields\), but a view"
+    ):
         Counterfactuals([ImageCase("one", FILE)], seed=0, where="it")
     strange = [ImageCase("one", FILE), ImageCase("two", FILE, of="three")]
     with pytest.raises(InputError, match="it: two is of three, which is no image of this split"):
@@ -89,9 +91,7 @@ def test_two_counterfactuals_of_one_image_in_one_domain_are_refused():
     one = ImageCase("one", FILE, domain="a")
     made = [ImageCase(f"{name} in {domain}", FILE, domain=domain, of="one") for name, domain in ("xb", "yc", "zb")]
     Counterfactuals([one, *made[:2]], seed=0, where="it")
-    sentence = (
-        "it: x in b and z in b are both counterfactuals of one in domain b with the same attributes, .*; keep one"
-    )
+    sentence = "it: x in b and z in b are both counterfactuals of one in domain b with the same attributes"
     with pytest.raises(InputError, match=sentence):
         Counterfactuals([one, *made], seed=0, where="it")
     # of another image or attribute, or of no domain, they may be more

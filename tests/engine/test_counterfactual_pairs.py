@@ -100,6 +100,38 @@ def test_a_pair_crosses_domains_as_often_as_it_should(with_counterfactuals, job_
     assert abs(crossed["cf_simclr"] - 0.5) < 5 * 0.5 / 480**0.5
 
 
+DINO = {"name": "dino", "local_views": 2, "prototypes": 7, "hidden_channels": 12, "bottleneck_channels": 6}
+VIT = {"name": "vit", "width": 8, "image_size": 16, "patch": 4, "depth": 1, "heads": 2}
+
+
+def dino_tree(tiny, manifest, crossed, **train):
+    """One global and one local view of each kind; `crossed` names what the second of each shows."""
+    made = tiny.pretrain_tree(manifest=str(manifest), rows=8, **train)
+    sources = {"global_first": "image", "global_second": crossed, "local_1": "image", "local_2": crossed}
+    made["augment"]["views"] = {name: {**WHOLE, "source": source} for name, source in sources.items()}
+    return {**made, "method": DINO, "network": VIT}
+
+
+def test_cf_dino_shows_half_of_the_crops_under_one_other_scanner(tiny, with_counterfactuals, tmp_path):
+    inverted = with_counterfactuals(lambda image: 255 - image, "inverted")
+    path = tiny.write_recipe(tmp_path / "cf_dino.yaml", dino_tree(tiny, inverted, "counterfactual", steps=60))
+    crossed = []
+    for batch in batches(tiny.create_run(tmp_path / "cf_dino", load_recipe(path), path)):
+        views, image = batch["views"], (batch["image"] - 0.5) / 0.25
+        assert torch.equal(views["global_first"], image) and torch.equal(views["local_1"], image)
+        assert torch.equal(views["global_second"], views["local_2"])  # one partner a row
+        crossed += (views["global_second"] != image).flatten(1).any(1).tolist()
+    assert abs(np.mean(crossed) - 0.5) < 5 * 0.5 / 480**0.5
+
+
+def test_cf_dino_on_counterfactuals_that_are_the_images_is_dino(tiny, with_counterfactuals, tmp_path):
+    same, logs = with_counterfactuals(lambda image: image, "same"), []
+    for source in ("image", "counterfactual"):
+        path = tiny.write_recipe(tmp_path / f"{source}.yaml", dino_tree(tiny, same, source))
+        logs.append(tiny.read_log(tiny.train(tiny.create_run(tmp_path / source, load_recipe(path), path)).run))
+    assert logs[0] == logs[1]
+
+
 def test_counterfactuals_are_no_rows_of_their_own(with_counterfactuals, job_for):
     path = with_counterfactuals(lambda image: 255 - image, "inverted")
     for form in SOURCES:

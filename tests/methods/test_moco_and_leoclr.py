@@ -118,15 +118,41 @@ def test_leoclr_is_symmetric_in_its_crops_and_the_first_term_alone_is_moco():
     torch.testing.assert_close(moco.losses(batch, info())["loss"], terms["first"], rtol=1e-5, atol=1e-6)
 
 
+def plane():
+    """Two crops' directions, and LeOCLR on embeddings themselves; past keys pull nowhere out of the crops' plane."""
+    method, every = make("leoclr", reduction="sum", temperature=0.2), torch.eye(6)
+    method.queue.enqueue_class(0, torch.cat([every[2:], -every[2:]]))
+    method.queries, method.keys = (lambda image: image), (lambda image, *_: image)
+    crops = torch.nn.functional.normalize(torch.tensor([[1.0, 0.2, 0, 0, 0, 0], [0.1, 0.9, 0, 0, 0, 0]]), dim=1)
+
+    def loss_of(anchor):
+        return method.losses({"views": {"anchor": anchor, "first": crops[:1], "second": crops[1:]}}, info())["loss"]
+
+    return method, crops, loss_of
+
+
 def test_the_best_anchor_lies_in_the_mean_direction_of_its_crops():
-    first, second = torch.nn.functional.normalize(torch.tensor([[1.0, 0.2, 0.0], [0.1, 0.9, 0.4]]), dim=1)
-    anchor = torch.tensor([0.3, -0.4, 0.8], requires_grad=True)
-    for _ in range(300):
-        unit = anchor / anchor.norm()
-        (slope,) = torch.autograd.grad(-(unit @ first + unit @ second), anchor)
-        anchor = (anchor - 0.1 * slope).detach().requires_grad_(True)
-    mean = (first + second) / (first + second).norm()
-    torch.testing.assert_close(anchor.detach() / anchor.detach().norm(), mean, atol=1e-3, rtol=0)
+    _, crops, loss_of = plane()
+    anchor = torch.nn.functional.normalize(torch.tensor([[0.3, -0.4, 0.8, 0.2, 0.0, 0.0]]), dim=1)
+    for _ in range(1500):
+        anchor.requires_grad_()
+        (slope,) = torch.autograd.grad(loss_of(anchor), anchor)
+        anchor = torch.nn.functional.normalize((anchor - 0.05 * slope).detach(), dim=1)
+    mean = crops.sum(0) / crops.sum(0).norm()
+    torch.testing.assert_close(anchor[0], mean, atol=1e-3, rtol=0)
+
+
+def test_the_anchor_s_gradient_by_the_equation():
+    """(1/T) sum over crops of [sum_j p_j n_j - (1 - p_+) v] along the sphere; p: soft-max over crop and past keys."""
+    method, crops, loss_of = plane()
+    anchor = torch.nn.functional.normalize(torch.tensor([[0.3, -0.4, 0.8, 0.2, 0.1, -0.3]]), dim=1).requires_grad_()
+    (found,) = torch.autograd.grad(loss_of(anchor), anchor)
+    past, expected = method.past(), torch.zeros(6)
+    for crop in crops:
+        share = (torch.cat([crop[None], past]) @ anchor[0].detach() / 0.2).softmax(0)
+        expected += (share[1:] @ past - (1 - share[0]) * crop) / 0.2
+    radial = anchor[0].detach()
+    torch.testing.assert_close(found[0], expected - (expected @ radial) * radial, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -164,16 +190,16 @@ def test_every_term_reaches_the_student_and_nothing_else(name):
 @pytest.mark.parametrize("name", ["moco_v2", "leoclr"])
 def test_the_momentum_encoder_starts_as_the_student_and_keeps_its_share_from_the_first_step(name):
     method = make(name, norm="batch", ema_decay=0.9)
-    for old, new in zip(method.momentum[0].parameters(), method.student.parameters(), strict=True):
-        assert torch.equal(old, new)
-    before = [p.detach().clone() for p in method.momentum[0].parameters()]
+    taught = [*method.student.parameters(), *method.head.parameters()]
+    assert all(torch.equal(old, new) for old, new in zip(method.momentum.parameters(), taught, strict=True))
+    before = [p.detach().clone() for p in method.momentum.parameters()]
     with torch.no_grad():
-        for p in method.student.parameters():
+        for p in taught:
             p.add_(1.0)
     method.losses(make_batch(), info())  # its own statistics of batch norm move
     own = [b.clone() for b in method.momentum[0].buffers()]
     method.after_step(info())
-    for old, start in zip(method.momentum[0].parameters(), before, strict=True):
+    for old, start in zip(method.momentum.parameters(), before, strict=True):
         torch.testing.assert_close(old, start + 0.1, rtol=0, atol=1e-6)
     assert all(torch.equal(old, new) for old, new in zip(method.momentum[0].buffers(), own, strict=True))
     statistics = dict(method.student.named_buffers())

@@ -7,7 +7,7 @@ medcontrast.data.images.images.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +18,21 @@ from medcontrast.errors import ManifestError
 
 QUALITIES = ("high", "low")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
-_COLUMNS = ("target", "domain", "quality", "patient", "text", "of")
-_KNOWN = (*_COLUMNS, "attributes")
+COLUMNS = ("target", "domain", "quality", "patient", "text", "of")
+_KNOWN = (*COLUMNS, "attributes")
 """What may be known of an image, whatever it comes from."""
 _BOXES = "lesion_boxes"
 """May be known of an image, not of a whole volume."""
+
+
+def fields_of(facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is known of some of these images: of cases their `vars`, or the sources themselves."""
+    return [name for name in (*_KNOWN, _BOXES) if any(each.get(name) not in (None, "", (), {}) for each in facts)]
+
+
+def listed_fields(fields: Sequence[str]) -> str:
+    """As messages list them."""
+    return ", ".join(fields) or "no fields"
 
 
 @dataclass(frozen=True)
@@ -194,14 +204,14 @@ def _single(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase
 def _npz(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
     key, attributes = source.get("images", "images"), source.get("attributes") or {}
     same = {"quality": source["quality"]} if source.get("quality") in QUALITIES else {}  # of all images
-    wanted = [name for name in (*_COLUMNS, _BOXES) if name not in same]
+    wanted = [name for name in (*COLUMNS, _BOXES) if name not in same]
     arrays = {name: source[name] for name in wanted if source.get(name) is not None}
     named = isinstance(attributes, dict) and all(
         isinstance(name, str) for name in (*arrays.values(), *attributes.values())
     )
     if not named:
         raise ManifestError(
-            f"{place.where}: {', '.join((*_COLUMNS, _BOXES))} are names of arrays here, and attributes names of arrays "
+            f"{place.where}: {', '.join((*COLUMNS, _BOXES))} are names of arrays here, and attributes names of arrays "
             "by name."
         )
     count = npz_length(path, key, place.where)
@@ -243,7 +253,7 @@ def _csv(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
     cases = []
     for index in _chosen(source, len(rows), place.where):
         row = rows[index]
-        known: dict[str, Any] = {key: row.get(key) for key in (*_COLUMNS, _BOXES)}
+        known: dict[str, Any] = {key: row.get(key) for key in (*COLUMNS, _BOXES)}
         known["attributes"] = {name: row[name] for name in wanted}
         name, file = _name(folder, row["image"]), place.root / folder / row["image"]
         cases.append(ImageCase(name=name, file=file, **place.facts(known, f"row {index + 1} ({name})")))

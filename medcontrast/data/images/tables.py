@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 
 from medcontrast.data.images.lesion_boxes import boxes_text
 from medcontrast.data.images.manifest import KIND, ImageManifest
-from medcontrast.data.images.sources import ImageCase
+from medcontrast.data.images.sources import COLUMNS, ImageCase
 from medcontrast.files import write_atomically, write_text
-
-_COLUMNS = ("target", "domain", "quality", "patient", "text", "of")
 
 
 def derived_tree(manifest: ImageManifest, suffix: str, description: str) -> dict[str, Any]:
@@ -64,7 +62,7 @@ def image_table(
     """
     arrays: dict[str, NDArray[Any]] = {f"{prefix}_images": np.ascontiguousarray(images.transpose(0, 2, 3, 1))}
     source: dict[str, Any] = {"npz": file, "images": f"{prefix}_images"}
-    for column in _COLUMNS:
+    for column in COLUMNS:
         values = [getattr(case, column) for case in cases]
         if any(value is not None for value in values):
             words = [value if value is None or column != "target" else classes[value] for value in values]

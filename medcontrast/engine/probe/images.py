@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medcontrast.data.images.images import Images
 from medcontrast.data.images.manifest import ImageManifest, require_apart
-from medcontrast.data.images.sources import ImageCase
+from medcontrast.data.images.sources import ImageCase, fields_of, listed_fields
 from medcontrast.engine.probe.embed import ImageSet
 from medcontrast.engine.probe.probe import ProbeSets
 from medcontrast.errors import InputError
@@ -130,7 +130,11 @@ def _with_target(manifest: ImageManifest, split: str, notes: list[str]) -> tuple
     cases = manifest.originals(split)
     known = tuple(case for case in cases if case.target is not None)
     if not known:
-        raise InputError(f"{manifest.path}: none of the {len(cases)} images of {split} has a target; a probe needs it.")
+        fields = listed_fields(fields_of([vars(case) for case in cases]))
+        raise InputError(
+            f"{manifest.path}: none of the {len(cases)} images of {split} has a target, which a probe needs; they have "
+            f"{fields}."
+        )
     if len(known) < len(cases):
         notes.append(f"{len(cases) - len(known)} of {len(cases)} images of {split} have no target and are left out.")
     return known

@@ -19,9 +19,10 @@ class MultiLevel(MomentumMethod):
     """InfoNCE at three levels, with queues of healthy keys of each quality.
 
     high: clean patch against clean healthy patches. low: degraded patch against degraded healthy patches, which share
-    whatever degradation does and differ in the lesion alone. cross: degraded patch with another, clean crop of the lesion as positive,
-    against degraded healthy patches. Lesions are nobody's negatives. Patches of both qualities, lesion and healthy, go
-    through the student together, so that batch normalisation has the same statistics for all of them.
+    whatever degradation does and differ in the lesion alone. cross: degraded patch with another,
+    clean crop of the lesion as positive, against degraded healthy patches. Lesions are nobody's negatives. Patches of
+    both qualities, lesion and healthy, go through the student together, so that batch normalisation has the same
+    statistics for all of them.
 
     A row of `quality` 1 has no clean version: its *_high views are not looked at.
 

@@ -74,6 +74,25 @@ def test_a_grid_runs_to_its_tables_and_again_from_records_alone(cli, grid):
     assert (results / "table.md").read_text(encoding="utf-8") == table
 
 
+def test_a_peer_is_held_to_the_same_labels_and_cases(cli, grid):
+    """Its record names the labeled cases of the run and the cases that it was scored on."""
+    assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
+    results = Path("benchmarks/results/tiny")
+    own = Record.load(results / "supervised-2-0.json")
+    facts = {**own.facts, "peer": {"name": "Other", "version": "2.0"}}
+
+    def report(**changes):
+        peer = dataclasses.replace(own, row="other", facts={**facts, **changes})
+        peer.save(results / "peers" / "other-2-0.json")
+        return cli("benchmark", grid, "--report")
+
+    assert report().code == 0 and "| other (peer) | 1 |" in (results / "table.md").read_text(encoding="utf-8")
+    strange = report(labeled_cases=["case_00", "case_02"])
+    assert strange.code == 2 and "peers/other-2-0.json: this record has other labeled cases" in strange.err
+    split = report(split="test")
+    assert split.code == 2 and "peers/other-2-0.json" in split.err and "split" in split.err
+
+
 def test_a_grid_in_parts_shows_gaps_and_ends_in_the_same_records(cli, grid):
     assert cli("benchmark", grid, "--results", "straight", "--work", "w1").code == 0
     assert cli("benchmark", grid, "--only", "supervised-2-0", "--only", "full").code == 0

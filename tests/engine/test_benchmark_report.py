@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from medcontrast.engine.benchmark.records import METRICS, Record
+from medcontrast.engine.benchmark.records import METRICS, Record, load_peer_records
 from medcontrast.engine.benchmark.report import write_report
 from medcontrast.errors import InputError
 from medcontrast.settings.grid import GridSettings
@@ -39,8 +39,9 @@ def make(row, run, dice, labeled=2, missed=0.0, targets=("front",), **inference)
     cases = [f"c{number}" for number in range(len(dice))]
     figures = {metric: [1.0] * len(dice) for metric in METRICS} | {"dice": dice, "missed": [missed] * len(dice)}
     facts = {"split": "validation", "step": 2, "trained_parameters": 1_500_000, "train_seconds": 1800}
-    facts |= {"versions": {"torch": "9.9"}, "device": "cpu", "precision": "32-true"}
-    recipe = {"network": {"name": "unet"}, "inference": {**INFERENCE, **inference}}
+    facts |= {"versions": {"torch": "9.9", "monai": "8.8"}, "device": "cpu", "precision": "32-true"}
+    facts["network"] = "teacher" if row == "mean_teacher" else "student"
+    recipe = {"network": {"name": "unet"}, "data": {"spacing_mm": None}, "inference": {**INFERENCE, **inference}}
     return Record(row, labeled, run, recipe, "", cases, dict.fromkeys(targets, figures), facts)
 
 
@@ -65,16 +66,17 @@ def test_the_table_by_hand(tmp_path):
     assert ours["Dice front"] == "0.7000 (0.6000 to 0.8000)"
     assert (ours["SD over runs"], other["SD over runs"]) == ("0.1414", "-")
     assert (ours["missed"], other["missed"]) == ("3", "0")
-    # run 0 alone has a partner
-    assert (ours["of full supervision"], other["of full supervision"]) == ("75.0 %, over run 0", "87.5 %")
+    # means over all runs of each: 0.7 and 0.7 of 0.8
+    assert (ours["of full supervision"], other["of full supervision"]) == ("87.5 %", "87.5 %")
+    # of run 0 alone, where only that has a partner
     assert other["against supervised"] == "+0.1000 (+0.1000 to +0.1000), p 0.250, over run 0"
     assert ours["against mean_teacher"] == "-0.1000 (-0.1000 to -0.1000), p 0.250, over run 0"
     assert list(ours)[-2:] == ["parameters", "hours"]
     assert (ours["parameters"], ours["hours"]) == ("1.50 M", "0.50")
     assert "SD over runs" not in table(text, "all cases labeled")["full"]  # where no row has one
     assert (
-        "Conditions: network unet; overlap of windows 0.5; their weights gaussian; mirrored versions averaged yes;"
-        in text
+        "Conditions: network unet; which predicts student (supervised, full), teacher (mean_teacher); "
+        "spacing, mm as stored; overlap of windows 0.5; their weights gaussian; mirrored versions averaged yes;" in text
     )
     found = list(csv.DictReader((tmp_path / "out" / "table.csv").read_text(encoding="utf-8").splitlines()))
     assert {row["figure"] for row in found} >= {"dice", "hd95_pooled_mm"}
@@ -124,6 +126,7 @@ def test_a_miss_counts_once_and_conditions_in_which_rows_differ_are_said(tmp_pat
     text = write_report(settings(), records, tmp_path / "out", structures=["front"])
     assert table(text, "2 labeled")["supervised"]["missed"] == "2"
     assert "largest component kept none (supervised), each (mean_teacher);" in text
+    assert "which predicts student (supervised), teacher (mean_teacher); spacing, mm as stored;" in text
 
 
 def test_records_of_other_cases_are_not_compared(tmp_path):
@@ -151,7 +154,7 @@ def test_peers_stand_beside_the_rows_and_change_none_of_them(tmp_path):
     save_peer(out, "other_mt", 1, [0.7, 0.8, 0.9])
     save_peer(out, "other_mt", 0, [0.4, 0.5, 0.6])
     save_peer(out, "supervised", 0, [1.0, 1.0, 1.0], labeled="all")
-    text = write_report(settings(), records, out)
+    text = write_report(settings(), records, out, peers=load_peer_records(out))
     rows = table(text, "2 labeled")
     assert rows["other_mt (peer)"]["runs"] == "2"
     assert rows["other_mt (peer)"]["Dice front"] == "0.6500 (0.5500 to 0.7500)"
@@ -168,15 +171,16 @@ def test_peers_stand_beside_the_rows_and_change_none_of_them(tmp_path):
 
 
 def test_a_peer_on_other_cases_is_refused(tmp_path):
-    save_peer(tmp_path / "out", "other", 0, [0.7])
+    out, own = tmp_path / "out", {"supervised-2-0": make("supervised", 0, [0.5, 0.6])}
+    save_peer(out, "other", 0, [0.7])
     with pytest.raises(InputError, match="peers/other-2-0 and supervised-2-0 hold other cases"):
-        write_report(settings(), {"supervised-2-0": make("supervised", 0, [0.5, 0.6])}, tmp_path / "out")
+        write_report(settings(), own, out, peers=load_peer_records(out))
 
 
 def test_a_record_without_its_peer_is_refused(tmp_path):
     make("supervised", 0, [0.5]).save(tmp_path / "out/peers/supervised-2-0.json")
     with pytest.raises(InputError, match=r"peers/supervised-2-0\.json: names no peer and its version"):
-        write_report(settings(), {"supervised-2-0": make("supervised", 0, [0.5])}, tmp_path / "out")
+        load_peer_records(tmp_path / "out")
 
 
 def test_the_table_replaces_the_marked_part_of_a_page(tmp_path):

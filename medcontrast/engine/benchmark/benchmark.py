@@ -16,7 +16,14 @@ from rich.console import Console
 from medcontrast import checkpoint
 from medcontrast.data.manifest import Manifest, load_manifest
 from medcontrast.data.subsets import labeled_subset
-from medcontrast.engine.benchmark.records import Record, decides_nothing, load_records, make_record, require_split
+from medcontrast.engine.benchmark.records import (
+    Record,
+    decides_nothing,
+    load_peer_records,
+    load_records,
+    make_record,
+    require_split,
+)
 from medcontrast.engine.benchmark.report import write_report
 from medcontrast.engine.run import Run, resolve_paths
 from medcontrast.engine.scoring import score_checkpoints
@@ -142,6 +149,17 @@ class Benchmark(ABC, Generic[AnyCell]):
         return stopped is None
 
 
+def _require_cases(
+    record: Record, labeled: Sequence[str], scored: Sequence[str], manifest: Manifest, path: Path
+) -> None:
+    for kind, old, new in (("labeled", record.facts["labeled_cases"], labeled), ("scored", record.cases, scored)):
+        if sorted(old) != sorted(new):
+            raise InputError(
+                f"{path}: this record has other {kind} cases than {manifest.path} now names for it. Delete it to run "
+                "its cell again, or put the manifest back."
+            )
+
+
 @dataclass(frozen=True)
 class SegmentationBenchmark(Benchmark[Cell]):
     """A grid of segmentation methods.
@@ -182,12 +200,7 @@ class SegmentationBenchmark(Benchmark[Cell]):
         subset = labeled_subset(manifest, cell.labeled, cell.run)
         labeled = [entry["case"] for entry in subset["labeled"]]
         scored = [case.name for case in manifest.split(self.grid.split)]
-        for kind, old, new in (("labeled", record.facts["labeled_cases"], labeled), ("scored", record.cases, scored)):
-            if sorted(old) != sorted(new):
-                raise InputError(
-                    f"{path}: this record has other {kind} cases than {manifest.path} now names for it. Delete it to "
-                    "run its cell again, or put the manifest back."
-                )
+        _require_cases(record, labeled, scored, manifest, path)
         before, now = record.facts["unlabeled"], len(subset["unlabeled"])
         if recipe.train.unlabeled_rows and before != now:
             raise InputError(
@@ -199,8 +212,19 @@ class SegmentationBenchmark(Benchmark[Cell]):
         records = self.records()
         if not records:
             raise no_records(self.results)
-        structures = [label.name for label in self._manifest().labels.labels]
-        return write_report(self.grid, records, self.results, into, structures=structures)
+        manifest = self._manifest()
+        peers = load_peer_records(self.results)
+        for name, record in peers.items():
+            self._require_peer(record, manifest, self.results / f"{name}.json")
+        structures = [label.name for label in manifest.labels.labels]
+        return write_report(self.grid, records, self.results, into, peers=peers, structures=structures)
+
+    def _require_peer(self, record: Record, manifest: Manifest, path: Path) -> None:
+        """Holds another toolkit's record to the cases of the grid's own."""
+        require_split(record.facts, self.grid.split, path)
+        labeled = labeled_subset(manifest, record.labeled, record.run)["labeled"]
+        scored = [case.name for case in manifest.split(self.grid.split)]
+        _require_cases(record, [entry["case"] for entry in labeled], scored, manifest, path)
 
     def record(self, cell: Cell, run: Run, path: Path) -> None:
         report = score_checkpoints(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medcontrast.engine.benchmark import tables
-from medcontrast.engine.benchmark.records import Record, load_peer_records
+from medcontrast.engine.benchmark.records import Record
 from medcontrast.engine.benchmark.tables import Figure, Line
 from medcontrast.errors import InputError
 from medcontrast.metrics.comparison import Scores, mean_over_runs
@@ -20,11 +20,14 @@ from medcontrast.settings.grid import GridSettings, cells
 
 _CONDITIONS = {
     "network": ("recipe", "network", "name"),
+    "which predicts": ("facts", "network"),
+    "spacing, mm": ("recipe", "data", "spacing_mm"),
     "overlap of windows": ("recipe", "inference", "overlap"),
     "their weights": ("recipe", "inference", "weighting"),
     "mirrored versions averaged": ("recipe", "inference", "flips"),
     "largest component kept": ("recipe", "inference", "largest_component"),
     "PyTorch": ("facts", "versions", "torch"),
+    "MONAI": ("facts", "versions", "monai"),
     "device": ("facts", "device"),
     "precision": ("facts", "precision"),
 }
@@ -32,7 +35,7 @@ _CONDITIONS = {
 
 _DISTANCES = {"HD95 pooled": "hd95_pooled_mm", "ASSD": "assd_mm", "volume error, ml": "volume_error_ml"}
 """Columns of the grid's target beside its Dice."""
-_FIGURES = ("dice", "hd95_pooled_mm", "assd_mm", "surface_dice", "volume_error_ml")
+_FIGURES = ("dice", "hd95_pooled_mm", "hd95_max_directed_mm", "assd_mm", "surface_dice", "volume_error_ml")
 """Of the CSV."""
 
 
@@ -78,6 +81,7 @@ def write_report(
     folder: Path,
     into: Path | None = None,
     *,
+    peers: dict[str, Record] | None = None,
     structures: Sequence[str] | None = None,
 ) -> str:
     """Writes table.md, table.csv and picture.png beside the records; returns the Markdown.
@@ -85,15 +89,16 @@ def write_report(
     Args:
         grid: The settings.
         records: Name of the cell -> its record, at least one.
-        folder: Where the files go; its folder `peers` may hold records of other toolkits on the same cases.
+        folder: Where the files go.
         into: A Markdown file with `<!-- benchmark NAME -->` and `<!-- end -->`; what stands between is replaced.
+        peers: Records of other toolkits on the same cases, by name.
         structures: Targets in which a miss counts: the labels, without the regions that are made of them. Default: all.
 
     Raises:
         InputError: Records hold other cases than each other or another target than the grid's, or `into` has no such
             place.
     """
-    peers = load_peer_records(folder)
+    peers = peers or {}
     _require_alike(grid, {**records, **peers})
     wanted = tables.gathered((((cell.row, cell.labeled), cell.name) for cell in cells(grid)), records)
     others = tables.gathered((((f"{each.row} (peer)", each.labeled), name) for name, each in peers.items()), peers)
@@ -140,11 +145,10 @@ def _table(lines: Sequence[MethodLine], figures: Sequence[Figure], full: Scores)
 
 
 def _share(own: Scores, full: Scores) -> str:
-    """Mean over that of full supervision, both over the runs that both have."""
-    both = set(own) & set(full)
-    whole = sum(full[run].mean() for run in both)
-    share = sum(own[run].mean() for run in both) / whole if whole else None
-    return "-" if share is None else f"{100 * share:.1f} %{tables.over(tables.partial_runs(own, full))}"
+    """Mean over that of full supervision, each over all of its runs: all labels have no subset to share."""
+    if not full or not mean_over_runs(full).interval.mean:
+        return "-"
+    return f"{100 * mean_over_runs(own).interval.mean / mean_over_runs(full).interval.mean:.1f} %"
 
 
 def _not_run(lines: Sequence[MethodLine]) -> str:
@@ -159,13 +163,13 @@ def _notes(by_count: dict[int | str, list[MethodLine]]) -> str:
     """What the tables mean, in sentences."""
     lines = [line for those in by_count.values() for line in those]
     first = lines[0].records[0]
-    compared = "Differences and shares of full supervision" if "all" in by_count else "Differences"
-    over_runs = tables.common_runs(compared, by_count.values())
+    over_runs = tables.common_runs("Differences", by_count.values())
+    shares = " Shares of full supervision: means over all runs of each." if "all" in by_count else ""
     return (
         f"{len(first.cases)} {first.facts['split']} cases, last checkpoint, {first.facts['step']} steps. Means are "
         "over cases, each averaged over its runs, with 95 % bootstrap intervals over cases (10,000 resamples); SD is "
         f"that of the runs' means. Run k has seed k and labeled subset k. {over_runs} Differences "
-        "are paired by case; p is Wilcoxon's signed-rank test, Holm-corrected over the rows of the table. "
+        f"are paired by case.{shares} p is Wilcoxon's signed-rank test, Holm-corrected over the rows of the table. "
         "Missed: structures, summed over cases and runs, that are there and were not found; Dice 0, distance the "
         "image's diagonal. HD95 pooled: the 95th percentile of the distances of both directions together. Distances in "
         f"mm. {_conditions(lines)} Hours are wall time of training; compare them only on one machine."
@@ -191,7 +195,9 @@ def _said(record: Record, place: Sequence[str]) -> str:
     value: Any = getattr(record, part)
     for key in keys:
         value = value[key]
-    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+    if value is None or isinstance(value, bool):
+        return {True: "yes", False: "no", None: "as stored"}[value]
+    return str(value)
 
 
 def _peer_notes(lines: Sequence[MethodLine]) -> str:

@@ -64,16 +64,63 @@ def test_legacy_loss_is_the_weighted_sum_of_its_terms(tiny, make):
             torch.testing.assert_close(terms["loss"], expected)
 
 
+def gradient_sum(value, method):
+    found = torch.autograd.grad(value, list(method.student.parameters()), retain_graph=True, allow_unused=True)
+    assert all(bool(torch.isfinite(each).all()) for each in found if each is not None)
+    return sum(float(each.abs().sum()) for each in found if each is not None)
+
+
+def tell_images_apart(method):
+    """Public heads carry next to nothing of the image at first; without biases and wide, they leave the clamp."""
+    with torch.no_grad():
+        for head in method.heads:
+            head.activation[0].weight.mul_(30.0)
+            for linear in (head.foreground, head.background):
+                linear.bias.zero_()
+
+
 def test_every_legacy_term_reaches_the_student(tiny, make):
     method = make("fba_legacy")
     terms = method.losses(tiny.make_batch(), INFO)
     for term, value in terms.items():
-        found = torch.autograd.grad(value, list(method.student.parameters()), retain_graph=True, allow_unused=True)
-        assert all(bool(torch.isfinite(each).all()) for each in found if each is not None)
-        if not term.startswith(("pull", "push")):  # the clamp stops these where embeddings are alike
-            assert sum(float(each.abs().sum()) for each in found if each is not None) > 0, term
+        reached = gradient_sum(value, method)
+        # embeddings are alike to 0.9995 at first, where the clamp stops pull
+        assert reached == 0 if term.startswith("pull") else reached > 0, term
     terms["loss"].backward()
     assert all(parameter.grad is not None for parameter in method.parameters())
+    tell_images_apart(method)
+    other = method.losses(tiny.make_batch(), INFO)
+    for term in ("pull_foreground", "pull_background", "push"):
+        assert gradient_sum(other[term], method) > 0, term
+
+
+def test_legacy_contrast_by_the_equations(tiny, make):
+    """Clamped cosines, ranks from -1 by likeness, an embedding's pair with itself among them; summed over decoders."""
+    method, batch = make("fba_legacy", pull_rank_decay=0.25, push_rank_decay=2.5), tiny.make_batch()
+    tell_images_apart(method)
+    expected = {"pull_foreground": 0.0, "pull_background": 0.0, "push": 0.0}
+    with torch.no_grad():
+        outputs = method.student.decode_all(batch["views"]["strong"])
+        embeddings = [head(output.logits) for head, output in zip(method.heads, outputs, strict=True)]
+        terms = method.losses(batch, INFO)
+    for each in embeddings:
+        kinds = {"foreground": each.foreground[:, 0].double(), "background": each.background[:, 0].double()}
+        for kind, one in kinds.items():
+            expected[f"pull_{kind}"] += float(ranked(-clamped(one, one).log(), clamped(one, one), 0.25))
+        across = clamped(kinds["foreground"], kinds["background"])
+        expected["push"] += float(ranked(-(1 - across).log(), across, 2.5))
+    for term, value in expected.items():
+        assert float(terms[term]) == pytest.approx(value, rel=1e-4), term
+
+
+def clamped(one, other):
+    return torch.nn.functional.cosine_similarity(one[:, None], other[None], dim=-1).clamp(0.0005, 0.9995)
+
+
+def ranked(values, similarity, decay):
+    """Mean of values weighed by exp(-decay rank) along each row, the likest first, with rank -1."""
+    ranks = similarity.argsort(1, descending=True).argsort(1) - 1.0
+    return (values * torch.exp(-decay * ranks)).mean()
 
 
 def test_legacy_terms_are_sums_over_decoders(tiny, make):

@@ -151,6 +151,44 @@ def test_every_term_reaches_the_student_and_none_the_teacher(tiny, make, name):
     assert all(parameter.grad is not None for parameter in method.parameters() if parameter.requires_grad)
 
 
+FORMS = {
+    "soft targets": {"consistency.target": "soft"},
+    "soft, by confidence": {"consistency.target": "soft", "consistency.weigh_by_confidence": True},
+    "hard, by confidence": {"consistency.weigh_by_confidence": True, "contrast.weigh_by_confidence": True},
+    "noise": {"consistency.perturbation": "noise"},
+    "whole patches": {"contrast.region": 0},
+    "logits": {"contrast.pooled": "logits"},
+    "ranks": {"contrast.pull_rank_decay": 0.25, "contrast.push_rank_decay": 2.5},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_term_of_every_form_reaches_the_student(tiny, make, form):
+    method = make("fba_net", **FORMS[form])
+    with torch.no_grad():
+        for parameter in method.student.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+    terms = method.losses(tiny.make_batch(), INFO)
+    for term in ("supervised", "consistency", "pull_foreground", "pull_background", "push"):
+        found = torch.autograd.grad(
+            terms[term], list(method.student.parameters()), retain_graph=True, allow_unused=True
+        )
+        assert sum(float(each.abs().sum()) for each in found if each is not None) > 0, term
+    terms["loss"].backward()
+    assert all(parameter.grad is None for parameter in method.teacher.parameters())
+
+
+def test_the_contrast_reaches_the_decoder_beside_dice(tiny, make):
+    """Of the default form, cells along class borders: at least a thousandth of Dice's gradient at the last features."""
+    method, batch = make("fba_net", **{"segmentation.cross_entropy_weight": 0.0}), tiny.make_batch()
+    kept = []
+    method.student.body.register_forward_hook(lambda module, given, features: kept.append(features))
+    terms = method.losses(batch, INFO)
+    names = ("supervised", "pull_foreground", "pull_background", "push")
+    norms = [float(torch.autograd.grad(terms[name], kept[-1], retain_graph=True)[0].norm()) for name in names]
+    assert norms[0] > 0 and min(norms[1:]) >= 1e-3 * norms[0], norms
+
+
 @pytest.mark.parametrize("name", TEACHERS)
 def test_no_gradient_flows_through_the_targets(tiny, make, name):
     method, batch = make(name), tiny.make_batch()

@@ -1,8 +1,9 @@
-"""The one way to files: asking whether they may be written, and writing them whole or not at all."""
+"""The one way to files: asking whether they may be written, writing them whole or not at all, and reading JSON."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from medcontrast.errors import OutputError
+from medcontrast.errors import ManifestError, OutputError
 
 
 def require_free(*paths: Path, overwrite: bool) -> None:
@@ -113,3 +114,50 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         raise OutputError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}).") from None
+
+
+def read_json(path: Path) -> Any:
+    """What a manifest, label table or record holds, as it stands there.
+
+    Raises:
+        ManifestError: Not readable, not JSON, or a key that stands twice in one object.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
+    except _DuplicateKeyError as error:
+        raise ManifestError(f"{path}: key {error.args[0]!r} stands in it twice; keep one.") from None
+    except ValueError as error:
+        raise ManifestError(f"{path}: not valid JSON ({error}).") from None
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror or error}).") from None
+
+
+def read_object(path: Path, what: str = "manifest") -> dict[str, Any]:
+    """`read_json` of a file that holds a JSON object.
+
+    Args:
+        path: The file.
+        what: It is, for messages.
+
+    Raises:
+        ManifestError: As for `read_json`; or there is no such file, or it holds something else.
+    """
+    if not path.exists():
+        raise ManifestError(f"{path}: there is no such {what}.")
+    raw = read_json(path)
+    if not isinstance(raw, dict):
+        raise ManifestError(f"{path}: a {what} is a JSON object, but this file holds {type(raw).__name__}.")
+    return raw
+
+
+class _DuplicateKeyError(Exception):
+    pass
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in out:
+            raise _DuplicateKeyError(key)
+        out[key] = value
+    return out

@@ -109,6 +109,12 @@ class LabelTable:
         return {**{label.name: (label.value,) for label in self.labels}, **self.regions}
 
     @classmethod
+    def from_record(cls, record: Any, *, where: str) -> LabelTable:
+        """Of a mask's record, which holds the whole table under "labels", or of what is a table itself: `from_json`."""
+        table = record.get("labels") if isinstance(record, dict) else None
+        return cls.from_json(table if isinstance(table, dict) and "labels" in table else record, where=where)
+
+    @classmethod
     def from_json(cls, table: Any, *, where: str = "labels") -> LabelTable:
         """Reads the manifest's form.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medcontrast.errors import ManifestError
+from medcontrast.files import read_object
 from medcontrast.labels import LabelTable
 from medcontrast.volume_names import output_stem
 
@@ -97,7 +97,7 @@ def load_manifest(path: Path, root: Path | None = None) -> Manifest:
     Raises:
         ManifestError: With every fault found, one a line.
     """
-    return manifest_from_json(read_json(path), path, root)
+    return manifest_from_json(read_object(path), path, root)
 
 
 def manifest_from_json(raw: dict[str, Any], path: Path, root: Path | None = None) -> Manifest:
@@ -144,38 +144,6 @@ def manifest_from_json(raw: dict[str, Any], path: Path, root: Path | None = None
         licence=str(raw.get("licence") or ""),
         raw=raw,
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that a manifest's file holds.
-
-    Raises:
-        ManifestError: Not readable, no JSON object, or a key twice.
-    """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
-    except FileNotFoundError:
-        raise ManifestError(f"{path}: there is no such manifest.") from None
-    except _DuplicateKey as error:
-        raise ManifestError(f"{path}: key {error.args[0]!r} stands in it twice; keep one.") from None
-    except (OSError, ValueError) as error:
-        raise ManifestError(f"{path}: not a readable JSON file ({error}).") from None
-    if not isinstance(raw, dict):
-        raise ManifestError(f"{path}: a manifest is a JSON object, but this file holds {type(raw).__name__}.")
-    return raw
-
-
-class _DuplicateKey(Exception):
-    pass
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in out:
-            raise _DuplicateKey(key)
-        out[key] = value
-    return out
 
 
 def root_folder(raw: dict[str, Any], path: Path, root: Path | None) -> Path:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medcontrast.errors import ManifestError
+from medcontrast.files import read_object
 from medcontrast.volume_names import output_stem
 
 _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -63,7 +63,7 @@ def read_source(path: Path) -> Source:
     if not path.is_dir():
         raise ManifestError(f"{path}: there is no such folder or dataset.json.")
     described = path / "dataset.json"
-    table = _table(_read_object(described), described) if described.is_file() else {}
+    table = _table(read_object(described, "dataset.json"), described) if described.is_file() else {}
     for images, labels in _LAYOUTS:
         if (path / images).is_dir():
             cases = _pair(_volumes(path / images), _volumes(path / labels))
@@ -84,25 +84,15 @@ def read_table(path: Path) -> dict[str, Any]:
     Raises:
         ManifestError: The file cannot be read or holds no labels.
     """
-    raw = _read_object(path)
+    raw = read_object(path, "label table")
     table = {key: raw[key] for key in TABLE_KEYS if key in raw}
     if "labels" not in table:
         raise ManifestError(f'{path}: holds no "labels".')
     return table
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ManifestError(f"{path}: not a readable JSON file ({error}).") from None
-    if not isinstance(raw, dict):
-        raise ManifestError(f"{path}: expected a JSON object, but this file holds {type(raw).__name__}.")
-    return raw
-
-
 def _from_dataset_json(path: Path) -> Source:
-    raw = _read_object(path)
+    raw = read_object(path, "dataset.json")
     if not isinstance(raw.get("training"), list):
         raise ManifestError(f'{path}: a Decathlon dataset.json has a list "training", but this file has none.')
     folder, cases = path.parent, []

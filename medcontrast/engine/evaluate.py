@@ -10,7 +10,7 @@ import numpy as np
 
 from medcontrast.data.manifest import Case, Manifest
 from medcontrast.errors import InputError, ManifestError, VolumeError
-from medcontrast.export.mask import read_json
+from medcontrast.files import read_json
 from medcontrast.labels import LabelTable
 from medcontrast.metrics.case import TargetScore, score_case
 from medcontrast.metrics.report import Report
@@ -123,9 +123,8 @@ def table_beside(predictions: list[Path]) -> LabelTable | None:
             continue
         try:
             content = read_json(record)
-            table = content.get("labels") if isinstance(content, dict) else None
-            if isinstance(table, dict):
-                return LabelTable.from_json(table if "labels" in table else content, where=str(record))
+            if isinstance(content, dict) and isinstance(content.get("labels"), dict):
+                return LabelTable.from_record(content, where=str(record))
         except ManifestError as error:
             reason = str(error).rstrip(".")
             raise ManifestError(f"{reason}; take it away, or name the labels with --manifest.") from None

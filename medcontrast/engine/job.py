@@ -160,9 +160,13 @@ class Segmentation(Job):
         """Of a segmentation, tensors of the same name and shape; of pre-training every tensor of its encoder, or none.
 
         Raises:
-            CheckpointError: Nothing fits, or the encoder is of another architecture.
+            CheckpointError: Nothing fits, the encoder is of another architecture, or it is a generator.
         """
         total = len(self.method.student.state_dict())
+        if "parents" in header:
+            raise CheckpointError(
+                f"{where}: holds a generator of images; a segmentation starts from another one, or from an encoder."
+            )
         if not pretrains(header["recipe"]):
             loaded = self.method.load_student(tensors)
             if loaded == 0:

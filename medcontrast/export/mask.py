@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from medcontrast.errors import InputError, ManifestError, VolumeError
+from medcontrast.errors import InputError, VolumeError
 from medcontrast.export.color_table import write_color_table
 from medcontrast.export.slicer import require_known_values, write_seg_nrrd
-from medcontrast.files import require_free
+from medcontrast.files import read_json, require_free
 from medcontrast.labels import LabelTable
 from medcontrast.volume import Grid, output_stem, read_grid, read_volume, write_label
 from medcontrast.volume_names import NIFTI_SUFFIXES, volume_suffix
@@ -101,25 +99,7 @@ def read_label_table(mask_path: Path, labels_path: Path | None = None) -> LabelT
             f"{mask_path}: the names of its labels are not known: there is no record {path.name} beside it. "
             "Name a manifest, dataset.json or record that has them with --labels."
         )
-    record = read_json(path)
-    table = record.get("labels") if isinstance(record, dict) else None
-    if isinstance(table, dict) and isinstance(table.get("labels"), dict):
-        record = table  # a record holds the whole table under "labels", a manifest is one itself
-    return LabelTable.from_json(record, where=str(path))
-
-
-def read_json(path: Path) -> Any:
-    """What a record or manifest holds, as it stands there.
-
-    Raises:
-        ManifestError: It cannot be read, or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: not valid JSON ({error}).") from None
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    return LabelTable.from_record(read_json(path), where=str(path))
 
 
 def _require_placed(grid: Grid, path: Path, instead: str) -> None:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from medcontrast.errors import RecipeError
+from medcontrast.settings.generator import GeneratorMethodSettings
 from medcontrast.settings.pretrain_recipe import PretrainRecipe
 from medcontrast.settings.recipe import Recipe
 from medcontrast.settings.sentences import names_of, sentences, settings_classes
@@ -68,8 +69,10 @@ def require_segmentation(recipe: AnyRecipe, *, where: str) -> Recipe:
     """The recipe itself, where it segments.
 
     Raises:
-        RecipeError: It pre-trains an encoder.
+        RecipeError: It pre-trains an encoder, or makes images.
     """
+    if isinstance(recipe, PretrainRecipe) and recipe.generates:
+        raise _makes_images(recipe, where)
     if isinstance(recipe, PretrainRecipe):
         raise RecipeError(
             f"{where}: method {recipe.method.name} pre-trains an encoder of images and makes no masks; score it with "
@@ -82,19 +85,25 @@ def require_pretraining(recipe: AnyRecipe, *, where: str) -> PretrainRecipe:
     """The recipe itself, where it pre-trains.
 
     Raises:
-        RecipeError: It segments volumes.
+        RecipeError: It segments volumes, or makes images.
     """
     if isinstance(recipe, Recipe):
+        classes = _method_classes(PretrainRecipe).items()
+        names = [name for name, each in classes if not issubclass(each, GeneratorMethodSettings)]
         raise RecipeError(
             f"{where}: method {recipe.method.name} segments volumes; this needs a recipe of one of the pre-training "
-            f"methods {', '.join(_method_classes(PretrainRecipe))}."
+            f"methods {', '.join(names)}."
         )
     if recipe.generates:
-        raise RecipeError(
-            f"{where}: method {recipe.method.name} makes images and leaves no encoder behind; it is for "
-            "`medcontrast counterfactuals`."
-        )
+        raise _makes_images(recipe, where)
     return recipe
+
+
+def _makes_images(recipe: PretrainRecipe, where: str) -> RecipeError:
+    return RecipeError(
+        f"{where}: method {recipe.method.name} makes images and leaves no encoder behind; it is for `medcontrast "
+        "counterfactuals`."
+    )
 
 
 def recipe_from_tree(tree: Any, *, where: str) -> AnyRecipe:
@@ -127,7 +136,7 @@ def _kind(tree: Any) -> type[AnyRecipe]:
 
 
 def pretrains(tree: Any) -> bool:
-    """Whether a plain tree, such as a checkpoint's, is a recipe that pre-trains an encoder."""
+    """Whether a plain tree, such as a checkpoint's, is a recipe of images: of an encoder or a generator."""
     return _kind(tree) is PretrainRecipe
 
 

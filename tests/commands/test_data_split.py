@@ -208,7 +208,7 @@ def test_sources_that_do_not_hold_together(decathlon: Path, cli: Cli, tmp_path: 
     described.write_text(json.dumps({**tree, "training": None}))
     assert 'a Decathlon dataset.json has a list "training"' in fails(described)
     described.write_text("{")
-    assert "not a readable JSON file" in fails(described)
+    assert "not valid JSON" in fails(described)
     (tmp_path / "empty").mkdir()
     assert "no scans found. Expected imagesTr/ and labelsTr/" in fails(tmp_path / "empty")
 

@@ -123,7 +123,7 @@ def test_a_patient_stands_on_one_side(tmp_path: Path, first: str, second: str, f
 
 @pytest.mark.parametrize(("text", "sentence"), [
     ("[1]", "a manifest is a JSON object, but this file holds list"),
-    ("{", "not a readable JSON file"),
+    ("{", "not valid JSON"),
     ('{"labels": {}, "labels": {}}', "key 'labels' stands in it twice"),
     ('{"labels": {"0": "background", "1": "x"}, "train": []}', "unknown key 'train'"),
     ('{"labels": {"0": "background", "1": "x"}}', "no cases: at least one of labeled"),

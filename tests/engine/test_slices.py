@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from medcontrast.checkpoint import load_weights
+from medcontrast.checkpoint import load_weights, save_weights
 from medcontrast.engine.build import resolve_precision
 from medcontrast.engine.loop import Trainer
 from medcontrast.errors import CheckpointError, InputError, RecipeError
@@ -138,6 +138,16 @@ def test_another_architecture_is_refused_by_layer(tiny, tmp_path, pretrained):
     volumes = tiny.recipe_tree(init_from=str(pretrained))
     with pytest.raises(CheckpointError, match="holds an encoder of images, and network dynunet has none; take network"):
         started(tiny, tmp_path, volumes, name="volumes")
+
+
+def test_a_generator_of_images_starts_no_segmentation(tiny, tmp_path):
+    """The sentence is not the one for encoders, which would send its reader to a probe."""
+    first = tiny.train(tiny.make_run(tmp_path, slice_tree(tiny), name="first")).run.folder / "last.safetensors"
+    tensors, header = load_weights(first)
+    save_weights(tmp_path / "generator.safetensors", tensors, {**header, "parents": []})
+    tree = slice_tree(tiny, init_from=str(tmp_path / "generator.safetensors"))
+    with pytest.raises(CheckpointError, match="holds a generator of images; a segmentation starts from another one"):
+        started(tiny, tmp_path, tree)
 
 
 def test_the_rule_for_narrow_bfloat16_counts_the_sides_of_slices_alone(tiny):

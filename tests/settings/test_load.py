@@ -73,7 +73,7 @@ def test_every_fault_at_once(changed, faults):
         ("train.steps", "5", "train.steps: input should be a valid integer, but got '5'"),
         ("train.steps", True, "train.steps: input should be a valid integer, but got True"),
         ("train.optimizer.lr", "2e-3", "train.optimizer.lr: '2e-3' is read as a word, not a number; write 0.002"),
-        ("train.optimizer.lr", "1E-05", "train.optimizer.lr: '1E-05' is read as a word, not a number; write 1e-05"),
+        ("train.optimizer.lr", "1E-05", "train.optimizer.lr: '1E-05' is read as a word, not a number; write 0.00001"),
         ("train.optimizer.lr", -1, "train.optimizer.lr: input should be greater than 0, but got -1"),
         ("method.ema_decay", 1.1, "method.ema_decay: input should be less than or equal to 1, but got 1.1"),
         ("method.emma_decay", 0.9, "method.emma_decay: unknown key; did you mean 'ema_decay'?"),

@@ -15,8 +15,9 @@ from typing import Any
 
 from medcontrast.data.images.lesion_boxes import Box, parse_boxes
 from medcontrast.data.images.sources import SOURCES, ImageCase, expand, source_kind
-from medcontrast.data.manifest import read_json, root_folder
+from medcontrast.data.manifest import root_folder
 from medcontrast.errors import ManifestError
+from medcontrast.files import read_object
 
 IMAGE_SPLITS = ("train", "validation", "test")
 KIND = "images"
@@ -120,7 +121,7 @@ def load_image_manifest(path: Path, root: Path | None = None) -> ImageManifest:
     Raises:
         ManifestError: With every fault found, one a line.
     """
-    raw = read_json(path)
+    raw = read_object(path)
     if raw.get("kind") != KIND:
         what = f"of the kind {raw['kind']!r}" if "kind" in raw else "a manifest of volumes"
         raise ManifestError(

@@ -144,8 +144,9 @@ class Trainer:
         """One optimiser step over all micro-batches; returns the mean of every term."""
         train, seed = self.run.recipe.train, self.run.recipe.seed
         rate = learning_rate(train.optimizer, train.schedule, info.step, train.steps)
-        for part, group in zip(self.method.parts(), optimizer.param_groups, strict=True):
-            group["lr"] = self.method.rate(part, rate, info)
+        rates = {part: self.method.rate(part, rate, info) for part in self.method.parts()}
+        for part, group in zip(rates, optimizer.param_groups, strict=True):
+            group["lr"] = rates[part]
         means: dict[str, Tensor] = {}
         for micro in range(train.accumulate):
             # dropout draws from the global generator: seeding it here makes it, too, a function of the step
@@ -170,7 +171,8 @@ class Trainer:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.method.after_step(info)
-        return {**{name: float(value) for name, value in means.items()}, "lr": rate}
+        shown = {"lr" if len(rates) == 1 else f"lr_{part}": value for part, value in rates.items()}
+        return {**{name: float(value) for name, value in means.items()}, **shown}
 
     def _require_finite_gradient(self, norm: Tensor, info: StepInfo) -> None:
         """A finite loss may have a gradient that is not, and one such step is the end of every weight."""
@@ -191,7 +193,9 @@ class Trainer:
         if curves is None or (step % self.run.recipe.train.log_every and step != 1):
             return
         seconds = round(self.state.seconds, 2)
-        self.run.log({"step": step, "seconds": seconds, **{name: round(value, 6) for name, value in terms.items()}})
+        # in 16-mixed a gradient may be infinite for a step, and JSON has no word for it
+        rounded = {name: float(f"{value:.6g}") if math.isfinite(value) else None for name, value in terms.items()}
+        self.run.log({"step": step, "seconds": seconds, **rounded})
         curves.scalars(step, {f"train/{name}": value for name, value in terms.items()})
 
     def _validate(self, validator: Validator, shown: TrainingProgress, curves: Curves | None) -> None:

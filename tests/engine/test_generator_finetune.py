@@ -126,6 +126,14 @@ def test_encoder_and_predictor_stay_bit_for_bit(tiny, folder, whole):
         assert not equal(values, {name: last[""][name] for name in values})
 
 
+def test_the_log_has_the_rate_of_each_part(tiny, whole):
+    """The generator rests while the predictor learns, and the other way round."""
+    records = tiny.read_log(whole)
+    assert all("lr" not in record for record in records)
+    resting = [(record["lr_generator"] == 0, record["lr_predictor"] == 0) for record in records]
+    assert resting == [(True, False)] * 3 + [(False, True)] * 3
+
+
 def test_training_images_alone_are_seen(tiny, folder, whole):
     place = folder / "alone"
     shutil.copytree(folder / "data", place / "data")

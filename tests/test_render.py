@@ -18,7 +18,6 @@ from medcontrast.render import (
     OverlayRow,
     Point,
     boxes_png,
-    curve_png,
     overlay_grid_png,
     overlays,
     points_png,
@@ -199,14 +198,6 @@ def test_same_input_same_bytes(tmp_path: Path) -> None:
         draw(tmp_path / name, noise(), None, block((5, 8, 10), (15, 22, 30)))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
-
-
-def test_curves(tmp_path: Path) -> None:
-    curves = {"train": (range(100), np.linspace(1, 0.1, 100)), "validation": ([0, 50, 99], [1.0, float("nan"), 0.2])}
-    curve_png(tmp_path / "new" / "c.png", curves, y_label="loss", title="Loss", logarithmic=True)
-    assert pixels(tmp_path / "new" / "c.png").shape == (640, 1120, 3)
-    with pytest.raises(VolumeError, match="Curve 'train' has 2 x values but 1 y values"):
-        curve_png(tmp_path / "c.png", {"train": ([1, 2], [1])})
 
 
 def test_bad_input(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Agreement of a student with a target that is not a label: sharpening, squared difference, cross-entropy, entropy.
+"""Agreement of a student with a target that is not a label: sharpening, squared difference, entropy.
 
 Letters: b rows, k classes; k = 1 means one foreground probability. Targets never get a gradient. Every row is
 normalised by itself; a row without weight does not count.
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from medcontrast.errors import InputError
 from medcontrast.losses.precision import in_full_precision
@@ -71,20 +70,6 @@ def mutual_consistency(logits: Sequence[Tensor], temperature: float) -> Tensor:
     ]
     pairs = [(i, j) for i in range(len(logits)) for j in range(len(logits)) if i != j]
     return torch.stack([mse_consistency(logits[i], targets[j]) for i, j in pairs]).sum()
-
-
-@in_full_precision
-def cross_entropy_consistency(
-    student_logits: Tensor, target_probabilities: Tensor, weight: Tensor | None = None
-) -> Tensor:
-    """Mean over voxels of -sum_k t_k log p_k; see `mse_consistency` for the arguments."""
-    target = target_probabilities.detach().to(student_logits.dtype)
-    if student_logits.shape[1] == 1:
-        values = functional.binary_cross_entropy_with_logits(student_logits, target, reduction="none")
-    else:
-        values = -(target * functional.log_softmax(student_logits, 1)).sum(1, keepdim=True)
-    means, counted = row_means(values, weight)
-    return mean_over(means, counted)
 
 
 @in_full_precision

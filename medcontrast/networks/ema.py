@@ -33,7 +33,7 @@ def update_teacher(
     decay: float,
     step: int | None,
     *,
-    buffers: Literal["copy", "average", "own"] = "copy",
+    buffers: Literal["copy", "own"] = "copy",
 ) -> None:
     """Moves the teacher towards the student, in place: teacher <- d teacher + (1 - d) student.
 
@@ -45,9 +45,8 @@ def update_teacher(
         student: The network that is trained.
         decay: 0 makes the teacher the student, 1 leaves it (buffers too).
         step: Optimiser steps done before this one, from 0. None: the decay itself at every step, as in MoCo.
-        buffers: What becomes of floating-point buffers, such as batch normalisation's running statistics: "copy" takes
-            the student's, "average" treats them like parameters; whole-number buffers are then copied. "own" leaves
-            all of them, for a teacher that runs in training mode and makes its own.
+        buffers: What becomes of buffers, such as batch normalisation's running statistics: "copy" takes the student's,
+            "own" leaves them, for a teacher that runs in training mode and makes its own.
 
     Raises:
         InputError: A decay outside 0..1.
@@ -61,10 +60,9 @@ def update_teacher(
     if weight == 0.0:
         return
     averaged = _pairs(dict(teacher.named_parameters()), dict(student.named_parameters()))
-    copied: list[tuple[Tensor, Tensor]] = []
-    buffer_pairs = _pairs(dict(teacher.named_buffers()), dict(student.named_buffers()))
-    for old, new in [] if buffers == "own" else buffer_pairs:
-        (averaged if buffers == "average" and old.is_floating_point() else copied).append((old, new))
+    copied = _pairs(dict(teacher.named_buffers()), dict(student.named_buffers()))
+    if buffers == "own":
+        copied = []
     if weight == 1.0:
         averaged, copied = [], averaged + copied
     if averaged:

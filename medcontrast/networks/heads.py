@@ -53,7 +53,6 @@ class ForegroundBackgroundHead(nn.Module):
         embedding_channels: int = 128,
         *,
         hidden_channels: int = 32,
-        detach_activation: bool = False,
         minimum_voxels: float = 1.0,
     ) -> None:
         """Builds the MLP.
@@ -62,11 +61,9 @@ class ForegroundBackgroundHead(nn.Module):
             feature_channels: c.
             embedding_channels: d.
             hidden_channels: Width of the MLP's one hidden layer.
-            detach_activation: Whether gradient flows through the features alone, and not through the maps.
             minimum_voxels: An inside or outside with less weight than this many voxels is not valid.
         """
         super().__init__()
-        self.detach_activation = detach_activation
         self.minimum_voxels = minimum_voxels
         self.hidden = nn.Linear(feature_channels, hidden_channels)
         self.last = nn.Linear(hidden_channels, embedding_channels)
@@ -83,7 +80,7 @@ class ForegroundBackgroundHead(nn.Module):
             weight: (b, 1, *spatial) in 0..1, how much each voxel counts on either side; default 1.
         """
         with torch.autocast(device_type=features.device.type, enabled=False):
-            inside = _full(activation.detach() if self.detach_activation else activation)
+            inside = _full(activation)
             outside = 1.0 - inside
             if weight is not None:
                 inside, outside = inside * _full(weight), outside * _full(weight)

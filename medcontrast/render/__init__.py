@@ -1,7 +1,7 @@
 """Pictures of results as PNG."""
 
 from medcontrast.render.boxes import BoxedImage, boxes_png
-from medcontrast.render.charts import Point, curve_png, points_png
+from medcontrast.render.charts import Point, points_png
 from medcontrast.render.embeddings import embeddings_png, principal_plane
 from medcontrast.render.overlays import OverlayRow, overlay_grid_png
 
@@ -10,7 +10,6 @@ __all__ = [
     "OverlayRow",
     "Point",
     "boxes_png",
-    "curve_png",
     "embeddings_png",
     "overlay_grid_png",
     "points_png",

@@ -1,12 +1,11 @@
-"""Charts as PNG: curves, and means with their intervals."""
+"""Charts as PNG: means with their intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcontrast.errors import VolumeError
 from medcontrast.render.png import DPI, save_png
 
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -31,48 +30,6 @@ class Point:
     low: float
     high: float
     runs: tuple[float, ...] = ()
-
-
-def curve_png(
-    path: Path | str,
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    *,
-    x_label: str = "step",
-    y_label: str = "",
-    title: str = "",
-    logarithmic: bool = False,
-) -> None:
-    """Draws curves over a common axis.
-
-    Args:
-        path: PNG file to write; it appears whole or not at all.
-        curves: Name in the legend -> x values and y values of equal length; not finite values leave gaps.
-        x_label: Text below the horizontal axis.
-        y_label: Text beside the vertical axis.
-        title: Text above.
-        logarithmic: Logarithmic vertical axis.
-
-    Raises:
-        VolumeError: A curve has not as many x as y values.
-        OutputError: The file cannot be written.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
-    for position, (name, (x, y)) in enumerate(curves.items()):
-        if len(x) != len(y):
-            raise VolumeError(f"Curve {name!r} has {len(x)} x values but {len(y)} y values.")
-        style = "-o" if len(x) <= 30 else "-"
-        axes.plot(x, y, style, color=_PALETTE[position % len(_PALETTE)], label=name, linewidth=1.6, markersize=3.5)
-    axes.set(xlabel=x_label, ylabel=y_label, title=title)
-    if logarithmic:
-        axes.set_yscale("log")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(curves) > 1:
-        axes.legend(frameon=False)
-    save_png(figure, Path(path))
 
 
 def points_png(path: Path | str, points: Sequence[Point], *, title: str = "", axis: str = "") -> None:

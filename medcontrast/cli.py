@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -63,6 +64,9 @@ app.command("pack")(pack.pack)
 
 def main() -> None:
     """Runs a command; errors of ours become one message and exit code 1 or 2, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the console cannot show ends no batch
     try:
         app()
     except MedcontrastError as error:

@@ -66,12 +66,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], *, overwrite
 
 
 def write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
-    """Writes UTF-8 text as `write_atomically` does.
+    """Writes UTF-8 text as `write_atomically` does; bytes of a file name that are no UTF-8 are written as escapes.
 
     Raises:
         OutputError: The file exists already or cannot be written.
     """
-    write_atomically(path, lambda file: file.write(text.encode("utf-8")), overwrite=overwrite)
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")), overwrite=overwrite)
 
 
 def make_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -33,6 +34,26 @@ def test_answers_that_need_no_torch_do_not_import_it(tiny, tmp_path, words):
     words = [str(place) if word == "RECIPE" else word for word in words]
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
+
+
+def test_scores_of_masks_need_no_torch():
+    code = "import sys, medcontrast.engine.scoring; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_a_name_that_the_console_cannot_show_is_escaped(tmp_path):
+    """As on Windows, where output that goes to a file is in the machine's own code page."""
+    words = [
+        sys.executable,
+        "-c",
+        "from medcontrast.cli import main; main()",
+        "check",
+        str(tmp_path / "Sch\xe4del.yaml"),
+    ]
+    done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, timeout=100)
+    assert done.returncode == 2
+    assert b"Sch\\xe4del.yaml: there is no such recipe." in done.stderr
 
 
 def test_the_commands_are_loaded_without_torch_and_numpy():

@@ -112,10 +112,14 @@ def _predict_all(
                 failed.append(scan.name)
                 typer.echo(f"[{number}/{len(work)}] {scan.shown[0]}: failed. {_reason(error)}", err=True)
             else:
-                found = ", ".join(f"{name} {entry['volume_ml']:.2f} ml" for name, entry in volumes.items())
+                found = ", ".join(f"{name} {_size(entry)}" for name, entry in volumes.items())
                 say(console, f"[{number}/{len(work)}] {outputs.mask}  {found}  {time.monotonic() - began:.1f} s")
             advance()
     return failed
+
+
+def _size(volume: dict[str, float]) -> str:
+    return f"{volume['volume_ml']:.3g} ml" if volume["voxels"] else "not found"
 
 
 def _predict_one(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ def score_pairs(
     *,
     on_case: Callable[[Pair, Sequence[TargetScore]], None] | None = None,
 ) -> Report:
-    """Scores case after case; each pair must lie on one grid.
+    """Scores case after case; each pair must lie on one grid, its axes stored in any order and direction.
 
     Args:
         pairs: Predictions beside their references; none is kept.
@@ -63,12 +63,7 @@ def score_pairs(
     """
     scores: dict[str, list[TargetScore]] = {}
     for pair in pairs:
-        difference = pair.prediction.grid.difference(pair.reference.grid)
-        if difference is not None:
-            raise VolumeError(
-                f"Case {pair.case}: the prediction {pair.prediction.path} is not on the grid of {pair.reference.path}: "
-                f"{difference}. Masks are compared on the scan's own grid; `medcontrast infer` writes them there."
-            )
+        pair = replace(pair, prediction=_on_the_grid(pair))
         for volume in (pair.prediction, pair.reference):
             _require_known_values(volume, rules.labels)
         scores[pair.case] = score_case(
@@ -83,6 +78,21 @@ def score_pairs(
         if on_case is not None:
             on_case(pair, scores[pair.case])
     return Report(scores)
+
+
+def _on_the_grid(pair: Pair) -> Volume:
+    """The prediction in the reference's order of axes."""
+    prediction, grid = pair.prediction, pair.reference.grid
+    difference = prediction.grid.difference(grid)
+    if difference is None:
+        return prediction
+    turned = prediction.stored_as(grid)
+    if turned is None:
+        raise VolumeError(
+            f"Case {pair.case}: the prediction {prediction.path} is not on the grid of {pair.reference.path}: "
+            f"{difference}. Masks are compared on the scan's own grid; `medcontrast infer` writes them there."
+        )
+    return turned
 
 
 def folder_pairs(predictions: Path, labels: Path) -> list[tuple[str, Path, Path]]:

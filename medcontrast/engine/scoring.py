@@ -71,14 +71,12 @@ def score_folders(
             [label for *_, label in files]
         )
     rules = ScoringRules(table, tolerance_mm or EvaluationSettings().tolerance_mm, voxels)
-    pairs = (
-        Pair(name, read_volume(prediction, "label"), read_volume(reference, "label"))
-        for name, prediction, reference in files
-    )
-    report = score_pairs(pairs, rules)
+    warnings: list[str] = []
+    report = score_pairs(_read(files, warnings, console), rules)
     _show(console, report)
     if output is not None:
-        _write(output, report, {"predictions": str(predictions), "labels": str(labels), "label_table": table.to_json()})
+        facts = {"predictions": str(predictions), "labels": str(labels), "label_table": table.to_json()}
+        _write(output, report, {**facts, "warnings": warnings})
         say(console, f"Written to {output}")
     return report
 
@@ -160,6 +158,16 @@ def overlay_row(case: Case, prediction: Volume, title: str, ignore_value: int | 
     arrays = [nibabel.apply_orientation(array, turns) for array in shown]
     spacing = [image.grid.spacing_mm[int(axis)] for axis in np.argsort(turns[:, 0])]
     return OverlayRow(arrays[0], arrays[1], arrays[2], spacing, title)
+
+
+def _read(files: Sequence[tuple[str, Path, Path]], warnings: list[str], console: Console) -> Iterator[Pair]:
+    """Mask after mask; what is odd about a label's grid, by which millimetres are counted, is said and kept."""
+    for name, prediction, reference in files:
+        pair = Pair(name, read_volume(prediction, "label"), read_volume(reference, "label"))
+        for warning in pair.reference.grid.warnings:
+            say(console, f"Warning: {warning}")
+            warnings.append(warning)
+        yield pair
 
 
 def _predicted(predictor: Predictor, cases: dict[str, Case], console: Console) -> Iterator[Pair]:

@@ -11,7 +11,7 @@ from medcontrast.export.color_table import write_color_table
 from medcontrast.export.slicer import require_known_values, write_seg_nrrd
 from medcontrast.files import read_json, require_free
 from medcontrast.labels import LabelTable
-from medcontrast.volume import Grid, output_stem, read_grid, read_volume, write_label
+from medcontrast.volume import Grid, Volume, output_stem, read_grid, read_volume, write_label
 from medcontrast.volume_names import NIFTI_SUFFIXES, volume_suffix
 
 FORMATS = ("seg.nrrd", "nii.gz")
@@ -62,7 +62,9 @@ def export_mask(
     written = {"seg.nrrd": (output,), "nii.gz": (table,) if in_place else (output, table)}[format]
     require_free(*written, overwrite=overwrite)
     mask = read_volume(mask_path, "label")
-    grid = _reference_grid(mask.grid, mask_path, reference_path) if reference_path else mask.grid
+    if reference_path is not None:
+        mask = _on_reference(mask, reference_path)
+    grid = mask.grid
     if format == "seg.nrrd":
         _require_placed(grid, reference_path or mask_path, "use the NIfTI mask as it is: it")
     for warning in grid.warnings:
@@ -113,12 +115,14 @@ def _require_placed(grid: Grid, path: Path, instead: str) -> None:
         )
 
 
-def _reference_grid(grid: Grid, mask_path: Path, reference_path: Path) -> Grid:
+def _on_reference(mask: Volume, reference_path: Path) -> Volume:
+    """The mask on the grid of its scan, which may store the axes in another order."""
     reference = read_grid(reference_path)
-    difference = grid.difference(reference)
-    if difference is not None:
+    difference = mask.grid.difference(reference)
+    turned = Volume(mask.array, reference, mask.path) if difference is None else mask.stored_as(reference)
+    if turned is None:
         raise VolumeError(
-            f"{mask_path}: does not lie on the grid of {reference_path}: {difference}. "
+            f"{mask.path}: does not lie on the grid of {reference_path}: {difference}. "
             "Give the scan the mask was made from, or leave --reference out."
         )
-    return reference
+    return turned

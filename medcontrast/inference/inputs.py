@@ -119,6 +119,10 @@ def _of_file(path: Path, faults: list[str]) -> list[Path]:
 
 def _of_folder(path: Path, faults: list[str]) -> list[Path]:
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    lost = [entry for entry in entries if _is_volume(entry) and entry.is_symlink() and not entry.exists()]
+    if lost:
+        faults.append(f"{lost[0]}: is a link to a file that is not there{_and_more(lost)}; fetch it, or take it away.")
+        return []
     scans = [entry for entry in entries if _is_scan(entry)]
     slices = _holds_dicom(path)
     if scans and slices:
@@ -133,6 +137,10 @@ def _of_folder(path: Path, faults: list[str]) -> list[Path]:
         )
         return []
     return scans or [path]
+
+
+def _and_more(paths: Sequence[Path]) -> str:
+    return f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
 
 
 def _is_scan(entry: Path) -> bool:

@@ -45,9 +45,14 @@ def read_nifti(path: Path) -> tuple[Stored, Grid]:
         held = max(0, len(content) - start)
         if held < count * dtype.itemsize:
             raise EOFError(f"holds {held} of {count * dtype.itemsize} bytes")
-        slope, intercept = header.get_slope_inter()  # None where the file has none
     except Exception as error:  # nibabel's readers raise errors of any kind on a damaged header
         raise VolumeError(f"{path}: damaged or cut off: its voxels cannot be read ({error}); copy it again.") from None
+    try:
+        slope, intercept = header.get_slope_inter()  # None where the file has none
+    except Exception as error:
+        raise VolumeError(
+            f"{path}: its header scales voxels by no number ({error}); correct scl_slope and scl_inter."
+        ) from None
     voxels = np.frombuffer(content, dtype, count, start).reshape(grid.shape, order="F")
     return Stored(voxels, 1.0 if slope is None else float(slope), float(intercept or 0.0)), grid
 
@@ -141,7 +146,7 @@ def _grid(header: Nifti1Header, path: Path) -> Grid:
     warnings = [] if unit else [f"{path}: has an unknown unit of length; taken as millimetres."]
     if affine is None:
         # the standard's method 1, as nibabel reads it; the header goes into the mask as it is, so that both lie alike
-        affine = np.asarray(header.get_base_affine(), dtype=np.float64)
+        affine = np.asarray(_positive(header).get_base_affine(), dtype=np.float64)
         warnings.append(
             f"{path}: does not say where it lies or which side is left (the codes of its sform and qform are both 0); "
             "spacing is taken from pixdim, and the first axis as running to the left."
@@ -149,8 +154,10 @@ def _grid(header: Nifti1Header, path: Path) -> Grid:
     grid = Grid(shape, _in_mm(affine, unit or 1.0), _fields(header))
     if code == _UNKNOWN:
         warnings += doubtful_unit(grid, path)
-    if qform is not None and sform is not None:
-        warnings += _disagreement(grid, Grid(shape, _in_mm(qform, unit or 1.0)), path)
+    if sform is not None:
+        warnings += _disagreement(
+            header, grid, None if qform is None else _in_mm(qform, unit or 1.0), unit or 1.0, path
+        )
     return Grid(shape, grid.affine, grid.nifti, tuple(warnings))
 
 
@@ -198,19 +205,48 @@ def _in_mm(affine: NDArray[np.float64], unit_mm: float) -> NDArray[np.float64]:
     return scaled
 
 
-def _disagreement(sform: Grid, qform: Grid, path: Path) -> list[str]:
-    if not (np.isfinite(sform.affine).all() and np.isfinite(qform.affine).all()):
+def _positive(header: Nifti1Header) -> Nifti1Header:
+    fixed = header.copy()
+    fixed["pixdim"][1:4] = np.abs(header["pixdim"][1:4])  # as nibabel repairs it when it loads a file
+    return fixed
+
+
+def _disagreement(
+    header: Nifti1Header, grid: Grid, qform: NDArray[np.float64] | None, unit_mm: float, path: Path
+) -> list[str]:
+    """What to say of a file whose sform, which is used, another part of its header contradicts."""
+    if not (np.isfinite(grid.affine).all() and np.linalg.norm(grid.affine[:3, :3], axis=0).all()):
+        return []  # it is refused for that
+    if grid.sheared and header["qform_code"] == 0:
+        return []  # ITK does not open it, see sheared_axes
+    # ITK passes over a sheared sform, and over one of another code than 1, where there is a qform; of an sform it takes
+    # directions and origin alone, and the voxels' size, with its sign, from pixdim
+    by_qform = header["qform_code"] > 0 and (grid.sheared or int(header["sform_code"]) != 1)
+    pixdim = np.array([float(size) for size in header["pixdim"][1:4]])
+    pixdim = np.where(np.isfinite(pixdim) & (pixdim != 0), pixdim, 1.0) * unit_mm
+    seen = qform if by_qform else _with_sizes(grid.affine, pixdim)
+    off = seen is None or Grid(grid.shape, seen).difference(grid) is not None
+    sizes = " x ".join(f"{size:g}" for size in pixdim)
+    cause = "use the qform" if by_qform else f"use the size of voxels from pixdim ({sizes} mm)"
+    cause = f"may {cause}" if seen is None else cause  # of a quaternion that no rotation has, they make some
+    consequence = f"; 3D Slicer and other programs built on ITK {cause}, and show a .seg.nrrd of it off the scan"
+    apart = None if qform is None else Grid(grid.shape, qform).difference(grid)
+    if header["qform_code"] > 0 and qform is None:
+        what = "its qform is damaged"
+    elif apart is not None:
+        what = f"its qform and sform place it differently ({apart})"
+    elif off:
+        what = "its pixdim is not the size of its sform's voxels"
+    else:
         return []
-    difference = qform.difference(sform)
-    if difference is None:
-        return []
-    # ITK passes over a sheared sform, and over one of another code than 1, where there is a qform.
-    itk = sform.sheared or (sform.nifti is not None and sform.nifti.sform_code != 1)
-    more = "; 3D Slicer and other programs built on ITK use the qform, and show a .seg.nrrd of it off the scan"
-    return [
-        f"{path}: its qform and sform place it differently ({difference}); the sform is used, both are kept"
-        f"{more if itk else ''}."
-    ]
+    return [f"{path}: {what}; the sform is used, for millilitres too, and both are kept{consequence if off else ''}."]
+
+
+def _with_sizes(affine: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same directions and origin with voxels of other sizes, a negative one turning its axis round."""
+    out = affine.copy()
+    out[:3, :3] *= sizes / np.linalg.norm(affine[:3, :3], axis=0)
+    return out
 
 
 def _fields(header: Nifti1Header) -> NiftiFields:

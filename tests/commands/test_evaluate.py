@@ -172,6 +172,40 @@ def test_evaluate_masks_named_alike_on_both_sides(cli, masks):
     assert cli("evaluate", "--predictions", predictions, "--labels", predictions).code == 0
 
 
+@pytest.mark.parametrize("axes", ["LPS", "PIR", "SAL"])
+def test_masks_may_store_their_axes_in_any_order(cli, masks, axes):
+    """Of a program that turns what it loads: the scores are the same, to the last digit."""
+    predictions, labels, folder = masks
+    words = ("evaluate", "--predictions", predictions, "--labels", labels, "--overwrite", "-o")
+    assert cli(*words, folder / "before").code == 0
+    for path in predictions.iterdir():
+        image = nib.load(path, mmap=False)
+        turns = nib.orientations.ornt_transform(
+            nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(tuple(axes))
+        )
+        nib.save(image.as_reoriented(turns), path)
+        assert nib.aff2axcodes(nib.load(path).affine) == tuple(axes)
+    result = cli(*words, folder / "after")
+    assert result.code == 0, result.err
+    before, after = ((folder / name / "cases.csv").read_text() for name in ("before", "after"))
+    assert before == after
+
+
+def test_what_is_odd_about_a_label_s_grid_is_said(cli, masks):
+    predictions, labels, folder = masks
+    for path in (*predictions.iterdir(), *labels.iterdir()):
+        array = np.asanyarray(nib.load(path, mmap=False).dataobj)
+        odd = nib.Nifti1Image(array, None)
+        odd.set_sform(np.diag([2.0, 2.0, 2.0, 1.0]), 1)  # its pixdim stays 1
+        nib.save(odd, path)
+    result = cli("evaluate", "--predictions", predictions, "--labels", labels, "-o", folder / "scores")
+    assert result.code == 0, result.err
+    said = [line for line in result.out.splitlines() if line.startswith("Warning: ")]
+    assert len(said) == 2 and all("its pixdim is not the size of its sform's voxels" in line for line in said)
+    kept = json.loads((folder / "scores" / "evaluation.json").read_text())["warnings"]
+    assert [f"Warning: {warning}" for warning in kept] == said
+
+
 def test_evaluate_masks_that_do_not_fit(cli, refused, tiny, masks):
     predictions, labels, folder = masks
     words = ("evaluate", "--predictions", predictions, "--labels", labels)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -104,10 +106,52 @@ def test_many_files_end_to_end(run: Run) -> None:
         record = json.loads(Path(f"out/{name}_seg.json").read_text())
         ml = [record["volumes"][label]["volume_ml"] for label in ("left atrium", "wall")]
         assert ml == [pytest.approx((values == value).sum() * 0.003) for value in (1, 4)]
-        expected = f"[{number}/2] out/{name}_seg.nii.gz  left atrium {ml[0]:.2f} ml, wall {ml[1]:.2f} ml  "
+        expected = f"[{number}/2] out/{name}_seg.nii.gz  left atrium {ml[0]:.3g} ml, wall {ml[1]:.3g} ml  "
         assert lines[number - 1].startswith(expected) and lines[number - 1].endswith(" s")
         assert record["inputs"][0].startswith(f"in/{name}.nii")
         assert record["checkpoints"][0]["checkpoint"] == "a/last.safetensors"
+
+
+def test_a_name_that_is_no_utf8_ends_no_batch(run: Run) -> None:
+    """Names from old Windows archives; the file system gives their bytes as they are."""
+    write_run("runs/a")
+    write_scan("in/b.nii.gz")
+    strange = os.fsdecode(b"in/Sch\xe4del.nii.gz")
+    try:
+        shutil.copy("in/b.nii.gz", strange)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    main = [sys.executable, "-c", "from medcontrast.cli import main; main()"]
+    words = ("infer", "in", "--ckpt", "runs/a", "-o", "out", "--device", "cpu")
+    done = subprocess.run([*main, *words], capture_output=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert len(list(Path("out").glob("*_seg.nii.gz"))) == 2
+    record = json.loads(Path(os.fsdecode(b"out/Sch\xe4del_seg.json")).read_text())
+    assert record["inputs"] == [strange]
+
+
+def test_links_to_files_that_are_not_there_are_not_passed_over(run: Run) -> None:
+    """As in a folder of git-annex or DataLad whose content was not fetched."""
+    write_run("runs/a")
+    write_scan("in/b.nii.gz")
+    for name in ("a", "c"):
+        Path(f"in/{name}.nii.gz").symlink_to("../objects/nowhere")
+    result = run("in", "--ckpt", "runs/a", "-o", "out")
+    assert result.code == 2
+    assert "in/a.nii.gz: is a link to a file that is not there (and 1 more); fetch it, or take it away." in result.err
+    assert not Path("out").exists()
+
+
+def test_what_was_not_found_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run("runs/a")
+    write_scan("one.nii.gz")
+    monkeypatch.setattr("medcontrast.commands.infer._predict_one", lambda *of: {"a": volume(0), "b": volume(3)})
+    out = run("one.nii.gz", "--ckpt", "runs/a", "-o", "out").out
+    assert "one_seg.nii.gz  a not found, b 0.009 ml  " in out
+
+
+def volume(voxels: int) -> dict[str, float]:
+    return {"voxels": voxels, "volume_ml": 0.003 * voxels}
 
 
 def test_two_runs_give_the_same_bytes_and_existing_outputs_are_kept(run: Run) -> None:

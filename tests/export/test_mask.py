@@ -73,6 +73,18 @@ def test_the_reference_lends_its_grid(mask: Path, tmp_path: Path) -> None:
     assert read_volume(path, "label").grid.affine[0, 3] == pytest.approx(0.009, abs=1e-6)
 
 
+def test_a_mask_stored_in_another_order_is_put_on_its_scan(mask: Path, tmp_path: Path) -> None:
+    before = read_volume(mask, "label")
+    image = nib.load(mask, mmap=False)
+    turns = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt("PIR"))
+    nib.save(image, tmp_path / "scan.nii")
+    nib.save(image.as_reoriented(turns), mask)
+    (path,) = export_mask(mask, tmp_path / "scan.nii", overwrite=True)
+    after = read_volume(path, "label")
+    assert after.grid.same_as(before.grid, 1e-3)
+    np.testing.assert_array_equal(after.array, before.array)
+
+
 def unplaced(folder: Path) -> Path:
     """A scan with sform and qform codes 0, and its mask with a record: codes 0 too."""
     scan = nib.Nifti1Image(np.zeros(GRID.shape, np.int16), None)

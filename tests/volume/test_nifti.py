@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import tracemalloc
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -47,6 +47,13 @@ def test_values_and_affine_as_nibabel_reads_them(tmp_path: Path, name: str) -> N
 def test_slope_and_intercept_are_applied(tmp_path: Path) -> None:
     path = save(tmp_path / "scan.nii", scl_slope=0.5, scl_inter=-10.0)
     np.testing.assert_array_equal(read_volume(path, "image").array, VALUES * 0.5 - 10)
+
+
+def test_an_intercept_that_is_no_number_is_a_fault_of_the_header(tmp_path: Path) -> None:
+    path = save(tmp_path / "scan.nii", scl_slope=1.0, scl_inter=np.nan)
+    sentence = r"its header scales voxels by no number \(.*\); correct scl_slope and scl_inter\.$"
+    with pytest.raises(VolumeError, match=sentence):
+        read_volume(path, "image")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.int64, np.float32, np.float64])
@@ -172,6 +179,58 @@ def test_a_scan_that_itk_places_by_its_qform_is_said(tmp_path: Path, sheared: bo
     assert (
         "other programs built on ITK use the qform, and show a .seg.nrrd of it off the scan." in warning
     ) == by_qform
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pixdim": (2.0, 3.0, 4.0)}, None),  # as its sform has it
+        ({"pixdim": (0.0, 3.0, 4.0)}, "its pixdim is not the size of its sform's voxels"),  # 0 is read as 1
+        ({"pixdim": (1.0, 1.0, 1.0)}, "its pixdim is not the size of its sform's voxels"),
+        ({"pixdim": (-2.0, 3.0, 4.0)}, "its pixdim is not the size of its sform's voxels"),
+        ({"pixdim": (-2.0, 3.0, 4.0), "qform_code": 1}, "its qform is damaged"),
+        ({"pixdim": (1.0, 1.0, 1.0), "qform_code": 1}, "its qform and sform place it differently"),
+        ({"quatern_b": 5.0, "qform_code": 1}, "its qform is damaged"),
+        ({"quatern_b": 5.0, "qform_code": 1, "sform_code": 2}, "its qform is damaged"),
+    ],
+)
+def test_where_itk_shows_a_scan_elsewhere_it_is_said(tmp_path: Path, change: dict[str, Any], words: str | None) -> None:
+    """ITK takes the size of voxels from pixdim where it takes the rest from the sform; what it shows is asked of it."""
+    image = nib.Nifti1Image(VALUES, None)
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    affine[:3, 3] = 5, 6, 7
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 0)
+    path = tmp_path / "scan.nii"
+    image.to_filename(path)
+    header = nib.Nifti1Header(path.read_bytes()[:348], check=False)
+    for key, value in change.items():
+        if key == "pixdim":
+            header["pixdim"][1:4] = value
+        else:
+            header[key] = value
+    path.write_bytes(header.binaryblock + path.read_bytes()[348:])
+    warnings = read_grid(path).warnings
+    last = tuple(size - 1 for size in VALUES.shape)
+    x, y, z = sitk.ReadImage(str(path)).TransformIndexToPhysicalPoint(last)
+    elsewhere = (-x, -y, z) != pytest.approx((affine @ [*last, 1])[:3], abs=1e-3)
+    assert len(warnings) == (words is not None)
+    for warning in warnings:
+        assert words is not None and words in warning
+        said = warning.endswith("show a .seg.nrrd of it off the scan.")
+        assert said is elsewhere or (said and "may use the qform" in warning)
+
+
+def test_without_forms_a_negative_size_is_read_as_nibabel_does(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(VALUES, None)
+    image.to_filename(tmp_path / "scan.nii")
+    header = nib.Nifti1Header((tmp_path / "scan.nii").read_bytes()[:348], check=False)
+    header["qform_code"], header["sform_code"] = 0, 0
+    header["pixdim"][1:4] = -2, 3, 4
+    (tmp_path / "scan.nii").write_bytes(header.binaryblock + (tmp_path / "scan.nii").read_bytes()[348:])
+    grid = read_grid(tmp_path / "scan.nii")
+    np.testing.assert_array_equal(grid.affine, nib.load(tmp_path / "scan.nii").affine)
+    assert "the first axis as running to the left" in grid.warnings[0] and grid.affine[0, 0] == -2
 
 
 def test_a_sheared_sform_alone_is_a_warning(tmp_path: Path) -> None:

@@ -38,6 +38,15 @@ def test_pack_a_run(cli, refused, trained, tmp_path):
     assert cli(*words, "--overwrite").code == 0
 
 
+def test_the_card_counts_the_cases_that_were_learned_from(cli, tiny, tmp_path):
+    """The manifest has unlabeled cases too, which a supervised run never reads."""
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=1), validation=1)
+    tiny.train(run)
+    assert cli("pack", run.folder, "-o", tmp_path / "model", "--device", "cpu").code == 0
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "| trained on | 2 labeled, 0 unlabeled cases (" in card
+
+
 def test_the_packed_model_is_the_run_in_16_bits(cli, trained, tmp_path):
     assert cli("pack", trained.folder, "-o", tmp_path / "m", "--device", "cpu").code == 0
     before, header = load_weights(trained.folder / "last.safetensors")

@@ -35,6 +35,14 @@ def test_train_resume_and_its_last_words(cli, refused, place):
     assert load_resume(run / "last.pt")["progress"]["step"] == 2
 
 
+def test_paths_are_printed_as_they_are(cli, place):
+    """Brackets are no markup, and a command that will be copied stands on one line."""
+    run = place.parent / "run[final]" / ("long" * 40)
+    result = cli("train", place, "-o", run, "--accelerator", "cpu")
+    assert result.code == 0, result.err
+    assert f"Next: medcontrast evaluate --ckpt {run} --split validation" in result.out.splitlines()
+
+
 def test_a_run_that_saved_nothing_cannot_be_resumed(cli, refused, tiny, tmp_path):
     run = tiny.make_run(tmp_path, tiny.recipe_tree())
     sentence = "nothing to resume from yet (no last.pt); train it again with --overwrite.\n"
@@ -64,7 +72,7 @@ def test_max_time_saves_and_resume_goes_on(cli, place):
         (["RECIPE", "--max-time", "soon"], "--max-time soon: expected a duration such as 90s, 9m or 1h30m."),
         (
             ["RECIPE", "-o", "OUT", "--accelerator", "abacus"],
-            "--accelerator abacus, --devices 1, --precision 32-true: ",
+            "--accelerator abacus: expected one of auto, cpu, cuda, gpu, mps.",
         ),
         (["RECIPE", "-o", "OUT", "--precision", "8-bit"], "--precision 8-bit: "),
         (

@@ -90,6 +90,25 @@ def test_bad_data_gets_a_sentence_and_exit_code_2(cli, refused, tiny, place, kin
     assert not (run / "last.pt").exists()
 
 
+@pytest.mark.parametrize("kind", ["truncated scan", "other grid", "unknown value"])
+def test_a_bad_validation_case_is_known_before_the_first_step(cli, refused, tiny, place, kind):
+    """Not when it is first validated, hours later, with the steps since the last save lost."""
+    image, label = scan_of(place, 4), place.parent / "data" / "labels" / "case_04.nii"
+    values = nib.load(label).get_fdata(dtype=np.float32).astype(np.uint8).copy()
+    if kind == "truncated scan":
+        image.write_bytes(image.read_bytes()[:5000])
+    elif kind == "other grid":
+        tiny.write_nifti(label, values, np.diag([1.0, 1.0, 2.0, 1.0]))
+    else:
+        values[1, 2, 3] = 9
+        tiny.write_nifti(label, values)
+    run = place.parent / "run"
+    words = ("train", place, "-o", run, "--accelerator", "cpu")
+    refused(cli(*words, "--set", "train.validate_every=2"), str(image if kind == "truncated scan" else label))
+    assert not (run / "last.pt").exists()
+    assert cli(*words).code == 0  # without validation nobody reads it
+
+
 def test_after_bad_data_the_same_command_works(cli, tiny, place):
     content = scan_of(place).read_bytes()
     damage("missing scan", tiny, place)

@@ -59,6 +59,17 @@ def test_the_queue_of_leoclr_takes_both_crops_where_they_are_keys(tiny, faults):
     assert found.startswith("method: enqueue both is a setting of roles: anchor_query and does nothing with roles: ")
 
 
+def test_a_window_needs_two_voxels_at_the_deepest_level_too(tiny, faults):
+    tree = tiny.recipe_tree()
+    tree["network"] = {"name": "vnet", "filters": 2, "norm": "instance"}
+    tree["data"]["patch"] = [32, 32, 32]
+    tree["inference"] = {"window": [16, 16, 16]}
+    (found,) = faults(tree)
+    assert found.startswith("inference.window [16, 16, 16] leaves one voxel at the deepest level of network vnet, which")
+    tree["network"]["norm"] = "batch"
+    recipe_from_tree(tree, where="it")
+
+
 def test_legacy_must_fit_patch_and_network(tiny, faults):
     tree = tiny.recipe_tree("fba_legacy")
     tree["method"]["patch"] = [32, 16, 16]

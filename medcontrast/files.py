@@ -116,6 +116,11 @@ def _told(path: Path) -> Iterator[None]:
         raise OutputError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}).") from None
 
 
+def relative_name(path: Path, start: Path) -> str:
+    """How a file in the folder `start` names this path, with forward slashes; neither is looked at."""
+    return Path(os.path.relpath(path, start)).as_posix()
+
+
 def read_json(path: Path) -> Any:
     """What a manifest, label table or record holds, as it stands there.
 

@@ -12,7 +12,7 @@ from medcontrast.data.manifest import ROOT_VARIABLE, SPLITS, load_manifest, mani
 from medcontrast.data.source import TABLE_KEYS, Source, SourceCase
 from medcontrast.data.split import Splits, split_inside
 from medcontrast.errors import ManifestError
-from medcontrast.files import write_text
+from medcontrast.files import relative_name, write_text
 
 Tree = dict[str, Any]
 
@@ -79,7 +79,7 @@ def tree_inside(manifest: Path, *, labeled: int, validation: int, out: Path) -> 
             raise ManifestError(f"{manifest}: {name} names no label file, so it can be unlabeled only.")
     tree: Tree = {"name": out.stem, **{key: raw[key] for key in TABLE_KEYS if key in raw}}
     if raw.get("root"):
-        tree["root"] = _relative(inner.root.resolve(), out.parent.resolve())
+        tree["root"] = relative_name(inner.root.resolve(), out.parent.resolve())
     tree.update({split: [by_name[name] for name in splits[split]] for split in SPLITS if splits[split]})
     return tree
 
@@ -117,7 +117,7 @@ def _base(folder: Path, out: Path, root: Path | None) -> tuple[Path, str | None]
     shared = os.environ.get(ROOT_VARIABLE)
     if shared and folder.resolve().is_relative_to(Path(shared).resolve()):
         return Path(shared).resolve(), None
-    return folder.resolve(), _relative(folder.resolve(), out.parent.resolve())
+    return folder.resolve(), relative_name(folder.resolve(), out.parent.resolve())
 
 
 def _entry(case: SourceCase, base: Path, patients: Mapping[str, str] | None) -> dict[str, Any]:
@@ -137,10 +137,6 @@ def _inside(path: Path, base: Path) -> str:
     if not complete.is_relative_to(base):
         raise ManifestError(f"{path} lies outside the root {base}; choose a --root that holds every file.")
     return complete.relative_to(base).as_posix()
-
-
-def _relative(folder: Path, start: Path) -> str:
-    return Path(os.path.relpath(folder, start)).as_posix()
 
 
 def names_from_file(path: Path) -> list[str]:

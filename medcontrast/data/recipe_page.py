@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import os
 import textwrap
 from collections.abc import Mapping
 from functools import cache
@@ -16,7 +15,7 @@ import yaml
 from pydantic import BaseModel
 
 from medcontrast.errors import MedcontrastError
-from medcontrast.files import write_text
+from medcontrast.files import relative_name, write_text
 from medcontrast.settings import Recipe, load_recipe
 
 _WIDTH = 118
@@ -89,7 +88,7 @@ def _scalar(value: Any) -> str:
 
 def relative_path(manifest: Path, recipe: Path) -> str:
     """The manifest's path as seen from the folder of the recipe."""
-    return Path(os.path.relpath(manifest.absolute(), recipe.absolute().parent)).as_posix()
+    return relative_name(manifest.absolute(), recipe.absolute().parent)
 
 
 def write_recipe(path: Path, recipe: Recipe, reasons: Mapping[str, str], *, looked_at: int) -> None:

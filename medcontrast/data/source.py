@@ -9,9 +9,8 @@ from typing import Any
 
 from medcontrast.errors import ManifestError
 from medcontrast.files import read_object
-from medcontrast.volume_names import output_stem
+from medcontrast.volume_names import output_stem, volume_suffix
 
-_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _CHANNEL = re.compile(r"_\d{4}$")
 _LAYOUTS = (("imagesTr", "labelsTr"), ("images", "labels"))
 TABLE_KEYS = ("description", "source", "licence", "channels", "labels", "ignore_label", "regions")
@@ -143,9 +142,8 @@ def _source(folder: Path, cases: list[SourceCase], table: dict[str, Any]) -> Sou
 def _volumes(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(
-        path for path in folder.iterdir() if path.name.lower().endswith(_SUFFIXES) and not path.name.startswith(".")
-    )
+    files = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in files if volume_suffix(path) is not None)
 
 
 def _pair(images: list[Path], labels: list[Path]) -> list[SourceCase]:

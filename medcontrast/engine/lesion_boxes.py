@@ -6,7 +6,6 @@ Letters: n images, x, y pixels.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from medcontrast.engine.probe.embed import ROWS, ImageSet
 from medcontrast.engine.probe.finetune import Classifier, FineTuning, classify, fine_tune
 from medcontrast.engine.probe.images import hold_out, image_set
 from medcontrast.errors import InputError
-from medcontrast.files import require_free, write_text
+from medcontrast.files import relative_name, require_free, write_text
 from medcontrast.metrics.classification import accuracy
 from medcontrast.networks.encoders2d import Encoder, build_encoder
 from medcontrast.networks.grad_cam import grad_cam, on_pixels
@@ -306,5 +305,5 @@ def _tree(manifest: ImageManifest, folder: Path, table: dict[str, Any], facts: d
     """The manifest with boxes; its paths still start from the images' own folder."""
     tree = {key: value for key, value in manifest.raw.items() if key not in (BOXES, MADE_BY)}
     tree["name"] = f"{manifest.name}_boxes"
-    tree["root"] = Path(os.path.relpath(manifest.root.resolve(), folder.resolve())).as_posix()
+    tree["root"] = relative_name(manifest.root.resolve(), folder.resolve())
     return {**tree, MADE_BY: facts, BOXES: table}

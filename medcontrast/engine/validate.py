@@ -15,6 +15,7 @@ from medcontrast.data.manifest import Manifest
 from medcontrast.data.prepared import PreparedCases
 from medcontrast.inference.predict import predict_case
 from medcontrast.metrics.overlap import dice
+from medcontrast.networks.modes import evaluating
 from medcontrast.render import OverlayRow, overlay_grid_png
 from medcontrast.settings import Recipe
 
@@ -65,14 +66,12 @@ class Validator:
     @torch.no_grad()
     def __call__(self, network: nn.Module, step: int) -> ValidationReport:
         """Predicts and scores every case; leaves the network in the mode it was in."""
-        mode = network.training
-        network.eval()
         scores: dict[str, list[float]] = {name: [] for name in self.labels.targets}
         worst: tuple[float, OverlayRow] | None = None
         for index in range(len(self.cases)):
             case = self.cases[index]
             assert case.label is not None
-            with self.autocast():
+            with evaluating(network), self.autocast():
                 prediction = predict_case(
                     network,
                     torch.from_numpy(case.image),
@@ -95,7 +94,6 @@ class Validator:
                     mean,
                     OverlayRow(case.image[0], shown, prediction, case.spacing_mm, f"{case.name}: Dice {mean:.3f}"),
                 )
-        network.train(mode)
         by_target = {name: float(np.mean(values)) for name, values in scores.items()}
         mean_dice = float(np.mean([by_target[label.name] for label in self.labels.labels]))
         assert worst is not None

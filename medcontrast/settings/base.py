@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+Weight = Annotated[float, Field(ge=0.0)]
+Decay = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Settings(BaseModel):

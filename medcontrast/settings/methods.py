@@ -6,10 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from medcontrast.settings.base import Settings, require_used
-
-Weight = Annotated[float, Field(ge=0.0)]
-Decay = Annotated[float, Field(ge=0.0, le=1.0)]
+from medcontrast.settings.base import Decay, Settings, Weight, require_used
 
 
 class SegmentationLossSettings(Settings):

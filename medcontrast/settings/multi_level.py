@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from medcontrast.settings.base import Settings
-
-Weight = Annotated[float, Field(ge=0.0)]
+from medcontrast.settings.base import Settings, Weight
 
 
 class NegativeMiningSettings(Settings):

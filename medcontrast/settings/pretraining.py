@@ -6,11 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from medcontrast.settings.base import Settings, require_used
+from medcontrast.settings.base import Decay, Settings, require_used
 from medcontrast.settings.generator import HVAEFinetuneSettings, HVAESettings
 from medcontrast.settings.multi_level import MultiLevelSettings
 
-Decay = Annotated[float, Field(ge=0.0, le=1.0)]
 Temperature = Annotated[float, Field(gt=0.0)]
 Channels = Annotated[int, Field(ge=2)]
 

@@ -17,6 +17,7 @@ from medcontrast.errors import InputError
 from medcontrast.labels import IGNORE_INDEX
 from medcontrast.settings.data import SpatialSettings
 from medcontrast.transforms.draws import row_generator
+from medcontrast.transforms.rotation import rotation
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def draw_geometry(settings: SpatialSettings, seed: int, step: int, row: int) -> 
     return RowGeometry(
         flips=tuple(axis for axis in settings.flip_axes if mirrored[axis]),
         turns=tuple((axis, int(turns[axis])) for axis in settings.rotate90_axes if turns[axis]),
-        matrix=_rotation(angles) / (1.0 + settings.scale * (2.0 * zoom - 1.0)) if affine else None,
+        matrix=rotation(angles) / (1.0 + settings.scale * (2.0 * zoom - 1.0)) if affine else None,
     )
 
 
@@ -94,15 +95,6 @@ def _sample_label(label: Tensor, rows: Tensor, grid: Tensor) -> None:
     part = part.index_select(0, known).to(torch.float32)
     part = F.grid_sample(part, grid.index_select(0, known), "nearest", "zeros", align_corners=True)
     label.index_copy_(0, rows.index_select(0, known), part.to(label.dtype))
-
-
-def _rotation(angles: np.ndarray) -> np.ndarray:
-    """Turns about x, then y, then z, by these angles in radians."""
-    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
 
 
 def _turn_rows(tensor: Tensor, geometries: Sequence[RowGeometry]) -> Tensor:

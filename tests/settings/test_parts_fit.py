@@ -65,7 +65,7 @@ def test_a_window_needs_two_voxels_at_the_deepest_level_too(tiny, faults):
     tree["data"]["patch"] = [32, 32, 32]
     tree["inference"] = {"window": [16, 16, 16]}
     (found,) = faults(tree)
-    assert found.startswith("inference.window [16, 16, 16] leaves one voxel at the deepest level of network vnet, which")
+    assert found.startswith("inference.window [16, 16, 16] leaves one voxel at the deepest level of network vnet, ")
     tree["network"]["norm"] = "batch"
     recipe_from_tree(tree, where="it")
 

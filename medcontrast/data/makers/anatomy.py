@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medcontrast.transforms.rotation import rotation
+
 Array = NDArray[np.float32]
 Vector = NDArray[np.float64]
 
@@ -84,15 +86,6 @@ def smooth_noise(random: np.random.Generator, shape: tuple[int, int, int], *, ce
         bells = (bells / bells.sum(1, keepdims=True)).astype(np.float32)
         noise = np.moveaxis(np.einsum("sc,c...->s...", bells, np.moveaxis(noise, axis, 0)), 0, axis)
     return noise / np.float32(noise.std() + 1e-6)
-
-
-def rotation(angles: Vector) -> Vector:
-    """(3, 3) rotation about x, then y, then z, by angles in radians."""
-    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
 
 
 @dataclass(frozen=True)

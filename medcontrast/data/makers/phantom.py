@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medcontrast.data.listing import write_manifest
-from medcontrast.data.makers.anatomy import Anatomy, draw_anatomy, rotation
+from medcontrast.data.makers.anatomy import Anatomy, draw_anatomy
 from medcontrast.data.manifest import SPLITS
 from medcontrast.errors import InputError
 from medcontrast.files import require_free, write_atomically
+from medcontrast.transforms.rotation import rotation
 
 Array = NDArray[np.float32]
 LEFT_ATRIUM = {

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from medcontrast.engine.run import CHANGEABLE_ON_RESUME
 from medcontrast.errors import InputError
@@ -50,7 +50,7 @@ class Record:
     """
 
     row: str
-    labeled: int | str
+    labeled: int | Literal["all"]
     run: int
     recipe: dict[str, Any]
     recipe_hash: str
@@ -97,7 +97,7 @@ def make_record(cell: Cell, recipe: Recipe, report: Report, facts: dict[str, Any
 
 
 def make_peer_record(
-    row: str, labeled: int | str, run: int, settings: dict[str, Any], report: Report, facts: dict[str, Any]
+    row: str, labeled: int | Literal["all"], run: int, settings: dict[str, Any], report: Report, facts: dict[str, Any]
 ) -> Record:
     """The record of another toolkit's run on the same cases.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from medcontrast.data.images.sources import ImageCase, without_counterfactuals
 from medcontrast.data.images.tables import image_table, write_set
 from medcontrast.engine.generator.generator import Action, Generator
 from medcontrast.errors import InputError
-from medcontrast.files import require_free
+from medcontrast.files import relative_name, require_free
 
 ROWS = 128
 """Images in one forward pass."""
@@ -89,7 +88,7 @@ def write_counterfactuals(
                 known += [replace(case, of=case.name, **action.on_facts(case, manifest.classes)) for case in of]
     if not known:
         raise InputError(f"{manifest.path}: the intervention leaves every training image as it is; name another value.")
-    file = _relative(folder / FILES[0], manifest.root)
+    file = relative_name((folder / FILES[0]).resolve(), manifest.root.resolve())
     arrays, source = image_table(file, "train", np.concatenate(made), known, manifest.classes)
     tree = _tree(manifest, folder, source, generator)
     write_set(folder / FILES[1], folder / FILES[0], tree, arrays)
@@ -101,7 +100,7 @@ def _tree(manifest: ImageManifest, folder: Path, source: dict[str, Any], generat
     """The manifest with one more training source; its paths still start from the images' own folder."""
     tree = dict(manifest.raw)
     tree["name"] = f"{manifest.name}_counterfactuals"
-    tree["root"] = _relative(manifest.root, folder)
+    tree["root"] = relative_name(manifest.root.resolve(), folder.resolve())
     tree["train"] = [*_originals(manifest), source]
     if BOXES in tree:
         gone = {case.name for case in manifest.cases("train") if case.of is not None}
@@ -119,7 +118,3 @@ def _originals(manifest: ImageManifest) -> list[dict[str, Any]]:
         for number, source in enumerate(manifest.sources["train"])
     ]
     return [source for source in sources if source is not None]
-
-
-def _relative(path: Path, start: Path) -> str:
-    return Path(os.path.relpath(path.resolve(), start.resolve())).as_posix()

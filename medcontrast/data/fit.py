@@ -84,14 +84,31 @@ def require_fit(recipe: AnyRecipe, manifest: Manifest | ImageManifest, *, where:
 def _image_faults(recipe: AnyRecipe, manifest: ImageManifest) -> list[str]:
     if not manifest.sources["train"]:
         return [f"data.manifest: {manifest.path} has no train images to learn from"]
-    method = recipe.method
-    if not isinstance(method, MoCoSettings | LeOCLRSettings | MultiLevelSettings):
-        return []
+    assert isinstance(recipe, PretrainRecipe)
     # where the data lies elsewhere, nothing can be counted, and `require_files` has the last word before training
     there = all(path.exists() for path in manifest.files("train"))
     cases = manifest.originals("train") if there else ()
+    method, missing = recipe.method, _missing_faults(recipe, manifest) if there else []
+    if missing or not isinstance(method, MoCoSettings | LeOCLRSettings | MultiLevelSettings):
+        return missing
     faults = _target_faults(method, manifest, cases) if isinstance(method, MultiLevelSettings) else []
     return faults or (_queue_faults(method, manifest, cases) if there else [])
+
+
+def _missing_faults(recipe: PretrainRecipe, manifest: ImageManifest) -> list[str]:
+    """What views show and no training image has."""
+    cases = manifest.cases("train")
+    known = listed_fields(fields_of([vars(case) for case in cases]))
+    asked = {
+        "of": (recipe.needs_counterfactuals, "is a counterfactual (has `of`)", "counterfactuals", "source to image"),
+        "lesion_boxes": (recipe.needs_lesion_boxes, "has lesion_boxes", "data boxes", "crop.kind to random"),
+    }
+    return [
+        f"data.manifest: no training image of {manifest.path} {what} (they have {known}), but views need it; make "
+        f"some with `medcontrast {command}`, or set the views' {instead}"
+        for field, (wanted, what, command, instead) in asked.items()
+        if wanted and not any(getattr(case, field) for case in cases)
+    ]
 
 
 def _target_faults(method: MultiLevelSettings, manifest: ImageManifest, cases: Sequence[ImageCase]) -> list[str]:

@@ -13,7 +13,7 @@ from medcontrast.batch import StepInfo
 from medcontrast.data.images.images import Images
 from medcontrast.data.images.tables import image_table
 from medcontrast.engine.job import job_of
-from medcontrast.errors import InputError
+from medcontrast.errors import RecipeError
 from medcontrast.settings import load_recipe
 
 SOURCES = {
@@ -141,7 +141,10 @@ def test_counterfactuals_are_no_rows_of_their_own(with_counterfactuals, job_for)
 
 def test_without_counterfactuals_the_recipe_is_refused(tiny, tmp_path, job_for):
     path = tiny.write_images(tmp_path / "none")
-    with pytest.raises(InputError, match=r"train has no counterfactuals .* `medcontrast counterfactuals`"):
+    sentence = (
+        r"no training image of .* is a counterfactual \(has `of`\) \(they have target, domain\), but views need it"
+    )
+    with pytest.raises(RecipeError, match=sentence):
         batches(job_for("cf_simclr", path))
     assert len(batches(job_for("simclr", path, steps=1))) == 1
 

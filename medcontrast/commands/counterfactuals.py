@@ -20,10 +20,7 @@ def counterfactuals(
     ] = None,
     values: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            help="PARENT=VALUE for another parent, PARENT=uniform for every category; repeatable.",
-        ),
+        typer.Option("--set", help="PARENT=VALUE for another parent, PARENT=uniform for every category; repeatable."),
     ] = None,
     metrics: Annotated[
         str | None, typer.Option("--metrics", help="Also score the generator on this split: validation or test.")

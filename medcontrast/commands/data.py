@@ -13,10 +13,7 @@ from medcontrast.errors import InputError
 if TYPE_CHECKING:  # the command line starts without what this imports
     from medcontrast.data.images.manifest import ImageManifest
 
-app = typer.Typer(
-    help="Check, split, import, or make data sets.",
-    no_args_is_help=True,
-)
+app = typer.Typer(help="Check, split, import, or make data sets.", no_args_is_help=True)
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 

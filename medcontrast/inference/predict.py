@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -185,7 +186,7 @@ class Predictor:
             indices = to_scan_labels(maps, affine, grid).cpu()
         else:  # no voxel needs its neighbours' probabilities, so that none are kept
             indices = reordered(self.predict_classes(image.as_tensor()), affine, grid)
-        label_map = finish(indices.numpy(), self.labels, self.settings.largest_component)
+        label_map = self._finished(indices.numpy(), grid)
         return Prediction(
             label_map,
             grid,
@@ -193,6 +194,15 @@ class Predictor:
             entropy_map(maps, affine, grid) if entropy else None,
             self._record(names or [str(path) for path in images], images[0], grid, label_map, began),
         )
+
+    def _finished(self, indices: NDArray[np.integer], grid: Grid) -> NDArray[np.uint16]:
+        """`finish` in canonical order of axes, so that of two equal pieces the same stays however a scan is stored."""
+        if self.settings.largest_component == "none":
+            return finish(indices, self.labels, "none")
+        stored = io_orientation(grid.affine)
+        label_map = finish(apply_orientation(indices, stored), self.labels, self.settings.largest_component)
+        back = ornt_transform(axcodes2ornt("RAS"), stored)
+        return np.ascontiguousarray(apply_orientation(label_map, back))
 
     def _read(self, images: Sequence[Path]) -> list[Volume]:
         if len(images) != len(self.channels):

@@ -135,6 +135,24 @@ def test_the_largest_component_is_taken_on_the_label_map(tmp_path: Path, tools: 
         assert (found == 3).any() == (rule != "joint" or (expected(array) == 3).sum() > (expected(array) == 7).sum())
 
 
+@pytest.mark.parametrize("axes", ["RAS", "LPI", "SPL"])
+def test_of_two_equal_pieces_the_same_stays_in_every_order_of_axes(
+    tmp_path: Path, tools: SimpleNamespace, axes: str
+) -> None:
+    array = np.zeros(SHAPE, np.float32)
+    array[3:5, 4, 5] = array[20:22, 9, 15] = 100
+    path = tools.write_nifti(tmp_path / "a.nii.gz", array, np.eye(4))
+    image = nib.load(path)
+    turns = nib.orientations.ornt_transform(
+        nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(tuple(axes))
+    )
+    nib.save(image.as_reoriented(turns), tmp_path / "turned.nii.gz")
+    predictor = tools.threshold_predictor(InferenceSettings(largest_component="each"))
+    prediction = predictor.predict_scan([tmp_path / "turned.nii.gz"])
+    places = [prediction.grid.affine[:3] @ [*place, 1] for place in np.argwhere(prediction.label_map)]
+    assert sorted(tuple(np.rint(place).astype(int)) for place in places) == [(3, 4, 5), (4, 4, 5)]
+
+
 def test_probabilities_and_entropy_lie_on_the_scans_grid(tmp_path: Path, tools: SimpleNamespace) -> None:
     path = tools.write_nifti(tmp_path / "a.nii.gz", tools.marked(SHAPE), tools.oblique_affine())
     predictor = tools.threshold_predictor(spacing_mm=[1.0, 1.0, 1.5])

@@ -134,7 +134,7 @@ def read_json(path: Path) -> Any:
     except ValueError as error:
         raise ManifestError(f"{path}: not valid JSON ({error}).") from None
     except OSError as error:
-        raise ManifestError(f"{path}: cannot be read ({error.strerror or error}).") from None
+        raise ManifestError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
 def read_object(path: Path, what: str = "manifest") -> dict[str, Any]:
@@ -147,9 +147,12 @@ def read_object(path: Path, what: str = "manifest") -> dict[str, Any]:
     Raises:
         ManifestError: As for `read_json`; or there is no such file, or it holds something else.
     """
-    if not path.exists():
-        raise ManifestError(f"{path}: there is no such {what}.")
-    raw = read_json(path)
+    try:
+        raw = read_json(path)
+    except ManifestError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise ManifestError(f"{path}: there is no such {what}.") from None
+        raise
     if not isinstance(raw, dict):
         raise ManifestError(f"{path}: a {what} is a JSON object, but this file holds {type(raw).__name__}.")
     return raw

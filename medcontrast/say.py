@@ -11,4 +11,4 @@ if TYPE_CHECKING:  # most commands say nothing, and start without rich
 def say(console: Console, *sentences: str) -> None:
     """Prints each on a line of its own, neither wrapped nor coloured."""
     for sentence in sentences:
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        console.print(sentence, markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "medcontrast"
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 ROOMS = {path.stem for path in PACKAGE.iterdir()}
+METHODS = [importlib.import_module(f"medcontrast.methods.{path.stem}") for path in (PACKAGE / "methods").glob("*.py")]
 
 
 def keys_of(tree, prefix=""):
@@ -31,7 +32,10 @@ def settings():
 
 
 def found(name):
-    """Whether a dotted name leads to a module, or to something in one."""
+    """Whether a dotted name leads to a module, to something in one, or to something of a method's class."""
+    first, _, rest = name.partition(".")
+    if first[:1].isupper():
+        return any(hasattr(getattr(module, first, None), rest) for module in METHODS)
     parts = f"medcontrast.{name}".split(".")
     for count in range(len(parts), 0, -1):
         try:
@@ -52,8 +56,11 @@ def test_what_a_page_names_is_there(page, settings):
     files = {name for name in named if name.endswith(".py")}
     places = {name: (PACKAGE / name, ROOT / name) for name in files}
     assert [name for name, each in places.items() if not any(place.is_file() for place in each)] == []
-    dotted = {name for name in named - files if "." in name and "/" not in name and name.split(".")[0] in ROOMS}
-    assert sorted(name for name in dotted - settings if not found(name)) == []
+    known = settings | {key.removeprefix("method.") for key in settings}
+    tops = {key.split(".")[0] for key in known}
+    dotted = {name for name in named - files if "." in name and "/" not in name}
+    looked_at = {name for name in dotted if name.split(".")[0] in ROOMS | tops or name[:1].isupper()}
+    assert sorted(name for name in looked_at - known if not found(name)) == []
 
 
 def test_a_name_that_is_nowhere_is_noticed():

@@ -119,7 +119,9 @@ def _predict_all(
 
 
 def _size(volume: dict[str, float]) -> str:
-    return f"{volume['volume_ml']:.3g} ml" if volume["voxels"] else "not found"
+    ml = volume["volume_ml"]
+    figure = f"{ml:.3g}" if ml < 100 else f"{ml:.0f}"  # never 1.5e+03
+    return f"{figure} ml" if volume["voxels"] else "not found"
 
 
 def _predict_one(

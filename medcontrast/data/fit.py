@@ -100,12 +100,12 @@ def _missing_faults(recipe: PretrainRecipe, manifest: ImageManifest) -> list[str
     cases = manifest.cases("train")
     known = listed_fields(fields_of([vars(case) for case in cases]))
     asked = {
-        "of": (recipe.needs_counterfactuals, "is a counterfactual (has `of`)", "counterfactuals", "source to image"),
-        "lesion_boxes": (recipe.needs_lesion_boxes, "has lesion_boxes", "data boxes", "crop.kind to random"),
+        "of": (recipe.needs_counterfactuals, "counterfactuals", "counterfactuals", "source to image"),
+        "lesion_boxes": (recipe.needs_lesion_boxes, "lesion boxes", "data boxes", "crop.kind to random"),
     }
     return [
-        f"data.manifest: no training image of {manifest.path} {what} (they have {known}), but views need it; make "
-        f"some with `medcontrast {command}`, or set the views' {instead}"
+        f"data.manifest: no training image of {manifest.path} has {field} (they have {known}), but views show {what}; "
+        f"make some with `medcontrast {command}`, or set the views' {instead}"
         for field, (wanted, what, command, instead) in asked.items()
         if wanted and not any(getattr(case, field) for case in cases)
     ]

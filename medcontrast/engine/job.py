@@ -165,7 +165,7 @@ class Segmentation(Job):
         total = len(self.method.student.state_dict())
         if "parents" in header:
             raise CheckpointError(
-                f"{where}: holds a generator of images; a segmentation starts from another one, or from an encoder."
+                f"{where}: holds a generator of images; a segmentation starts from another segmentation or an encoder."
             )
         if not pretrains(header["recipe"]):
             loaded = self.method.load_student(tensors)

@@ -184,7 +184,7 @@ def run_beside(checkpoint: Path, *, ask: str) -> Run:
     """
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     if not (folder / RECIPE).is_file():
-        raise InputError(f"{checkpoint}: has no manifest beside it; say {ask} with --manifest M.")
+        raise InputError(f"{checkpoint}: lies in no run folder (no {RECIPE} beside it); say {ask} with --manifest M.")
     return Run.open(folder)
 
 

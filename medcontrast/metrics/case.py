@@ -22,8 +22,6 @@ from medcontrast.metrics.surface import (
     surface_distances,
 )
 
-"""Tolerance of the surface Dice where none is given, in mm."""
-
 
 @dataclass(frozen=True)
 class TargetScore:

@@ -194,9 +194,10 @@ def _qform(header: Nifti1Header) -> NDArray[np.float64] | None:
     fixed = header.copy()
     fixed["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # the standard reads 0 as 1
     try:
-        return np.asarray(fixed.get_qform(), dtype=np.float64)
+        affine = np.asarray(fixed.get_qform(), dtype=np.float64)
     except Exception:  # no rotation has this quaternion, or a spacing is negative
         return None
+    return affine if np.isfinite(affine).all() else None
 
 
 def _in_mm(affine: NDArray[np.float64], unit_mm: float) -> NDArray[np.float64]:

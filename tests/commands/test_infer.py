@@ -145,9 +145,11 @@ def test_links_to_files_that_are_not_there_are_not_passed_over(run: Run) -> None
 def test_what_was_not_found_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     write_run("runs/a")
     write_scan("one.nii.gz")
-    monkeypatch.setattr("medcontrast.commands.infer._predict_one", lambda *of: {"a": volume(0), "b": volume(3)})
+    monkeypatch.setattr(
+        "medcontrast.commands.infer._predict_one", lambda *of: {"a": volume(0), "b": volume(3), "c": volume(500_000)}
+    )
     out = run("one.nii.gz", "--ckpt", "runs/a", "-o", "out").out
-    assert "one_seg.nii.gz  a not found, b 0.009 ml  " in out
+    assert "one_seg.nii.gz  a not found, b 0.009 ml, c 1500 ml  " in out
 
 
 def volume(voxels: int) -> dict[str, float]:

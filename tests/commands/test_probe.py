@@ -361,7 +361,8 @@ def test_a_checkpoint_without_its_manifest(trained: Path, tmp_path: Path, cli: C
     file = tmp_path / "alone.safetensors"
     save_weights(file, tensors, header)
     refused(
-        cli("probe", "--ckpt", file), f"{file}: has no manifest beside it; say which images to probe with --manifest M."
+        cli("probe", "--ckpt", file),
+        f"{file}: lies in no run folder (no resolved.yaml beside it); say which images to probe with --manifest M.",
     )
     answer = cli("probe", "--ckpt", file, "--manifest", trained / "manifest.json", *QUICK, "--no-finetune")
     assert answer.code == 0 and (tmp_path / "probe_manifest_test/embeddings.png").is_file()

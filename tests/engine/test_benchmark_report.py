@@ -38,7 +38,13 @@ def settings(**changes):
 def make(row, run, dice, labeled=2, missed=0.0, targets=("front",), **inference):
     cases = [f"c{number}" for number in range(len(dice))]
     figures = {metric: [1.0] * len(dice) for metric in METRICS} | {"dice": dice, "missed": [missed] * len(dice)}
-    facts = {"split": "validation", "step": 2, "trained_parameters": 1_500_000, "train_seconds": 1800}
+    facts = {
+        "split": "validation",
+        "labeled_cases": ["a"],
+        "step": 2,
+        "trained_parameters": 1_500_000,
+        "train_seconds": 1800,
+    }
     facts |= {"versions": {"torch": "9.9", "monai": "8.8"}, "device": "cpu", "precision": "32-true"}
     facts["network"] = "teacher" if row == "mean_teacher" else "student"
     recipe = {"network": {"name": "unet"}, "data": {"spacing_mm": None}, "inference": {**INFERENCE, **inference}}

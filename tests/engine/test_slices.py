@@ -146,7 +146,7 @@ def test_a_generator_of_images_starts_no_segmentation(tiny, tmp_path):
     tensors, header = load_weights(first)
     save_weights(tmp_path / "generator.safetensors", tensors, {**header, "parents": []})
     tree = slice_tree(tiny, init_from=str(tmp_path / "generator.safetensors"))
-    with pytest.raises(CheckpointError, match="holds a generator of images; a segmentation starts from another one"):
+    with pytest.raises(CheckpointError, match="holds a generator of images; a segmentation starts from another"):
         started(tiny, tmp_path, tree)
 
 

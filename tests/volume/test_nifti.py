@@ -192,6 +192,10 @@ def test_a_scan_that_itk_places_by_its_qform_is_said(tmp_path: Path, sheared: bo
         ({"pixdim": (1.0, 1.0, 1.0), "qform_code": 1}, "its qform and sform place it differently"),
         ({"quatern_b": 5.0, "qform_code": 1}, "its qform is damaged"),
         ({"quatern_b": 5.0, "qform_code": 1, "sform_code": 2}, "its qform is damaged"),
+        ({"pixdim": (np.nan, 3.0, 4.0), "qform_code": 1}, "its qform is damaged"),
+        ({"pixdim": (np.inf, 3.0, 4.0), "qform_code": 1}, "its qform is damaged"),
+        ({"quatern_b": np.nan, "qform_code": 1}, "its qform is damaged"),
+        ({"qoffset_x": np.nan, "qform_code": 1}, "its qform is damaged"),
     ],
 )
 def test_where_itk_shows_a_scan_elsewhere_it_is_said(tmp_path: Path, change: dict[str, Any], words: str | None) -> None:

@@ -31,7 +31,7 @@ class Counterfactuals:
 
         Raises:
             InputError: There are none, one is of an image that is not there, or two of one image
-                have the same domain, target and attributes.
+                with a domain or attributes are the same in these and in the target.
         """
         images = [case for case in cases if case.of is None]
         others = [case for case in cases if case.of is not None]

@@ -155,8 +155,8 @@ def _require_cases(
     for kind, old, new in (("labeled", record.facts["labeled_cases"], labeled), ("scored", record.cases, scored)):
         if sorted(old) != sorted(new):
             raise InputError(
-                f"{path}: this record has other {kind} cases than {manifest.path} now names for it. Delete it to run "
-                "its cell again, or put the manifest back."
+                f"{path}: this record has other {kind} cases than {manifest.path} now names for it. Delete it to make "
+                "it anew, or put the manifest back."
             )
 
 

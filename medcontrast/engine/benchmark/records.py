@@ -150,6 +150,8 @@ def load_peer_records(folder: Path) -> dict[str, Record]:
         peer = record.facts.get("peer")
         if not isinstance(peer, dict) or not {"name", "version"} <= peer.keys():
             raise InputError(f"{folder / name}.json: names no peer and its version; a grid's own records stand beside.")
+        if not {"split", "labeled_cases"} <= record.facts.keys():
+            raise InputError(f"{folder / name}.json: does not say its split and labeled_cases; make it again.")
     return found
 
 
@@ -184,7 +186,7 @@ def require_split(facts: dict[str, Any], split: str, path: Path) -> None:
     if facts.get("split") != split:
         raise InputError(
             f"{path}: this record is of split {facts.get('split')}, but the grid now asks for {split}. Delete it to "
-            "run its cell again, or put the grid back."
+            "make it anew, or put the grid back."
         )
 
 

@@ -127,7 +127,12 @@ def test_json_round_trip(tmp_path: Path, voxels: bool) -> None:
     for number in range(4):
         prediction, reference = random.integers(0, 3, (2, 6, 5, 4))
         cases[f"Fall {number} ä"] = score_case(
-            prediction, reference, targets={"a": (1,), "b": (1, 2)}, spacing_mm=(1, 1, 2), voxels=voxels
+            prediction,
+            reference,
+            targets={"a": (1,), "b": (1, 2)},
+            spacing_mm=(1, 1, 2),
+            tolerance_mm=2.0,
+            voxels=voxels,
         )
     written = Report(cases, resamples=500, seed=3, level=0.9)
     written.to_json(tmp_path / "report.json")

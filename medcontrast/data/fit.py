@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import overload
 
 from medcontrast.data.images.manifest import ImageManifest, is_image_manifest, load_image_manifest
-from medcontrast.data.images.sources import ImageCase, fields_of, listed_fields, source_kind
+from medcontrast.data.images.sources import (
+    ImageCase,
+    fields_of,
+    listed_fields,
+    no_counterfactuals,
+    no_lesion_boxes,
+    source_kind,
+)
 from medcontrast.data.manifest import Manifest, load_manifest
 from medcontrast.errors import ManifestError, RecipeError
 from medcontrast.settings import AnyRecipe, PretrainRecipe, Recipe
@@ -87,28 +94,23 @@ def _image_faults(recipe: AnyRecipe, manifest: ImageManifest) -> list[str]:
     assert isinstance(recipe, PretrainRecipe)
     # where the data lies elsewhere, nothing can be counted, and `require_files` has the last word before training
     there = all(path.exists() for path in manifest.files("train"))
-    cases = manifest.originals("train") if there else ()
-    method, missing = recipe.method, _missing_faults(recipe, manifest) if there else []
+    missing = _missing_faults(recipe, manifest) if there else []
+    method = recipe.method
     if missing or not isinstance(method, MoCoSettings | LeOCLRSettings | MultiLevelSettings):
         return missing
+    cases = manifest.originals("train") if there else ()
     faults = _target_faults(method, manifest, cases) if isinstance(method, MultiLevelSettings) else []
     return faults or (_queue_faults(method, manifest, cases) if there else [])
 
 
 def _missing_faults(recipe: PretrainRecipe, manifest: ImageManifest) -> list[str]:
-    """What views show and no training image has."""
-    cases = manifest.cases("train")
-    known = listed_fields(fields_of([vars(case) for case in cases]))
-    asked = {
-        "of": (recipe.needs_counterfactuals, "counterfactuals", "counterfactuals", "source to image"),
-        "lesion_boxes": (recipe.needs_lesion_boxes, "lesion boxes", "data boxes", "crop.kind to random"),
-    }
-    return [
-        f"data.manifest: no training image of {manifest.path} has {field} (they have {known}), but views show {what}; "
-        f"make some with `medcontrast {command}`, or set the views' {instead}"
-        for field, (wanted, what, command, instead) in asked.items()
-        if wanted and not any(getattr(case, field) for case in cases)
-    ]
+    """What views show and no training image has; lists are opened for recipes that show it alone."""
+    where, faults = f"data.manifest: {manifest.path}: train", []
+    if recipe.needs_counterfactuals and not any(case.of for case in manifest.cases("train")):
+        faults.append(no_counterfactuals(manifest.cases("train"), where))
+    if recipe.needs_lesion_boxes and not any(case.lesion_boxes for case in manifest.cases("train")):
+        faults.append(no_lesion_boxes(manifest.cases("train"), where))
+    return faults
 
 
 def _target_faults(method: MultiLevelSettings, manifest: ImageManifest, cases: Sequence[ImageCase]) -> list[str]:

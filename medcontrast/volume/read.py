@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from nibabel.orientations import io_orientation
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from medcontrast.errors import VolumeError
@@ -44,20 +44,12 @@ class Volume:
 
         Nothing is interpolated: a volume saved in another orientation by another program comes back as it was.
         """
-        ornt = io_orientation(np.linalg.solve(self.grid.affine, grid.affine))
-        if np.isnan(ornt).any():
+        turns = io_orientation(np.linalg.solve(grid.affine, self.grid.affine))
+        if np.isnan(turns).any():
             return None
-        axes, signs = ornt[:, 0].astype(int), ornt[:, 1]
-        moves, start = np.eye(4), np.zeros(4)
-        for place, (axis, sign) in enumerate(zip(axes, signs, strict=True)):
-            moves[:3, place] = 0
-            moves[axis, place] = sign
-            start[axis] = self.grid.shape[axis] - 1 if sign < 0 else 0
-        moves[:3, 3] = start[:3]
-        x, y, z = (self.grid.shape[axis] for axis in axes)
-        if not Grid((x, y, z), self.grid.affine @ moves).same_as(grid):
+        turned = apply_orientation(self.array, turns)
+        if not Grid(turned.shape, self.grid.affine @ inv_ornt_aff(turns, self.grid.shape)).same_as(grid):
             return None
-        turned = self.array.transpose(axes)[tuple(slice(None, None, int(sign)) for sign in signs)]
         return Volume(np.ascontiguousarray(turned), grid, self.path)
 
 

@@ -141,7 +141,7 @@ def test_counterfactuals_are_no_rows_of_their_own(with_counterfactuals, job_for)
 
 def test_without_counterfactuals_the_recipe_is_refused(tiny, tmp_path, job_for):
     path = tiny.write_images(tmp_path / "none")
-    sentence = r"no training image of .* has of \(they have target, domain\), but views show counterfactuals; make some"
+    sentence = r"train has no counterfactuals \(.* they have target, domain\), .* `medcontrast counterfactuals`"
     with pytest.raises(RecipeError, match=sentence):
         batches(job_for("cf_simclr", path))
     assert len(batches(job_for("simclr", path, steps=1))) == 1

@@ -259,12 +259,10 @@ def test_every_image_gets_the_other_value_of_an_attribute(cli, tiny, run_of, dat
     both = load_image_manifest(tmp_path / "both" / "manifest.json").cases("train")
     paired = Counterfactuals(both, seed=0, where="it")
     for place in range(paired.images):
-        found = [both_facts(paired.cases[choice]) for choice in paired.choices(place)]
-        assert sorted(found) == [(domain, sex) for domain in "AB" for sex in (0.0, 1.0)]
-
-
-def both_facts(case):
-    return case.domain, case.attributes["sex"]
+        chosen = [paired.cases[choice] for choice in paired.choices(place)]
+        assert sorted((case.domain, case.attributes["sex"]) for case in chosen) == [
+            (domain, sex) for domain in "AB" for sex in (0.0, 1.0)
+        ]
 
 
 def test_a_generator_of_another_architecture(cli, tiny, run_of, data, tmp_path):

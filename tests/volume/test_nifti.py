@@ -200,20 +200,10 @@ def test_a_scan_that_itk_places_by_its_qform_is_said(tmp_path: Path, sheared: bo
 )
 def test_where_itk_shows_a_scan_elsewhere_it_is_said(tmp_path: Path, change: dict[str, Any], words: str | None) -> None:
     """ITK takes the size of voxels from pixdim where it takes the rest from the sform; what it shows is asked of it."""
-    image = nib.Nifti1Image(VALUES, None)
     affine = np.diag([2.0, 3.0, 4.0, 1.0])
     affine[:3, 3] = 5, 6, 7
-    image.set_sform(affine, 1)
-    image.set_qform(affine, 0)
-    path = tmp_path / "scan.nii"
-    image.to_filename(path)
-    header = nib.Nifti1Header(path.read_bytes()[:348], check=False)
-    for key, value in change.items():
-        if key == "pixdim":
-            header["pixdim"][1:4] = value
-        else:
-            header[key] = value
-    path.write_bytes(header.binaryblock + path.read_bytes()[348:])
+    fields = {key: (1, *value, 0, 0, 0, 0) if key == "pixdim" else value for key, value in change.items()}
+    path = save(tmp_path / "scan.nii", affine=affine, **{"sform_code": 1, "qform_code": 0, **fields})
     warnings = read_grid(path).warnings
     last = tuple(size - 1 for size in VALUES.shape)
     x, y, z = sitk.ReadImage(str(path)).TransformIndexToPhysicalPoint(last)
@@ -226,12 +216,7 @@ def test_where_itk_shows_a_scan_elsewhere_it_is_said(tmp_path: Path, change: dic
 
 
 def test_without_forms_a_negative_size_is_read_as_nibabel_does(tmp_path: Path) -> None:
-    image = nib.Nifti1Image(VALUES, None)
-    image.to_filename(tmp_path / "scan.nii")
-    header = nib.Nifti1Header((tmp_path / "scan.nii").read_bytes()[:348], check=False)
-    header["qform_code"], header["sform_code"] = 0, 0
-    header["pixdim"][1:4] = -2, 3, 4
-    (tmp_path / "scan.nii").write_bytes(header.binaryblock + (tmp_path / "scan.nii").read_bytes()[348:])
+    save(tmp_path / "scan.nii", qform_code=0, sform_code=0, pixdim=(1, -2, 3, 4, 0, 0, 0, 0))
     grid = read_grid(tmp_path / "scan.nii")
     np.testing.assert_array_equal(grid.affine, nib.load(tmp_path / "scan.nii").affine)
     assert "the first axis as running to the left" in grid.warnings[0] and grid.affine[0, 0] == -2

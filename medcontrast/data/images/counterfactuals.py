@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medcontrast.data.images.sources import ImageCase, fields_of, listed_fields
+from medcontrast.data.images.sources import ImageCase, no_counterfactuals
 from medcontrast.data.sampler import RowKey
 from medcontrast.errors import InputError
 from medcontrast.transforms.draws import row_generator
@@ -36,11 +36,7 @@ class Counterfactuals:
         images = [case for case in cases if case.of is None]
         others = [case for case in cases if case.of is not None]
         if not others:
-            known = listed_fields(fields_of([vars(case) for case in images]))
-            raise InputError(
-                f"{where} has no counterfactuals (no image has `of`; they have {known}), but a view shows them; make "
-                "some with `medcontrast counterfactuals`, or set its source to image."
-            )
+            raise InputError(f"{no_counterfactuals(images, where)}.")
         places = {case.name: place for place, case in enumerate(images)}
         self.cases, self.images, self.seed = (*images, *others), len(images), seed
         self._choices = [[place] for place in range(len(images))]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.data.images.lesion_boxes import box_faults, healthy_fault, moved_box
-from medcontrast.data.images.sources import fields_of, listed_fields
+from medcontrast.data.images.sources import no_lesion_boxes
 from medcontrast.data.sampler import RowKey
 from medcontrast.errors import InputError
 from medcontrast.transforms.draws import row_generator
@@ -36,11 +36,7 @@ class LesionBoxes:
         self.images, self.classes, self.seed, self.where = images, tuple(classes), seed, where
         boxed = [place for place, case in enumerate(images.cases) if case.lesion_boxes]
         if not boxed:
-            known = fields_of([vars(case) for case in images.cases])
-            raise InputError(
-                f"{where}: no image has lesion boxes (they have {listed_fields(known)}), but a view's crop is around "
-                "them; make some with `medcontrast data boxes`, or set its crop.kind to random."
-            )
+            raise InputError(f"{no_lesion_boxes(images.cases, where)}.")
         for place in boxed if images.keep else ():
             self._require_usable(place)
 

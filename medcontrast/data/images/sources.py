@@ -35,6 +35,26 @@ def listed_fields(fields: Sequence[str]) -> str:
     return ", ".join(fields) or "no fields"
 
 
+def no_counterfactuals(cases: Sequence[ImageCase], where: str) -> str:
+    """What to say of a split none of whose images is another's counterfactual, though a view shows some."""
+    return (
+        f"{where} has no counterfactuals (no image has `of`; they have {_known_of(cases)}), but a view shows them; "
+        "make some with `medcontrast counterfactuals`, or set its source to image"
+    )
+
+
+def no_lesion_boxes(cases: Sequence[ImageCase], where: str) -> str:
+    """What to say of a split without lesion boxes, though a view's crop is around them."""
+    return (
+        f"{where}: no image has lesion boxes (they have {_known_of(cases)}), but a view's crop is around them; make "
+        "some with `medcontrast data boxes`, or set its crop.kind to random"
+    )
+
+
+def _known_of(cases: Sequence[ImageCase]) -> str:
+    return listed_fields(fields_of([vars(case) for case in cases]))
+
+
 @dataclass(frozen=True)
 class ImageCase:
     """One image and what is known of it.

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _CHUNK = 1000
+_DECIMALS = 12
+"""Kept of a resampled mean: the digits below are the processor's order of summation, not the data."""
 
 
 @dataclass(frozen=True)
@@ -62,4 +64,7 @@ def _resampled_means(values: NDArray[np.float64], resamples: int, seed: int) -> 
     for start in range(0, resamples, _CHUNK):
         counts = generator.multinomial(cases, share, size=min(_CHUNK, resamples - start))
         chunks.append(counts @ values / cases)
-    return np.concatenate(chunks)
+    means: NDArray[np.float64] = np.concatenate(chunks)
+    means.round(_DECIMALS, out=means)
+    means += 0.0  # -0 becomes 0
+    return means

@@ -106,6 +106,9 @@ class HVAEFinetuneSettings(GeneratorMethodSettings):
     """First steps of the run, in which the predictor learns."""
     predictor_lr: float = Field(default=0.002, gt=0.0, le=10.0)
     """Its learning rate, which warms up over a tenth of its steps and falls along half a cosine."""
+    predictor_mixup: bool = False
+    """The predictor learns from mixtures of two images, so that a part of a change is only a part of an answer: without
+    it a small trace of another scanner is enough for it. Not published for CF+; mixup is Zhang et al. 2018."""
     bound: float | None = None
     """Largest free energy, in nats per pixel and channel; null takes the one that the generator starts with, the mean
     over the batches of the predictor's steps."""

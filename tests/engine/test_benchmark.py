@@ -197,6 +197,23 @@ def test_a_record_of_another_recipe_is_refused(cli, grid):
     assert "this record was made with train.steps 2, but the grid now asks for 3" in found.err
 
 
+def test_a_grid_that_names_a_precision_refuses_records_of_another(cli, grid):
+    edit_grid(grid, set=["train.steps=2", "train.precision=32-true"])
+    assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
+    for items, code in (([], 0), (["train.precision=auto"], 0), (["train.precision=bf16-mixed"], 2)):
+        edit_grid(grid, set=["train.steps=2", *items])
+        found = cli("benchmark", grid, "--report")
+        assert found.code == code
+    assert "this record was made with train.precision 32-true, but the grid now asks for bf16-mixed" in found.err
+
+
+def test_what_the_device_chose_counts_as_the_precision_of_a_record(cli, grid):
+    assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
+    chosen = json.loads(Path("benchmarks/results/tiny/supervised-2-0.json").read_text(encoding="utf-8"))["facts"]
+    edit_grid(grid, set=["train.steps=2", f"train.precision={chosen['precision']}"])
+    assert cli("benchmark", grid, "--report").code == 0
+
+
 def edit_grid(grid, **keys):
     content = yaml.safe_load(grid.read_text(encoding="utf-8"))
     grid.write_text(yaml.safe_dump({**content, **keys}, sort_keys=False), encoding="utf-8")

@@ -64,3 +64,10 @@ def test_constant_cases_have_no_width() -> None:
 def test_resamples_need_not_fill_a_chunk() -> None:
     (interval,) = bootstrap_intervals(np.arange(10.0)[:, None], resamples=1500)
     assert interval.low < 4.5 < interval.high
+
+
+def test_an_end_at_zero_is_zero_on_every_processor() -> None:
+    # Each case once, 37 to 59 % of the draws, sums to 5.6e-17 in floating point, which processors round differently.
+    (interval,) = bootstrap_intervals(np.array([[0.1], [0.2], [-0.3]]), level=0.2)
+    assert interval.low == 0.0
+    assert interval.high == pytest.approx(0.1 / 3)

@@ -87,7 +87,7 @@ class Record:
         Raises:
             InputError: Naming the first setting that differs.
         """
-        require_same(self.recipe, recipe.model_dump(mode="json"), path)
+        require_same(self.recipe, recipe.model_dump(mode="json"), path, precision=self.facts["precision"])
 
 
 def make_record(cell: Cell, recipe: Recipe, report: Report, facts: dict[str, Any]) -> Record:
@@ -163,13 +163,23 @@ def _scores(report: Report) -> tuple[list[str], dict[str, dict[str, list[float]]
     }
 
 
-def require_same(old: dict[str, Any], new: dict[str, Any], path: Path) -> None:
+def require_same(old: dict[str, Any], new: dict[str, Any], path: Path, *, precision: str) -> None:
     """Refuses a record whose recipe decides another result than the grid's.
+
+    Args:
+        old: The record's recipe.
+        new: The grid's. Where it names a precision, that is the one to have computed in; `auto` takes any.
+        path: The record.
+        precision: What the record was computed in, which its recipe may have left to the device.
 
     Raises:
         InputError: Naming the first setting that differs.
     """
-    found = first_difference(old, new, free=decides_nothing)
+    old = {**old, "train": {**old["train"], "precision": precision}}
+    any_precision = new["train"]["precision"] == "auto"
+    found = first_difference(
+        old, new, free=lambda key: decides_nothing(key) or (any_precision and key == "train.precision")
+    )
     if found is not None:
         raise InputError(
             f"{path}: this record was made with {found.key} {found.old}, but the grid now asks for {found.new}. "

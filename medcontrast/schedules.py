@@ -52,6 +52,11 @@ def warm_up(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / steps) if steps > 0 else 1.0
 
 
+def geometric(step: int, steps: int, *, start: float, end: float) -> float:
+    """A value above 0 that goes from `start` to `end` in equal ratios over `steps` steps, then stays."""
+    return float(start * (end / start) ** min(1.0, step / steps))
+
+
 def linear_pace(step: int, ramp_up_steps: int, *, start: float, end: float) -> float:
     """What self-paced learning lets in: from `start` to `end` in equal steps; 0 steps give `end` at once."""
     fraction = 1.0 if ramp_up_steps == 0 else min(1.0, step / ramp_up_steps)

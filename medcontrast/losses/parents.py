@@ -20,8 +20,7 @@ def parent_losses(found: Tensor, wanted: Tensor, widths: Sequence[int]) -> list[
 
     Args:
         found: (b, p), logits of a category's values, a number as it is.
-        wanted: (b, p), one-hot categories (or shares of them, where images are mixed) and standardised numbers, as a
-            generator takes them.
+        wanted: (b, p), one-hot categories and standardised numbers, as a generator takes them.
         widths: (k,), columns of every parent in their order; 1 is a number, more are a category's values.
 
     Returns:
@@ -37,6 +36,6 @@ def parent_losses(found: Tensor, wanted: Tensor, widths: Sequence[int]) -> list[
         )
     pairs = zip(found.split(list(widths), dim=1), wanted.split(list(widths), dim=1), strict=True)
     return [
-        functional.mse_loss(one, other) if one.shape[1] == 1 else functional.cross_entropy(one, other)
+        functional.mse_loss(one, other) if one.shape[1] == 1 else functional.cross_entropy(one, other.argmax(1))
         for one, other in pairs
     ]

@@ -20,7 +20,7 @@ class HVAEGenerator(TeacherMethod):
 
     Paper: De Sousa Ribeiro 2023, section 4; Roschewitz 2025, section 3.
     Deviation: latents are drawn from the global generator, which the loop seeds for every micro-batch and process: two
-        processes draw others than one. beta may warm up and latent channels may have free bits; off by default, as in
+        processes draw others than one. beta may move and latent channels may have free bits; off by default, as in
         the public recipes.
     """
 
@@ -36,13 +36,18 @@ class HVAEGenerator(TeacherMethod):
         Raises:
             InputError: A batch without attributes.
         """
-        beta = self.settings.beta * schedules.warm_up(info.step, self.settings.beta_warm_up_steps)
-        energy = energy_of(self.student, batch, self.settings, beta=beta)
+        energy = energy_of(self.student, batch, self.settings, beta=self._beta(info.step))
         return {
             "loss": energy.loss,
             "negative_log_likelihood": energy.negative_log_likelihood,
             "kl": energy.kl,
         }
+
+    def _beta(self, step: int) -> float:
+        last, first, steps = self.settings.beta, self.settings.beta_first, self.settings.beta_warm_up_steps
+        if first is None:
+            return last * schedules.warm_up(step, steps)
+        return schedules.geometric(step, steps, start=first, end=last)
 
 
 def energy_of(network: HVAE, batch: Batch, settings: GeneratorMethodSettings, *, beta: float) -> FreeEnergy:

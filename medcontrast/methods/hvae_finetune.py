@@ -37,8 +37,7 @@ class HVAEFinetune(TeacherMethod):
         measured: Steps whose free energy `bound` is the mean of.
 
     Paper: Roschewitz 2025 (CF+); De Sousa Ribeiro 2023.
-    Deviation: numbers count too, by the squared error of their standardised values. The predictor may learn from
-        mixtures of images (`predictor_mixup`). There is no dropout, which would
+    Deviation: numbers count too, by the squared error of their standardised values. There is no dropout, which would
         differ between an image's mean and its counterfactual's. The multiplier follows by plain ascent
         (`losses.lagrangian.ascended`). Each process and micro-batch has its own free energy in the loss, which differs
         from that of the joined batch where damping squares it.
@@ -97,8 +96,6 @@ class HVAEFinetune(TeacherMethod):
             self._fresh.append(mean_over_processes(energy.loss))
         image, own = batch["image"], batch["attributes"]
         if learns:
-            if self.settings.predictor_mixup and self.training:
-                image, own = mixed_rows(image, own, batch["index"].tolist(), info)
             terms = self._predicted(image, own)
             # 0 times itself: several processes wait for a gradient of every parameter
             loss = _total(terms) + 0.0 * sum(each.sum() for each in self.parts()["generator"])
@@ -165,27 +162,6 @@ def drawn_parents(parents: Parents, own: Tensor, rows: list[int], info: StepInfo
                 value = torch.tensor(int(generator.integers(len(parent.values))))
                 out[place, columns] = functional.one_hot(value, len(parent.values)).to(out)
     return out
-
-
-def mixed_rows(image: Tensor, numbers: Tensor, rows: list[int], info: StepInfo) -> tuple[Tensor, Tensor]:
-    """Every image mixed with another of the step, and the parents' numbers in the same shares.
-
-    Args:
-        image: (b, c, h, w).
-        numbers: (b, p); one-hot categories become shares.
-        rows: Their places in the step; with seed and step they decide every draw.
-        info: Of the step.
-
-    Paper: Zhang 2018, "mixup: Beyond Empirical Risk Minimization", with shares uniform in 0..1 (its alpha is 1).
-    """
-    images, pool = gather(image), gather(numbers)
-    draws = [row_generator(info.seed, info.step, row, "mixup") for row in rows]
-    share = torch.tensor([float(each.random()) for each in draws], dtype=image.dtype, device=image.device)
-    other = torch.tensor([int(each.integers(len(pool))) for each in draws], device=image.device)
-    return (
-        torch.lerp(images[other], image, share.view(-1, 1, 1, 1)),
-        torch.lerp(pool[other], numbers, share.view(-1, 1)),
-    )
 
 
 def _total(terms: list[Tensor]) -> Tensor:

@@ -10,17 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from medcontrast.errors import InputError
-from medcontrast.networks.hvae_blocks import Block, DecoderBlock, Latent, positive
+from medcontrast.networks.hvae_blocks import Block, DecoderBlock, Latent, positive, scaled_and_shifted
 from medcontrast.networks.parents import Parents
 
 ScaleForm = Literal["fixed", "learned", "pixelwise"]
+PriorForm = Literal["conditional", "exogenous"]
+ParentsForm = Literal["shift", "factor_and_shift"]
+Zeroed = TypeVar("Zeroed", nn.Conv2d, nn.Linear)
 BIAS_SIDE = 64
 """Levels of at most this many pixels a side have a learned map of their own."""
 
@@ -60,6 +63,12 @@ class HVAE(nn.Module):
     deterministic, so that `latent_channels=(0, 0, 0, 16)` with one block at the last level is the single-latent form.
     At first every KL is exactly 0 and the image's mean 0: the last convolution of every block starts at 0.
 
+    With a conditional prior a latent may carry what the parents decide at no cost in KL, because the prior, told the
+    parents, expects it; held under another parent it then makes the old image. With an exogenous one the parents enter
+    the posteriors and the levels finer than every latent alone: what they decide costs KL in a latent. As a factor and
+    a shift (feature-wise modulation, Perez 2018) they also act on the image's mean itself, so that a change of contrast
+    or of level needs no layer in between.
+
     Paper: De Sousa Ribeiro 2023, "High Fidelity Image Counterfactuals with Probabilistic Causal Models", sections 3 and
         4 (direct effect: latents are held when a parent changes); Roschewitz 2025, section 3.
     Deviation: the prior of a layer is fed by the same stream as the posterior (the very deep VAE of Child 2021), which
@@ -81,6 +90,8 @@ class HVAE(nn.Module):
         dropout: float = 0.0,
         std: float = 0.058,
         std_form: ScaleForm = "fixed",
+        prior: PriorForm = "conditional",
+        parents_as: ParentsForm = "shift",
         value_range: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         """Builds the network.
@@ -97,10 +108,13 @@ class HVAE(nn.Module):
             dropout: In every block.
             std: Scale of the likelihood, in an image of -1..1.
             std_form: fixed; learned, one number a channel; pixelwise, a map.
+            prior: conditional, told the parents as published; exogenous, the latents' prior knows nothing of them.
+            parents_as: shift, a bias in every block as published; factor_and_shift, a factor too, and both on the mean.
             value_range: What -1 and 1 stand for in the images that come in and go out.
 
         Raises:
-            InputError: Lists of different lengths, sides that do not halve, or no latent channel.
+            InputError: Lists of different lengths, sides that do not halve, no latent channel, or an exogenous prior
+                with latents at the finest level, so that the parents would enter nowhere.
         """
         super().__init__()
         lists = (filters, latent_channels, encoder_blocks, decoder_blocks)
@@ -112,6 +126,11 @@ class HVAE(nn.Module):
             )
         if not any(latent_channels):
             raise InputError("latent_channels is 0 at every level; a generator needs a latent channel.")
+        if prior == "exogenous" and latent_channels[0]:
+            raise InputError(
+                "prior exogenous: latent_channels must be 0 at the first level at least, where the parents enter, but "
+                f"got {list(latent_channels)}."
+            )
         step = 2 ** (levels - 2)
         if any(side % step or side < step for side in sides):
             raise InputError(f"{levels} levels need image sides that are multiples of {step}, but got {list(sides)}.")
@@ -120,9 +139,19 @@ class HVAE(nn.Module):
         level_sides = [(sides[0] // 2**level, sides[1] // 2**level) for level in range(levels - 1)] + [(1, 1)]
         self.encoder = _Encoder(in_channels, filters, encoder_blocks, level_sides, bottleneck, dropout)
         self.decoder = _Decoder(
-            parents.channels, filters, latent_channels, decoder_blocks, level_sides, bottleneck, dropout
+            parents.channels,
+            filters,
+            latent_channels,
+            decoder_blocks,
+            level_sides,
+            bottleneck,
+            dropout,
+            prior,
+            parents_as,
         )
         self.mean = _zero(nn.Conv2d(filters[0], in_channels, 1))
+        scaled = parents_as == "factor_and_shift"
+        self.tone = _zero(nn.Linear(parents.channels, 2 * in_channels)) if scaled else None
         log_std = math.log2(2.0**std - 1.0)
         if std_form == "pixelwise":
             self.log_std = _zero(nn.Conv2d(filters[0], in_channels, 1))
@@ -139,8 +168,9 @@ class HVAE(nn.Module):
             numbers: (b, p), from `parents.encode`.
         """
         target = self.normalise(image)
-        features, latents = self.decoder(self.parents(numbers), maps=self.encoder(target))
-        return Reconstruction(target, self.mean(features), self._scale(features), latents)
+        context = self.parents(numbers)
+        features, latents = self.decoder(context, maps=self.encoder(target))
+        return Reconstruction(target, self._mean(features, context), self._scale(features), latents)
 
     def abduct(self, image: Tensor, numbers: Tensor) -> Noise:
         """The noise behind an image: the posterior's means, and what they leave unexplained.
@@ -150,15 +180,17 @@ class HVAE(nn.Module):
             numbers: (b, p), the image's own parents.
         """
         target = self.normalise(image)
-        features, latents = self.decoder(self.parents(numbers), maps=self.encoder(target), temperature=0.0)
-        mean = self.mean(features).clamp(-1.0, 1.0)
+        context = self.parents(numbers)
+        features, latents = self.decoder(context, maps=self.encoder(target), temperature=0.0)
+        mean = self._mean(features, context).clamp(-1.0, 1.0)
         residual = (target - mean) / self._scale(features).clamp_min(1e-12)
         return Noise([latent.value for latent in latents], residual)
 
     def predict(self, noise: Noise, numbers: Tensor) -> Tensor:
         """The image of this noise under these parents (b, p): (b, c, h, w) in `value_range`."""
-        features, _ = self.decoder(self.parents(numbers), values=noise.latents)
-        mean = self.mean(features).clamp(-1.0, 1.0)
+        context = self.parents(numbers)
+        features, _ = self.decoder(context, values=noise.latents)
+        mean = self._mean(features, context).clamp(-1.0, 1.0)
         return self.denormalise((mean + self._scale(features) * noise.residual).clamp(-1.0, 1.0))
 
     def counterfactual(self, image: Tensor, numbers: Tensor, intervened: Tensor) -> Tensor:
@@ -177,8 +209,9 @@ class HVAE(nn.Module):
 
     def sample(self, numbers: Tensor, *, temperature: float = 1.0) -> Tensor:
         """Images (b, c, h, w) from the prior under parents (b, p): the likelihood's means."""
-        features, _ = self.decoder(self.parents(numbers), temperature=temperature)
-        return self.denormalise(self.mean(features).clamp(-1.0, 1.0))
+        context = self.parents(numbers)
+        features, _ = self.decoder(context, temperature=temperature)
+        return self.denormalise(self._mean(features, context).clamp(-1.0, 1.0))
 
     def normalise(self, image: Tensor) -> Tensor:
         """From `value_range` to -1..1.
@@ -199,6 +232,10 @@ class HVAE(nn.Module):
         """From -1..1 to `value_range`."""
         low, high = self.value_range
         return (image + 1.0) * ((high - low) / 2.0) + low
+
+    def _mean(self, features: Tensor, context: Tensor) -> Tensor:
+        mean: Tensor = self.mean(features)
+        return mean if self.tone is None else scaled_and_shifted(mean, self.tone(context))
 
     def _scale(self, features: Tensor) -> Tensor:
         return positive(self.log_std(features) if self.std_form == "pixelwise" else self.shared_log_std)
@@ -251,9 +288,13 @@ class _Decoder(nn.Module):
         sides: Sequence[tuple[int, int]],
         bottleneck: int,
         dropout: float,
+        prior: PriorForm,
+        parents_as: ParentsForm,
     ) -> None:
         super().__init__()
         self.sides = tuple(sides)
+        finest_latent = next(level for level, latent in enumerate(latent_channels) if latent)
+        told = [prior == "conditional" or level < finest_latent for level in range(len(filters))]
         self.narrow = nn.ModuleList(nn.Conv2d(o, i, 1) for i, o in pairwise(filters))
         self.bias = nn.ParameterList(
             nn.Parameter(torch.zeros(1, width, *side) if max(side) <= BIAS_SIDE else torch.zeros(1, width, 1, 1))
@@ -261,10 +302,19 @@ class _Decoder(nn.Module):
         )
         self.levels = nn.ModuleList(
             nn.ModuleList(
-                DecoderBlock(width, latent, context, bottleneck=bottleneck, kernel=_kernel(side), dropout=dropout)
+                DecoderBlock(
+                    width,
+                    latent,
+                    context,
+                    told=knows,
+                    scaled=parents_as == "factor_and_shift",
+                    bottleneck=bottleneck,
+                    kernel=_kernel(side),
+                    dropout=dropout,
+                )
                 for _ in range(number)
             )
-            for width, latent, number, side in zip(filters, latent_channels, blocks, sides, strict=True)
+            for width, latent, number, side, knows in zip(filters, latent_channels, blocks, sides, told, strict=True)
         )
 
     def forward(
@@ -307,7 +357,7 @@ def _kernel(sides: tuple[int, int]) -> int:
     return 1 if max(sides) <= 2 else 3
 
 
-def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+def _zero(layer: Zeroed) -> Zeroed:
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -6,7 +6,7 @@ Letters: b rows, c channels, z latent channels, s, t places of the block's level
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +42,10 @@ class Latent(NamedTuple):
 
 
 class Block(nn.Module):
-    """Twice group norm, SiLU, convolution: to the inner width (+ the parents as a bias), then, after dropout, out.
+    """Twice group norm, SiLU, convolution: to the inner width, then, after dropout, out.
 
-    The last convolution starts at 0, so that the block gives 0 at first.
+    The parents come in between the two: as a bias before the second norm, or, with `scaled`, as a factor and a bias
+    after it. The last convolution starts at 0, so that the block gives 0 at first.
     """
 
     def __init__(
@@ -53,15 +54,17 @@ class Block(nn.Module):
         out_channels: int,
         *,
         context: int = 0,
+        scaled: bool = False,
         bottleneck: int = 2,
         kernel: int = 3,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         inner = max(1, in_channels // bottleneck)
+        self.scaled = scaled
         self.first_norm = nn.GroupNorm(_groups(in_channels), in_channels)
         self.first = nn.Conv2d(in_channels, inner, kernel, padding=kernel // 2)
-        self.context = nn.Linear(context, inner) if context else None
+        self.context = nn.Linear(context, 2 * inner if scaled else inner) if context else None
         self.second_norm = nn.GroupNorm(_groups(inner), inner)
         self.dropout = nn.Dropout(dropout)
         self.second = nn.Conv2d(inner, out_channels, kernel, padding=kernel // 2)
@@ -71,26 +74,58 @@ class Block(nn.Module):
     def forward(self, features: Tensor, context: Tensor | None = None) -> Tensor:
         """(b, c, s, t) and the parents' vector (b, d), where the block takes one."""
         hidden = self.first(functional.silu(self.first_norm(features)))
-        if self.context is not None:
-            hidden = hidden + self.context(context)[:, :, None, None]
-        out: Tensor = self.second(self.dropout(functional.silu(self.second_norm(hidden))))
+        if self.context is None:
+            hidden = self.second_norm(hidden)
+        elif self.scaled:
+            hidden = scaled_and_shifted(self.second_norm(hidden), self.context(context))
+        else:
+            hidden = self.second_norm(hidden + self.context(context)[:, :, None, None])
+        out: Tensor = self.second(self.dropout(functional.silu(hidden)))
         return out
+
+
+def scaled_and_shifted(features: Tensor, numbers: Tensor) -> Tensor:
+    """(b, c, s, t) times 1 + the first half of the numbers (b, 2c), plus the second."""
+    factor, shift = numbers[:, :, None, None].chunk(2, dim=1)
+    return features * (1.0 + factor) + shift
 
 
 class DecoderBlock(nn.Module):
     """Prior and posterior of one latent layer, and how it joins the stream; without latent channels the last alone."""
 
     def __init__(
-        self, channels: int, latent_channels: int, context: int, *, bottleneck: int, kernel: int, dropout: float
+        self,
+        channels: int,
+        latent_channels: int,
+        context: int,
+        *,
+        told: bool,
+        scaled: bool,
+        bottleneck: int,
+        kernel: int,
+        dropout: float,
     ) -> None:
+        """Builds the block.
+
+        Args:
+            channels: c.
+            latent_channels: z; 0 for none.
+            context: Length of the parents' vector.
+            told: Whether prior and stream know the parents; the posterior always does.
+            scaled: Whether the parents come in as factors too.
+            bottleneck: A block's inner width is its width divided by this.
+            kernel: Side of the convolutions.
+            dropout: In every block.
+        """
         super().__init__()
-        plain = {"context": context, "bottleneck": bottleneck, "kernel": kernel, "dropout": dropout}
+        plain: dict[str, Any] = {"scaled": scaled, "bottleneck": bottleneck, "kernel": kernel, "dropout": dropout}
+        streams = {"context": context if told else 0, **plain}
         self.latent_channels = latent_channels
         if latent_channels:
-            self.prior = Block(channels, 2 * latent_channels + channels, **plain)  # type: ignore[arg-type]
-            self.posterior = Block(2 * channels, 2 * latent_channels, **plain)  # type: ignore[arg-type]
+            self.prior = Block(channels, 2 * latent_channels + channels, **streams)
+            self.posterior = Block(2 * channels, 2 * latent_channels, context=context, **plain)
             self.join = nn.Conv2d(latent_channels, channels, 1)
-        self.merge = Block(channels, channels, **plain)  # type: ignore[arg-type]
+        self.merge = Block(channels, channels, **streams)
 
     def forward(
         self, features: Tensor, context: Tensor, *, seen: Tensor | None, value: Tensor | None, temperature: float

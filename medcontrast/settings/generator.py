@@ -34,6 +34,11 @@ class HVAENetworkSettings(Settings):
     """Scale of the likelihood, in images from -1 to 1."""
     std_form: Literal["fixed", "learned", "pixelwise"] = "fixed"
     """fixed and learned copy into a counterfactual what the mean does not explain; pixelwise rescales it."""
+    prior: Literal["conditional", "exogenous"] = "conditional"
+    """conditional: the latents' prior is told the parents, as published. exogenous: the parents enter the posteriors
+    and the levels finer than every latent alone, so that a latent held under another parent carries less of the old."""
+    parents_as: Literal["shift", "factor_and_shift"] = "shift"
+    """How the parents enter a block: a bias, as published, or a factor and a bias, then of the image's mean too."""
 
     @model_validator(mode="after")
     def _levels(self) -> HVAENetworkSettings:
@@ -45,6 +50,8 @@ class HVAENetworkSettings(Settings):
             )
         if not any(self.latent_channels):
             raise ValueError("latent_channels is 0 at every level; a generator needs a latent channel")
+        if self.prior == "exogenous" and self.latent_channels[0]:
+            raise ValueError("prior exogenous needs latent_channels of 0 at the first level, where the parents enter")
         return self
 
     @property
@@ -91,7 +98,15 @@ class HVAESettings(GeneratorMethodSettings):
 
     name: Literal["hvae"]
     beta_warm_up_steps: int = Field(default=0, ge=0)
-    """beta rises in equal steps to its value."""
+    """beta moves to its value: from 0 in equal steps, or from beta_first in equal ratios."""
+    beta_first: float | None = Field(default=None, gt=0.0)
+    """Where beta starts; far above beta it leaves latents no room for what the parents say anyway."""
+
+    @model_validator(mode="after")
+    def _beta_moves(self) -> HVAESettings:
+        if self.beta_first is not None and not (self.beta_warm_up_steps and self.beta):
+            raise ValueError("beta_first needs beta_warm_up_steps and a beta above 0 to move to")
+        return self
 
 
 class HVAEFinetuneSettings(GeneratorMethodSettings):
@@ -106,9 +121,6 @@ class HVAEFinetuneSettings(GeneratorMethodSettings):
     """First steps of the run, in which the predictor learns."""
     predictor_lr: float = Field(default=0.002, gt=0.0, le=10.0)
     """Its learning rate, which warms up over a tenth of its steps and falls along half a cosine."""
-    predictor_mixup: bool = False
-    """The predictor learns from mixtures of two images, so that a part of a change is only a part of an answer: without
-    it a small trace of another scanner is enough for it. Not published for CF+; mixup is Zhang et al. 2018."""
     bound: float | None = None
     """Largest free energy, in nats per pixel and channel; null takes the one that the generator starts with, the mean
     over the batches of the predictor's steps."""

@@ -17,19 +17,20 @@ from medcontrast.transforms.draws import row_generator
 
 Array = NDArray[np.float32]
 
-SCANNERS = ("plain", "gamma", "contrast", "blur", "invert")
+SCANNERS = ("plain", "gamma", "contrast", "blur", "haze")
 """Every scanner, in the order of SHARES.
 
 plain     x
 gamma     x^0.5
 contrast  0.2 + 0.5 x
 blur      x under a Gaussian of 1 pixel, plus Gaussian noise of 0.03
-invert    1 - x
+haze      0.5 + 0.3 x
 """
 SHARES = (0.89, 0.044, 0.035, 0.027, 0.002)
 """How often each scanner stands in the mixed training set: those of EMBED in Roschewitz 2025, which sum to 0.998."""
 GAMMA = 0.5
 CONTRAST, LIFT = 0.5, 0.2
+HAZE_CONTRAST, HAZE_LIFT = 0.3, 0.5
 BLUR_SIGMA, NOISE_STD = 1.0, 0.03
 
 
@@ -62,8 +63,8 @@ def render_by_scanner(image: NDArray[Any], scanner: str, *, seed: int, number: i
     elif scanner == "blur":
         noise = row_generator(seed, 0, number, "scanner noise").standard_normal(clean.shape, dtype=np.float32)
         seen = ndimage.gaussian_filter(clean, BLUR_SIGMA, mode="nearest") + NOISE_STD * noise
-    elif scanner == "invert":
-        seen = 1.0 - clean
+    elif scanner == "haze":
+        seen = HAZE_LIFT + HAZE_CONTRAST * clean
     else:
         seen = clean
     rendered: Array = np.clip(seen, 0.0, 1.0).astype(np.float32)

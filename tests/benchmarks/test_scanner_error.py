@@ -26,7 +26,7 @@ def test_differences_by_hand():
     exact, half = errors(Adds(), image, numbers), errors(Adds(0.5), image, numbers)
     assert len(exact) == 20
     assert all(error == pytest.approx(0.0) for error, _ in exact.values())
-    assert half["plain", "invert"] == (pytest.approx(2.0), pytest.approx(4.0))
+    assert half["plain", "haze"] == (pytest.approx(2.0), pytest.approx(4.0))
     assert half["blur", "contrast"] == (pytest.approx(0.5), pytest.approx(1.0))
 
 

@@ -16,7 +16,7 @@ from medcontrast.settings import load_recipe
 from medcontrast.settings.shipped import shipped_folder
 from medcontrast.transforms.scanners import SCANNERS
 
-SIZE, RARE = 16, "invert"
+SIZE, RARE = 16, "haze"
 
 
 def write_set(cli, data_root, folder):

@@ -241,34 +241,34 @@ def test_scores_are_averaged_within_a_unit_over_the_images_of_the_group():
 
 def test_a_group_is_compared_as_all_images_are(tmp_path):
     # four digits under two scanners each
-    known = {"units": "0x2 1x2 2x2 3x2", "groups": {"domain": {"invert": "01010101", "plain": "10101010"}}}
+    known = {"units": "0x2 1x2 2x2 3x2", "groups": {"domain": {"haze": "01010101", "plain": "10101010"}}}
     records = {"a-0": record("a", 0, "11111000", **known), "b-0": record("b", 0, "11011111", **known)}
     records["c-0"] = record("c", 0, "10101010", **known)
-    grid = settings(groups={"domain": ["invert"]}, default="b")
+    grid = settings(groups={"domain": ["haze"]}, default="b")
     rows = table(write_probe_report(grid, records, tmp_path))
     assert list(rows["a"])[3:9] == [
-        "domain invert",
+        "domain haze",
         "domain plain",
         "against a",
         "against b",
-        "domain invert, against a",
-        "domain invert, against b",
+        "domain haze, against a",
+        "domain haze, against b",
     ]
-    assert [rows[row]["domain invert"] for row in "abc"] == [
+    assert [rows[row]["domain haze"] for row in "abc"] == [
         "0.5000 (0.0000 to 1.0000)",
         "1.0000 (1.0000 to 1.0000)",
         "0.0000 (0.0000 to 0.0000)",
     ]
     assert [rows[row]["domain plain"] for row in "abc"] == ["0.7500", "0.7500", "1.0000"]
-    assert rows["a"]["domain invert, against a"] == rows["b"]["domain invert, against b"] == "-"
-    assert rows["b"]["domain invert, against a"].startswith("+0.5000 (+0.0000 to +1.0000), p ")
-    assert rows["c"]["domain invert, against b"].startswith("-1.0000 (-1.0000 to -1.0000), p ")
+    assert rows["a"]["domain haze, against a"] == rows["b"]["domain haze, against b"] == "-"
+    assert rows["b"]["domain haze, against a"].startswith("+0.5000 (+0.0000 to +1.0000), p ")
+    assert rows["c"]["domain haze, against b"].startswith("-1.0000 (-1.0000 to -1.0000), p ")
     lines = list(csv.DictReader((tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()))
     found = {(line["row"], line["group"]): line for line in lines}
-    assert [found["b", "domain invert"][f"against_a{part}"] for part in ("", "_low", "_high")] == ["0.5", "0", "1"]
-    p = float(found["b", "domain invert"]["against_a_p"])
-    assert rows["b"]["domain invert, against a"].endswith(f", p {p:.3f}")
-    assert found["b", "domain invert"]["accuracy"] == found["b", "domain invert"]["low"] == "1"
+    assert [found["b", "domain haze"][f"against_a{part}"] for part in ("", "_low", "_high")] == ["0.5", "0", "1"]
+    p = float(found["b", "domain haze"]["against_a_p"])
+    assert rows["b"]["domain haze, against a"].endswith(f", p {p:.3f}")
+    assert found["b", "domain haze"]["accuracy"] == found["b", "domain haze"]["low"] == "1"
     assert found["b", "domain plain"]["against_a"] == found["a", ""]["against_a"] == ""
     assert float(found["b", ""]["against_a"]) == 0.25
 
@@ -286,7 +286,7 @@ def test_the_csv_holds_what_is_lost(tmp_path):
     ("groups", "sentence"),
     [
         ({"quality": ["hgh"]}, "groups: no scored image is of quality 'hgh'; there are high, low."),
-        ({"domain": ["invert"]}, "groups: no scored image is of domain 'invert'; they do not differ by domain."),
+        ({"domain": ["haze"]}, "groups: no scored image is of domain 'haze'; they do not differ by domain."),
     ],
 )
 def test_a_group_that_does_not_occur(cli, grid, tmp_path, groups, sentence):
@@ -351,7 +351,7 @@ def test_shipped_grids_of_encoders_load_and_name_recipes_that_are_there():
     chosen = [grid for grid in grids if isinstance(grid, ProbeGridSettings)]
     assert len(chosen) >= 2
     by_name = {grid.name: grid for grid in chosen}
-    assert by_name["morphomnist"].groups == {"domain": ("invert",)}
+    assert by_name["morphomnist"].groups == {"domain": ("haze",)}
     assert all(by_name[name].note for name in ("morphomnist", "pneumonia28", "pairs"))
     for grid in chosen:
         assert all((folder / row.recipe).is_file() for row in grid.rows.values())

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from medcontrast.batch import StepInfo
 from medcontrast.errors import InputError
@@ -77,6 +78,16 @@ def test_beta_rises_in_equal_steps_and_free_bits_take_the_pull_away():
     free = losses(make(free_nats=1e6), batch)
     channels = 2 + 4
     torch.testing.assert_close(free["loss"], free["negative_log_likelihood"] + channels * 1e6 / 64)
+
+
+def test_a_first_beta_goes_to_the_last_in_equal_ratios():
+    method, batch = make(beta=2.0, beta_first=32.0, beta_warm_up_steps=4), make_batch()
+    for step, beta in ((0, 32.0), (1, 16.0), (2, 8.0), (4, 2.0), (9, 2.0)):
+        terms = losses(method, batch, step)
+        torch.testing.assert_close(terms["loss"], terms["negative_log_likelihood"] + beta * terms["kl"])
+    for wrong in ({"beta_first": 8.0}, {"beta_first": 8.0, "beta_warm_up_steps": 4, "beta": 0.0}):
+        with pytest.raises(ValidationError, match="beta_first needs beta_warm_up_steps and a beta above 0"):
+            make(**wrong)
 
 
 def test_fresh_weights_have_no_kl_and_another_parent_changes_nothing_yet():

@@ -14,7 +14,7 @@ from medcontrast.errors import InputError
 from medcontrast.losses.parents import parent_losses
 from medcontrast.methods import build_method
 from medcontrast.methods.hvae import energy_of
-from medcontrast.methods.hvae_finetune import drawn_parents, mixed_rows
+from medcontrast.methods.hvae_finetune import drawn_parents
 from medcontrast.networks.hvae import HVAE
 from medcontrast.networks.parents import Parent, Parents
 from medcontrast.settings.generator import HVAEFinetuneSettings
@@ -101,40 +101,6 @@ def test_first_steps_learn_the_predictor_from_real_images():
     torch.testing.assert_close(terms["loss"], torch.stack(expected).sum())
     torch.testing.assert_close([terms["real_domain"], terms["real_age"]], expected)
     torch.testing.assert_close(terms["free_energy"], energy(method, 0))
-
-
-def test_images_are_mixed_with_others_of_the_step_and_their_parents_in_the_same_shares():
-    codes = torch.eye(4)  # row i is 1 at place i, so that a mixture shows who is in it
-    image, numbers = mixed_rows(codes.view(4, 1, 2, 2), codes, [5, 6, 7, 8], info(0))
-    torch.testing.assert_close(image.flatten(1), numbers)
-    torch.testing.assert_close(numbers.sum(dim=1), torch.ones(4))
-    assert ((numbers > 0).sum(dim=1) <= 2).all() and (numbers.diagonal() > 0).all()
-    again = mixed_rows(codes.view(4, 1, 2, 2), codes, [5, 6, 7, 8], info(0))
-    assert torch.equal(again[1], numbers)
-    assert not torch.equal(mixed_rows(codes.view(4, 1, 2, 2), codes, [5, 6, 7, 8], info(1))[1], numbers)
-
-
-def test_shares_of_mixed_rows_are_uniform_and_every_row_of_the_step_is_drawn():
-    rows = 2000
-    _, numbers = mixed_rows(torch.zeros(rows, 1, 1, 1), torch.eye(rows), list(range(rows)), info(0))
-    own = numbers.diagonal()
-    alone = own[own < 1.0]
-    assert float(alone.mean()) == pytest.approx(0.5, abs=0.03) and float(alone.std()) == pytest.approx(0.289, abs=0.02)
-    assert (numbers.sum(dim=0) > own).float().mean() > 0.55  # 1 - 1/e in expectation
-
-
-def test_the_predictor_may_learn_from_mixtures_and_the_generator_never_does():
-    method, plain, batch = make(predictor_mixup=True), make(), make_batch()
-    image, shares = mixed_rows(batch["image"], batch["attributes"], [0, 1, 2, 3], info(0))
-    found = method.predictor(image)
-    by_hand = [
-        -(shares[:, :3] * found[:, :3].log_softmax(1)).sum(1).mean(),
-        (found[:, 3] - shares[:, 3]).square().mean(),
-    ]
-    terms = losses(method, 0, batch)
-    torch.testing.assert_close([terms["real_domain"], terms["real_age"]], by_hand)
-    torch.testing.assert_close(terms["free_energy"], losses(plain, 0, batch)["free_energy"])
-    torch.testing.assert_close(losses(method, FIRST, batch), losses(plain, FIRST, batch))
 
 
 def test_later_steps_minimise_the_lagrangian_by_hand():

@@ -8,11 +8,12 @@ import torch
 from medcontrast.errors import InputError
 from medcontrast.losses.elbo import discretised_log_likelihood, free_energy, gaussian_kl
 from medcontrast.networks.hvae import HVAE, Noise
-from medcontrast.networks.hvae_blocks import DecoderBlock, positive
+from medcontrast.networks.hvae_blocks import DecoderBlock, positive, scaled_and_shifted
 from medcontrast.networks.parents import Parent, Parents
 
 PARENTS = (Parent("scanner", ("a", "b", "c")), Parent("thickness", mean=2.0, std=0.5))
 SINGLE = {"latent_channels": (0, 0, 6)}
+SPLIT = {"prior": "exogenous", "parents_as": "factor_and_shift", "latent_channels": (0, 3, 4)}
 FORMS = ("fixed", "learned", "pixelwise")
 
 
@@ -84,7 +85,7 @@ def test_scale_of_a_number_by_hand():
     assert network(std=0.058)._scale(torch.zeros(1)).item() == pytest.approx(0.058, abs=1e-6)
 
 
-@pytest.mark.parametrize("plain", [{}, SINGLE, {"std_form": "pixelwise"}])
+@pytest.mark.parametrize("plain", [{}, SINGLE, SPLIT, {"std_form": "pixelwise"}])
 def test_at_first_every_kl_is_0_and_the_mean_0(plain):
     made = network(random=False, **plain)
     found = made(images(), numbers(made))
@@ -93,7 +94,7 @@ def test_at_first_every_kl_is_0_and_the_mean_0(plain):
     torch.testing.assert_close(found.scale.expand_as(found.mean), torch.full_like(found.mean, 0.058))
 
 
-@pytest.mark.parametrize("plain", [{}, SINGLE])
+@pytest.mark.parametrize("plain", [{}, SINGLE, SPLIT])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_null_intervention_gives_the_image_whatever_the_weights(plain, form):
     for seed in range(3):
@@ -182,6 +183,36 @@ def test_prior_and_posterior_know_the_parents_and_the_encoder_does_not():
     torch.testing.assert_close(first.prior_mean, made(images(seed=1), own).latents[0].prior_mean)
 
 
+def test_an_exogenous_prior_knows_no_parent_and_the_posterior_and_the_image_do():
+    made = network(prior="exogenous", latent_channels=(0, 3, 4))
+    image, own, other = images(), numbers(made), numbers(made, shift=1)
+    values = made.abduct(image, own).latents
+
+    def latents(parents):
+        return made.decoder(made.parents(parents), maps=made.encoder(made.normalise(image)), values=values)[1]
+
+    for one, two in zip(latents(own), latents(other), strict=True):
+        torch.testing.assert_close(one.prior_mean, two.prior_mean, rtol=0, atol=0)
+        torch.testing.assert_close(one.prior_scale, two.prior_scale, rtol=0, atol=0)
+        assert (one.mean - two.mean).abs().max() > 1e-3
+    assert (made.counterfactual(image, own, other) - image).abs().max() > 1e-3
+
+
+def test_a_factor_and_a_shift_by_hand():
+    features = torch.arange(8.0).reshape(1, 2, 2, 2)
+    found = scaled_and_shifted(features, torch.tensor([[1.0, -1.0, 0.5, 3.0]]))
+    torch.testing.assert_close(found, torch.stack([2 * features[0, 0] + 0.5, torch.full((2, 2), 3.0)])[None])
+    made = network(parents_as="factor_and_shift", value_range=(-1.0, 1.0))
+    image, own = 0.1 * images(), numbers(made)
+    with torch.no_grad():
+        made.mean.weight *= 0.02
+        made.tone.weight.zero_()
+        made.tone.bias.copy_(torch.tensor([-2.0, 0.25]))  # the mean is turned round and lifted
+        context = made.parents(own)
+        features, _ = made.decoder(context, values=made.abduct(image, own).latents)
+    torch.testing.assert_close(made._mean(features, context), 0.25 - made.mean(features))
+
+
 def test_rows_do_not_see_each_other():
     made = network()
     image, own, other = images(), numbers(made), numbers(made, shift=1)
@@ -198,9 +229,10 @@ def test_samples_of_the_prior():
     assert not torch.equal(made.sample(own), made.sample(own))
 
 
+@pytest.mark.parametrize("plain", [{}, SPLIT])
 @pytest.mark.parametrize("form", FORMS)
-def test_the_free_energy_reaches_every_trained_weight(form):
-    made = network(std_form=form).train()
+def test_the_free_energy_reaches_every_trained_weight(form, plain):
+    made = network(std_form=form, **plain).train()
     found = made(images(), numbers(made))
     likelihood = discretised_log_likelihood(found.target, found.mean, found.scale)
     free_energy(likelihood, kls(found.latents)).loss.backward()
@@ -212,7 +244,7 @@ def test_the_free_energy_reaches_every_trained_weight(form):
 
 
 def test_a_block_without_latents_has_none():
-    block = DecoderBlock(8, 0, 4, bottleneck=2, kernel=3, dropout=0.0)
+    block = DecoderBlock(8, 0, 4, told=True, scaled=False, bottleneck=2, kernel=3, dropout=0.0)
     assert not hasattr(block, "prior") and not hasattr(block, "posterior")
 
 
@@ -223,6 +255,8 @@ def test_what_the_network_refuses():
         network(latent_channels=(0, 0, 0))
     with pytest.raises(InputError, match="need one number for each of at least 2 levels"):
         network(latent_channels=(1, 2))
+    with pytest.raises(InputError, match=r"prior exogenous: latent_channels must be 0 at the first level"):
+        network(prior="exogenous")
     made = network()
     with pytest.raises(InputError, match=r"made for images of shape \('rows', 1, 8, 6\), but got \(4, 1, 8, 8\)"):
         made(torch.zeros(4, 1, 8, 8), numbers(made))

@@ -20,7 +20,7 @@ def clean(side=9, seed=0):
         ("plain", lambda x: x),
         ("gamma", math.sqrt),
         ("contrast", lambda x: 0.2 + 0.5 * x),
-        ("invert", lambda x: 1 - x),
+        ("haze", lambda x: 0.5 + 0.3 * x),
     ],
 )
 def test_pointwise_scanners_by_hand(scanner, rule):
@@ -73,16 +73,16 @@ def test_shares_are_exact_and_the_order_is_drawn_by_the_seed():
     counts = Counter(drawn)
     for scanner, share in zip(SCANNERS, SHARES, strict=True):
         assert abs(counts[scanner] - share / sum(SHARES) * 7000) < 1.0
-    assert counts["invert"] == 14
+    assert counts["haze"] == 14
     assert drawn == draw_scanners(7000, seed=0)
     assert drawn != draw_scanners(7000, seed=1)
     assert Counter(draw_scanners(7000, seed=1)) == counts
     # no scanner's images stand together: the rare ones are spread over both halves
-    assert 2 <= drawn[:3500].count("invert") <= 12
+    assert 2 <= drawn[:3500].count("haze") <= 12
 
 
 def test_no_scanner_is_left_out_of_a_small_set():
-    assert Counter(draw_scanners(20, seed=0)) == {"plain": 16, "gamma": 1, "contrast": 1, "blur": 1, "invert": 1}
+    assert Counter(draw_scanners(20, seed=0)) == {"plain": 16, "gamma": 1, "contrast": 1, "blur": 1, "haze": 1}
     assert Counter(draw_scanners(5, seed=0)) == dict.fromkeys(SCANNERS, 1)
     assert draw_scanners(2, seed=0) == ["plain", "plain"]
 

@@ -183,7 +183,7 @@ def test_scores_by_a_predictor_that_reads_the_image_by_hand(data):
     there = generator.counterfactual(images, own, other)
     back = generator.counterfactual(there, other, own)
     assert (there - images).abs().mean() > 1e-3
-    assert found["reversibility"] == pytest.approx(float((back - images).abs().double().mean()), rel=1e-5)
+    assert found["reversibility"] == pytest.approx(float((back - images).abs().double().mean()), abs=1e-7)  # float32
     assert found["composition"] < 1e-6  # a fixed scale copies the residual
     mean = generator.reconstruction(images, own)
     assert found["reconstruction"] == pytest.approx(float((mean - images).abs().double().mean()), rel=1e-5)

@@ -67,9 +67,8 @@ def main() -> None:
     args = parser.parse_args()
     generator, manifest = load_generator(args.ckpt, torch.device("cpu")), load_image_manifest(args.manifest)
     cases = by_digit(manifest.originals(args.split), args.digits)
-    image = Images(cases, channels=generator.recipe.data.channels, size=generator.recipe.data.size).load(
-        range(len(cases))
-    )
+    data = generator.recipe.data
+    image = Images(cases, channels=data.channels, size=data.size).load(range(len(cases)))
     found = errors(generator, image, generator.numbers(cases, manifest.classes, where=args.split))
     print(f"| from \\ to, {len(cases) // len(SCANNERS)} digits | " + " | ".join(SCANNERS) + " |")
     print("|---" * (len(SCANNERS) + 1) + "|")

@@ -52,20 +52,15 @@ def warm_up(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / steps) if steps > 0 else 1.0
 
 
-def geometric(step: int, steps: int, *, start: float, end: float) -> float:
-    """A value above 0 that goes from `start` to `end` in equal ratios over `steps` steps, then stays."""
-    return float(start * (end / start) ** min(1.0, step / steps))
-
-
 def linear_pace(step: int, ramp_up_steps: int, *, start: float, end: float) -> float:
     """What self-paced learning lets in: from `start` to `end` in equal steps; 0 steps give `end` at once."""
     fraction = 1.0 if ramp_up_steps == 0 else min(1.0, step / ramp_up_steps)
     return start + (end - start) * fraction
 
 
-def geometric_pace(epoch: int, *, start: float, growth: float) -> float:
-    """What self-paced learning lets in: `start`, multiplied by `growth` after every epoch.
+def geometric_pace(done: int, *, start: float, growth: float) -> float:
+    """`start`, multiplied by `growth` after every epoch or step: what self-paced learning lets in, for one.
 
     Paper: Kumar 2010, self-paced learning.
     """
-    return float(start * growth**epoch)
+    return float(start * growth**done)

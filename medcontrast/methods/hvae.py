@@ -47,7 +47,7 @@ class HVAEGenerator(TeacherMethod):
         last, first, steps = self.settings.beta, self.settings.beta_first, self.settings.beta_warm_up_steps
         if first is None:
             return last * schedules.warm_up(step, steps)
-        return schedules.geometric(step, steps, start=first, end=last)
+        return schedules.geometric_pace(min(step, steps), start=first, growth=(last / first) ** (1 / steps))
 
 
 def energy_of(network: HVAE, batch: Batch, settings: GeneratorMethodSettings, *, beta: float) -> FreeEnergy:

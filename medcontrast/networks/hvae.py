@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -168,9 +168,7 @@ class HVAE(nn.Module):
             numbers: (b, p), from `parents.encode`.
         """
         target = self.normalise(image)
-        context = self.parents(numbers)
-        features, latents = self.decoder(context, maps=self.encoder(target))
-        return Reconstruction(target, self._mean(features, context), self._scale(features), latents)
+        return Reconstruction(target, *self._decoded(numbers, maps=self.encoder(target)))
 
     def abduct(self, image: Tensor, numbers: Tensor) -> Noise:
         """The noise behind an image: the posterior's means, and what they leave unexplained.
@@ -180,18 +178,14 @@ class HVAE(nn.Module):
             numbers: (b, p), the image's own parents.
         """
         target = self.normalise(image)
-        context = self.parents(numbers)
-        features, latents = self.decoder(context, maps=self.encoder(target), temperature=0.0)
-        mean = self._mean(features, context).clamp(-1.0, 1.0)
-        residual = (target - mean) / self._scale(features).clamp_min(1e-12)
+        mean, scale, latents = self._decoded(numbers, maps=self.encoder(target), temperature=0.0)
+        residual = (target - mean.clamp(-1.0, 1.0)) / scale.clamp_min(1e-12)
         return Noise([latent.value for latent in latents], residual)
 
     def predict(self, noise: Noise, numbers: Tensor) -> Tensor:
         """The image of this noise under these parents (b, p): (b, c, h, w) in `value_range`."""
-        context = self.parents(numbers)
-        features, _ = self.decoder(context, values=noise.latents)
-        mean = self._mean(features, context).clamp(-1.0, 1.0)
-        return self.denormalise((mean + self._scale(features) * noise.residual).clamp(-1.0, 1.0))
+        mean, scale, _ = self._decoded(numbers, values=noise.latents)
+        return self.denormalise((mean.clamp(-1.0, 1.0) + scale * noise.residual).clamp(-1.0, 1.0))
 
     def counterfactual(self, image: Tensor, numbers: Tensor, intervened: Tensor) -> Tensor:
         """What the image would be under other parents: abduction, action, prediction.
@@ -209,9 +203,8 @@ class HVAE(nn.Module):
 
     def sample(self, numbers: Tensor, *, temperature: float = 1.0) -> Tensor:
         """Images (b, c, h, w) from the prior under parents (b, p): the likelihood's means."""
-        context = self.parents(numbers)
-        features, _ = self.decoder(context, temperature=temperature)
-        return self.denormalise(self._mean(features, context).clamp(-1.0, 1.0))
+        mean, _, _ = self._decoded(numbers, temperature=temperature)
+        return self.denormalise(mean.clamp(-1.0, 1.0))
 
     def normalise(self, image: Tensor) -> Tensor:
         """From `value_range` to -1..1.
@@ -233,9 +226,14 @@ class HVAE(nn.Module):
         low, high = self.value_range
         return (image + 1.0) * ((high - low) / 2.0) + low
 
-    def _mean(self, features: Tensor, context: Tensor) -> Tensor:
-        mean: Tensor = self.mean(features)
-        return mean if self.tone is None else scaled_and_shifted(mean, self.tone(context))
+    def _decoded(self, numbers: Tensor, **how: Any) -> tuple[Tensor, Tensor, list[Latent]]:
+        """Mean and scale of the likelihood, and the latents; `how` is the decoder's."""
+        context = self.parents(numbers)
+        features, latents = self.decoder(context, **how)
+        mean = self.mean(features)
+        if self.tone is not None:
+            mean = scaled_and_shifted(mean, self.tone(context))
+        return mean, self._scale(features), latents
 
     def _scale(self, features: Tensor) -> Tensor:
         return positive(self.log_std(features) if self.std_form == "pixelwise" else self.shared_log_std)

@@ -172,18 +172,19 @@ def test_scores_by_a_predictor_that_reads_the_image_by_hand(data):
     assert found["effectiveness"]["domain"] == {"balanced_accuracy": 0.5, "by_value": {"A": 1.0, "B": 0.0}}
     # the action changed the domain of each image, and nothing else
     assert found["effectiveness"].keys() == {"domain"} and found["preservation"].keys() == {"age", "target"}
-    ages = np.array([case.attributes["age"] for case in cases])
-    kept = found["preservation"]["age"]["mean_absolute_error"]
-    assert kept == pytest.approx(np.abs(ages - 2.0).mean(), rel=1e-5)
+    off = np.abs(np.array([case.attributes["age"] for case in cases]) - 2.0).mean()
+    assert found["preservation"]["age"]["mean_absolute_error"] == pytest.approx(off, rel=1e-5)
     both = score_generator(generator, Constant(), manifest, "test", actions(generator, ["B"], {"age": "4"}))
     assert both["effectiveness"]["age"]["mean_absolute_error"] == pytest.approx(2.0)  # it says 2, 4 was meant
-    assert found["on_images"]["age"]["mean_absolute_error"] == pytest.approx(np.abs(ages - 2.0).mean(), rel=1e-5)
+    assert found["on_images"]["age"]["mean_absolute_error"] == pytest.approx(off, rel=1e-5)
     other = own.clone()
     other[:, :2] = 1 - own[:, :2]
-    there = generator.counterfactual(images, own, other)
-    back = generator.counterfactual(there, other, own)
-    assert (there - images).abs().mean() > 1e-3
-    assert found["reversibility"] == pytest.approx(float((back - images).abs().double().mean()), abs=1e-7)  # float32
+    turned = []
+    for rows in (own[:, 0] == 0, own[:, 0] == 1):  # the images of an action as one batch: rounding depends on its size
+        there = generator.counterfactual(images[rows], own[rows], other[rows])
+        assert (there - images[rows]).abs().mean() > 1e-3
+        turned.append((generator.counterfactual(there, other[rows], own[rows]) - images[rows]).abs().double())
+    assert found["reversibility"] == pytest.approx(float(torch.cat(turned).mean()), rel=1e-5)
     assert found["composition"] < 1e-6  # a fixed scale copies the residual
     mean = generator.reconstruction(images, own)
     assert found["reconstruction"] == pytest.approx(float((mean - images).abs().double().mean()), rel=1e-5)

@@ -88,7 +88,7 @@ class ProbeRecord:
         Raises:
             InputError: Naming the first setting that differs.
         """
-        require_same(self.recipe, recipe.model_dump(mode="json"), path, precision=self.facts["precision"])
+        require_same(self.recipe, recipe.model_dump(mode="json"), path, precision=self.facts.get("precision"))
 
     def right(self, name: str) -> NDArray[np.float64]:
         """(n,) 1 where the classifier of that name is right."""

@@ -87,7 +87,7 @@ class Record:
         Raises:
             InputError: Naming the first setting that differs.
         """
-        require_same(self.recipe, recipe.model_dump(mode="json"), path, precision=self.facts["precision"])
+        require_same(self.recipe, recipe.model_dump(mode="json"), path, precision=self.facts.get("precision"))
 
 
 def make_record(cell: Cell, recipe: Recipe, report: Report, facts: dict[str, Any]) -> Record:
@@ -163,7 +163,7 @@ def _scores(report: Report) -> tuple[list[str], dict[str, dict[str, list[float]]
     }
 
 
-def require_same(old: dict[str, Any], new: dict[str, Any], path: Path, *, precision: str) -> None:
+def require_same(old: dict[str, Any], new: dict[str, Any], path: Path, *, precision: str | None) -> None:
     """Refuses a record whose recipe decides another result than the grid's.
 
     Args:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medcontrast.data.manifest import Case, Manifest
 from medcontrast.errors import ManifestError
-from medcontrast.volume import Grid, read_volume
+from medcontrast.volume import Grid, canonical_axes, read_volume
 
 Vector = NDArray[np.float64]
 _VOXELS_A_SCAN = 20_000
@@ -73,7 +73,7 @@ def _scan(case: Case, labeled: bool, manifest: Manifest) -> Scan:
     volumes = [read_volume(path, "image") for path in case.images]
     image = np.stack([np.asarray(volume.array, dtype=np.float32) for volume in volumes])
     grid = volumes[0].grid
-    order = canonical_order(grid)
+    order = canonical_axes(grid)
     flat = image.reshape(len(volumes), -1)
     if not np.isfinite(flat).all():
         raise ManifestError(
@@ -111,11 +111,3 @@ def _structure(
 def _thin(values: NDArray[np.float32]) -> NDArray[np.float32]:
     thinned: NDArray[np.float32] = values[:, :: max(1, values.shape[1] // _VOXELS_A_SCAN)]
     return thinned
-
-
-def canonical_order(grid: Grid) -> NDArray[np.intp]:
-    """Which stored axis runs nearest to x, to y and to z."""
-    import nibabel
-
-    nearest = nibabel.io_orientation(np.asarray(grid.affine))[:, 0]
-    return np.argsort(nearest)

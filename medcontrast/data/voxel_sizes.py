@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from medcontrast.data.manifest import Case
-from medcontrast.data.survey import canonical_order
-from medcontrast.volume import read_grid
+from medcontrast.volume import canonical_axes, read_grid
 
 HEADER_KEY = "spacing_mm"
 """What checkpoints keep them under; those written before there was such a key lack it."""
@@ -40,7 +39,7 @@ class VoxelSizes:
         grids = [read_grid(case.images[0]) for case in cases]
         # six digits: what lies below is rounding in headers
         sizes = np.array([[float(f"{side:.6g}") for side in grid.spacing_mm] for grid in grids])
-        sizes = np.take_along_axis(sizes, np.array([canonical_order(grid) for grid in grids]), axis=1)
+        sizes = np.take_along_axis(sizes, np.array([canonical_axes(grid) for grid in grids]), axis=1)
         return cls(tuple(sizes.min(axis=0).tolist()), tuple(sizes.max(axis=0).tolist()))
 
     @classmethod

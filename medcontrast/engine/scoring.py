@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nibabel
-import numpy as np
 from rich.console import Console
 
 from medcontrast.data.manifest import Case, Manifest, load_manifest
@@ -34,7 +32,7 @@ from medcontrast.render import OverlayRow
 from medcontrast.say import say
 from medcontrast.settings import require_segmentation
 from medcontrast.settings.train import EvaluationSettings
-from medcontrast.volume import Volume, read_volume
+from medcontrast.volume import Volume, canonical_axes, read_volume, to_canonical
 
 if TYPE_CHECKING:  # scores of masks need no torch
     from medcontrast.inference.predict import Predictor
@@ -153,10 +151,9 @@ def overlay_row(case: Case, prediction: Volume, title: str, ignore_value: int | 
     assert case.label is not None
     image, label = read_volume(case.images[0], "image"), read_volume(case.label, "label")
     kept = True if ignore_value is None else label.array != ignore_value
-    turns = nibabel.io_orientation(image.grid.affine)
     shown = (image.array, label.array * kept, prediction.array * kept)
-    arrays = [nibabel.apply_orientation(array, turns) for array in shown]
-    spacing = [image.grid.spacing_mm[int(axis)] for axis in np.argsort(turns[:, 0])]
+    arrays = [to_canonical(array, image.grid) for array in shown]
+    spacing = [image.grid.spacing_mm[axis] for axis in canonical_axes(image.grid)]
     return OverlayRow(arrays[0], arrays[1], arrays[2], spacing, title)
 
 

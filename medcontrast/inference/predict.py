@@ -16,12 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medcontrast.allocator import freed_memory_kept
-from medcontrast.data.survey import canonical_order
 from medcontrast.data.voxel_sizes import VoxelSizes, shown
 from medcontrast.errors import InputError, VolumeError
 from medcontrast.inference.members import Member, load_members
@@ -39,7 +37,15 @@ from medcontrast.transforms.volume3d import (
     to_scan_grid,
     to_scan_labels,
 )
-from medcontrast.volume import Grid, Volume, read_volume, require_usable_image
+from medcontrast.volume import (
+    Grid,
+    Volume,
+    canonical_axes,
+    from_canonical,
+    read_volume,
+    require_usable_image,
+    to_canonical,
+)
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 _ALL_AXES = (0, 1, 2)
@@ -199,10 +205,8 @@ class Predictor:
         """`finish` in canonical order of axes, so that of two equal pieces the same stays however a scan is stored."""
         if self.settings.largest_component == "none":
             return finish(indices, self.labels, "none")
-        stored = io_orientation(grid.affine)
-        label_map = finish(apply_orientation(indices, stored), self.labels, self.settings.largest_component)
-        back = ornt_transform(axcodes2ornt("RAS"), stored)
-        return np.ascontiguousarray(apply_orientation(label_map, back))
+        label_map = finish(to_canonical(indices, grid), self.labels, self.settings.largest_component)
+        return from_canonical(label_map, grid)
 
     def _read(self, images: Sequence[Path]) -> list[Volume]:
         if len(images) != len(self.channels):
@@ -219,7 +223,7 @@ class Predictor:
         """The scan's grid; where voxels are taken as stored, with a warning of sizes that a network never saw."""
         if self.members[0].recipe.data.spacing_mm is not None:
             return volume.grid
-        spacing = np.array(volume.grid.spacing_mm)[canonical_order(volume.grid)].tolist()
+        spacing = np.array(volume.grid.spacing_mm)[canonical_axes(volume.grid)].tolist()
         trained = {str(sizes): sizes for member in self.members if (sizes := VoxelSizes.from_header(member.header))}
         unlike = tuple(
             f"{volume.path}: has voxels of {shown(spacing)} along x, y, z, but the network was trained on those of "

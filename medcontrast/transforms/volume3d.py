@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 from medcontrast.errors import VolumeError
 from medcontrast.labels import IGNORE_INDEX, LabelTable
 from medcontrast.settings.data import IntensitySettings
-from medcontrast.volume import Grid, Volume, to_metatensor
+from medcontrast.volume import Grid, Volume, to_metatensor, turns_onto
 
 Affine = NDArray[np.float64]
 SpacingMm = tuple[float, float, float]
@@ -31,6 +30,8 @@ _SLAB_VOXELS = 2**21
 """Voxels that are interpolated at a time."""
 _SAME_AFFINE = 1e-3
 """Affines that differ by less, in mm, are the same to MONAI's `Spacing`, which then leaves the image as it is."""
+_SAME_VOXEL = 0.01
+"""Of the shortest voxel side: corners nearer than this are those of the same voxels, and nothing is interpolated."""
 
 
 def prepare_image(
@@ -260,21 +261,12 @@ def _as_permutation(
     sides: Sequence[int], prepared_affine: Affine, grid: Grid
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """(prepared axis of every scan axis, mirrored scan axes), or None where the grids differ in more than that."""
-    ornt = nib.orientations.io_orientation(np.linalg.solve(prepared_affine, grid.affine))
-    if np.isnan(ornt).any():
+    x, y, z = sides
+    turns = turns_onto(Grid((x, y, z), prepared_affine), grid, _SAME_VOXEL * min(grid.spacing_mm))
+    if turns is None:
         return None
-    axes, mirrored = tuple(int(axis) for axis in ornt[:, 0]), ornt[:, 1] < 0
-    if tuple(sides[axis] for axis in axes) != tuple(grid.shape):
-        return None
-    expected = np.zeros((4, 4))
-    expected[3, 3] = 1
-    for scan_axis, axis in enumerate(axes):
-        expected[axis, scan_axis] = -1 if mirrored[scan_axis] else 1
-        expected[axis, 3] = sides[axis] - 1 if mirrored[scan_axis] else 0
-    difference = np.abs(np.linalg.solve(prepared_affine, grid.affine) - expected)
-    if (difference @ [*grid.shape, 1]).max() > 0.01:
-        return None
-    return axes, tuple(int(axis) for axis in np.flatnonzero(mirrored))
+    axes = tuple(int(axis) for axis in np.argsort(turns[:, 0]))
+    return axes, tuple(scan_axis for scan_axis, axis in enumerate(axes) if turns[axis, 1] < 0)
 
 
 def _permute(maps: Tensor, axes: tuple[int, ...], mirrored: tuple[int, ...]) -> Tensor:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from nibabel.orientations import apply_orientation
 from numpy.typing import NDArray
 
 from medcontrast.errors import VolumeError
 from medcontrast.volume.grid import Grid, require_usable_grid
 from medcontrast.volume.itk import read_dicom, read_dicom_grid, read_itk, read_itk_grid
 from medcontrast.volume.nifti import read_nifti, read_nifti_grid, sheared_axes
+from medcontrast.volume.orientation import turns_onto
 from medcontrast.volume_names import KNOWN_SUFFIXES, NIFTI_SUFFIXES, volume_suffix
 
 if TYPE_CHECKING:
@@ -44,13 +45,10 @@ class Volume:
 
         Nothing is interpolated: a volume saved in another orientation by another program comes back as it was.
         """
-        turns = io_orientation(np.linalg.solve(grid.affine, self.grid.affine))
-        if np.isnan(turns).any():
+        turns = turns_onto(self.grid, grid)
+        if turns is None:
             return None
-        turned = apply_orientation(self.array, turns)
-        if not Grid(turned.shape, self.grid.affine @ inv_ornt_aff(turns, self.grid.shape)).same_as(grid):
-            return None
-        return Volume(np.ascontiguousarray(turned), grid, self.path)
+        return Volume(np.ascontiguousarray(apply_orientation(self.array, turns)), grid, self.path)
 
 
 @_quiet

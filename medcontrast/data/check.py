@@ -13,7 +13,7 @@ from nibabel.orientations import aff2axcodes
 from medcontrast.data.manifest import Case, Manifest
 from medcontrast.errors import VolumeError
 from medcontrast.labels import LabelTable
-from medcontrast.volume import Volume, read_volume
+from medcontrast.volume import Volume, far_values, read_volume
 
 _SHOWN = 3
 
@@ -189,6 +189,8 @@ def _check_image(split: str, case: Case, volume: Volume, report: CheckReport) ->
         report.faults.append(
             Finding(split, case.name, f"{path}: every voxel has the value {low:g}; nothing can be seen")
         )
+    elif far := far_values(volume):
+        report.warnings.append(Finding(split, case.name, far))
     return low, high
 
 

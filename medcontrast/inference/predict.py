@@ -41,6 +41,7 @@ from medcontrast.volume import (
     Grid,
     Volume,
     canonical_axes,
+    far_values,
     from_canonical,
     read_volume,
     require_usable_image,
@@ -182,7 +183,7 @@ class Predictor:
         volumes = self._read(images)
         data = self.members[0].recipe.data
         image = prepare_image(volumes, spacing_mm=data.spacing_mm, intensity=data.intensity)
-        affine, grid = np.asarray(image.affine, dtype=np.float64), self._warned(volumes[0])
+        affine, grid = np.asarray(image.affine, dtype=np.float64), self._warned(volumes)
         del volumes
         if probabilities or entropy or not same_voxels(image.shape[1:], affine, grid):
             maps = self.predict_probabilities(image.as_tensor())
@@ -219,20 +220,24 @@ class Predictor:
             require_usable_image(volume)
         return volumes
 
-    def _warned(self, volume: Volume) -> Grid:
-        """The scan's grid; where voxels are taken as stored, with a warning of sizes that a network never saw."""
-        if self.members[0].recipe.data.spacing_mm is not None:
-            return volume.grid
+    def _warned(self, volumes: Sequence[Volume]) -> Grid:
+        """The scan's grid, with warnings of far values and of voxel sizes that a network never saw."""
+        grid = volumes[0].grid
+        far = [sentence for volume in volumes if (sentence := far_values(volume))]
+        unlike = self._unlike(volumes[0]) if self.members[0].recipe.data.spacing_mm is None else []
+        return replace(grid, warnings=(*grid.warnings, *far, *unlike))
+
+    def _unlike(self, volume: Volume) -> list[str]:
+        """Where voxels are taken as stored: how the scan's differ in size from those that networks saw."""
         spacing = np.array(volume.grid.spacing_mm)[canonical_axes(volume.grid)].tolist()
         trained = {str(sizes): sizes for member in self.members if (sizes := VoxelSizes.from_header(member.header))}
-        unlike = tuple(
+        return [
             f"{volume.path}: has voxels of {shown(spacing)} along x, y, z, but the network was trained on those of "
             f"{words} and takes them as stored, so that its mask is likely to be wrong; resample the scan to that, "
             "or train with data.spacing_mm."
             for words, sizes in trained.items()
             if not sizes.known(spacing)
-        )
-        return replace(volume.grid, warnings=(*volume.grid.warnings, *unlike)) if unlike else volume.grid
+        ]
 
     def _record(
         self, names: Sequence[str], path: Path, grid: Grid, label_map: NDArray[np.uint16], began: float

@@ -35,6 +35,7 @@ class FBANet(TeacherMethod):
     def __init__(self, settings: FBANetSettings, make_network: MakeNetwork) -> None:
         super().__init__(make_network, settings.ema_decay)
         self.settings = settings
+        self._weighs = settings.consistency.weigh_by_confidence or settings.contrast.weigh_by_confidence
         self.contrast = ForegroundBackgroundContrast(
             settings.contrast,
             feature_channels=int(getattr(self.student, _CHANNELS[settings.contrast.pooled])),
@@ -50,7 +51,8 @@ class FBANet(TeacherMethod):
         rows = len(label)
         with torch.no_grad():
             answer = self.teacher(weak[~labeled]).logits
-            target, confidence = self._target(answer), _certainty(answer)
+            target = self._target(answer)
+            confidence = _certainty(answer) if self._weighs else torch.ones_like(answer[:, :1])
             unlabeled, target, confidence = self._perturb(batch, strong, target, confidence, info)
         outputs = self.student.decode_all(torch.cat([strong[labeled], unlabeled]))  # type: ignore[operator]
         logits = [output.logits for output in outputs]

@@ -6,7 +6,7 @@ SimpleITK's reversed axis order and LPS exist only inside this room.
 from medcontrast.volume.grid import Grid, NiftiFields
 from medcontrast.volume.itk import is_dicom
 from medcontrast.volume.orientation import canonical_axes, from_canonical, to_canonical, turns_onto
-from medcontrast.volume.read import Volume, read_grid, read_volume, require_usable_image, to_metatensor
+from medcontrast.volume.read import Volume, far_values, read_grid, read_volume, require_usable_image, to_metatensor
 from medcontrast.volume.values import voxels_by_value
 from medcontrast.volume.write import write_image, write_label
 from medcontrast.volume_names import KNOWN_SUFFIXES, output_stem
@@ -17,6 +17,7 @@ __all__ = [
     "NiftiFields",
     "Volume",
     "canonical_axes",
+    "far_values",
     "from_canonical",
     "is_dicom",
     "output_stem",

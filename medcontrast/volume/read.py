@@ -22,6 +22,9 @@ from medcontrast.volume_names import KNOWN_SUFFIXES, NIFTI_SUFFIXES, volume_suff
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
+_FAR = 1000
+_SAMPLE = 100_000
+
 # What overflows is a damaged header or voxel; it is refused in words, so numpy need not warn as well.
 _quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
@@ -97,6 +100,26 @@ def require_usable_image(volume: Volume) -> None:
         )
     if array.min() == array.max():
         raise VolumeError(f"{volume.path}: every voxel has the value {array.flat[0]:g}; there is nothing to see in it.")
+
+
+def far_values(volume: Volume) -> str | None:
+    """A sentence on voxels so far from all others that they decide how those are scaled; None where there are none.
+
+    One voxel of a million, a thousand times as far out as the middle 99 % reach, outweighs the deviation of all others.
+    """
+    array = volume.array
+    thinned = array.reshape(-1)[:: max(1, array.size // _SAMPLE)].astype(np.float64)
+    low, high = np.percentile(thinned, (0.5, 99.5))
+    reach = _FAR * (high - low)
+    far = (array < low - reach) | (array > high + reach)
+    if reach == 0 or not far.any():
+        return None
+    first = _first(far)
+    return (
+        f"{volume.path}: {np.count_nonzero(far)} of {far.size} voxels are more than {_FAR:,} times as far out as the "
+        f"middle 99 %, which go from {low:g} to {high:g}; the first, at index {first}, is {array[first]:g}. They "
+        "decide how all others are scaled; if they are damage, replace them."
+    )
 
 
 def to_metatensor(volume: Volume) -> MetaTensor:

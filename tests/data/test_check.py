@@ -182,6 +182,17 @@ def test_broken_images_are_faults(data: Path) -> None:
     assert len(found) == 3
 
 
+def test_far_voxels_are_worth_a_look(data: Path) -> None:
+    damaged = image_of(data.parent, 0).astype(np.float32)
+    damaged[3, 2, 1] = 1e30
+    change(data.parent / "images/case_00_0.nii", array=damaged)
+    report = report_of(data)
+    assert report.ok
+    (warning,) = texts(report.warnings)
+    assert "case_00_0.nii: 1 of 7920 voxels are more than 1,000 times" in warning
+    assert "at index (3, 2, 1), is 1e+30" in warning
+
+
 def test_a_label_that_is_not_whole_numbers_is_a_fault(data: Path) -> None:
     change(data.parent / "labels/case_05.nii", array=label_of(data.parent, 5) * np.float32(0.5))
     (fault,) = texts(report_of(data).faults)

@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -365,33 +364,3 @@ def test_the_window_of_the_settings_replaces_the_patch(tools: SimpleNamespace) -
         predict_case(network, torch.zeros(1, 40, 30, 30), patch=(16, 16, 16), settings=settings, device="cpu")
     hook.remove()
     assert seen == {(16, 16, 16), (32, 16, 24)}
-
-
-def trained_on(predictor: Predictor, *sides: float) -> Predictor:
-    """The predictor, as if trained on scans of such voxels."""
-    (member,) = predictor.members
-    kept = {"smallest": list(sides), "largest": list(sides)}
-    return replace(predictor, members=(replace(member, header={**member.header, "spacing_mm": kept}),))
-
-
-def test_voxels_that_the_network_never_saw_are_said(tmp_path: Path, tools: SimpleNamespace) -> None:
-    """Stored axes run to y, z, x: along x, y, z the voxels measure 0.8 x 1.1 x 2.5 mm."""
-    path = tools.write_nifti(tmp_path / "a.nii.gz", tools.marked(SHAPE), tools.oblique_affine())
-    predictor = tools.threshold_predictor()
-    warning = (
-        "has voxels of 0.8 x 1.1 x 2.5 mm along x, y, z, but the network was trained on those of 1 x 1.1 x 4 mm and "
-        "takes them as stored, so that its mask is likely to be wrong; resample the scan to that, or train with "
-        "data.spacing_mm."
-    )
-    found = trained_on(predictor, 1.0, 1.1, 4.0).predict_scan([path])
-    assert found.grid.warnings == (f"{path}: {warning}",)
-    assert found.record["geometry"]["warnings"] == [warning]
-    several = replace(
-        predictor, members=sum((trained_on(predictor, *sides).members for sides in [(0.8, 1.1, 2.5), (1, 1, 1)]), ())
-    )
-    (said,) = several.predict_scan([path]).grid.warnings
-    assert "trained on those of 1 x 1 x 1 mm" in said
-    near = trained_on(predictor, 1.0, 1.0, 2.1)
-    resampling = trained_on(tools.threshold_predictor(spacing_mm=[1.0, 1.1, 4.0]), 1.0, 1.1, 4.0)
-    for quiet in (predictor, near, resampling):  # the first as a checkpoint of before, which does not say
-        assert quiet.predict_scan([path]).grid.warnings == ()

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from medcontrast.errors import VolumeError
-from medcontrast.volume import Grid, Volume, read_grid, read_volume, require_usable_image, to_metatensor
+from medcontrast.volume import (
+    Grid,
+    Volume,
+    far_values,
+    read_grid,
+    read_volume,
+    require_usable_image,
+    to_metatensor,
+)
 
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
 
@@ -84,6 +92,20 @@ def test_unusable_images() -> None:
         VolumeError, match=r"^scan\.nii: 2 of 24 voxels are NaN or infinite, the first at index \(0, 2, 3\)"
     ):
         require_usable_image(volume)
+
+
+def test_far_values_are_counted_and_shown(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).normal(100.0, 20.0, (40, 50, 60)).astype(np.float32)
+    array[5, 6, 7] = 20_000  # metal: far, and a value that scans have
+    assert far_values(read_volume(save(tmp_path / "scan.nii", array), "image")) is None
+    array[8, 9, 10], array[1, 2, 3] = 1e30, -1e9
+    found = far_values(read_volume(save(tmp_path / "scan.nii", array), "image"))
+    assert found is not None
+    assert found.startswith(f"{tmp_path}/scan.nii: 2 of 120000 voxels are more than 1,000 times as far out as")
+    assert "the first, at index (1, 2, 3), is -1e+09." in found
+    two_values = np.zeros((40, 50, 60), np.float32)
+    two_values[3, 3, 3] = 7
+    assert far_values(read_volume(save(tmp_path / "scan.nii", two_values), "image")) is None
 
 
 def test_metatensor_has_a_channel_and_the_affine(tmp_path: Path) -> None:

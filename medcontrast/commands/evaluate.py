@@ -25,6 +25,9 @@ def evaluate(
     voxels: Annotated[bool, typer.Option("--voxels", help="Distances in voxels too.")] = False,
     flips: Annotated[bool | None, typer.Option("--flips/--no-flips", help="Average mirrored versions.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="report.json of another system on the same cases, to compare with.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing evaluation.")] = False,
 ) -> None:
     """Score a checkpoint on a split, or masks against label files."""
@@ -57,6 +60,7 @@ def evaluate(
             output=output,
             tolerance_mm=tolerance_mm,
             voxels=voxels,
+            against=against,
             overwrite=overwrite,
         )
         return
@@ -69,5 +73,6 @@ def evaluate(
         voxels=voxels,
         flips=flips,
         device=device,
+        against=against,
         overwrite=overwrite,
     )

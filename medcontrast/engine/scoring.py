@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,13 @@ from medcontrast.errors import InputError
 from medcontrast.files import require_free, write_text
 from medcontrast.labels import LabelTable
 from medcontrast.metrics.case import TargetScore
-from medcontrast.metrics.report import Report
+from medcontrast.metrics.paired import (
+    difference_lines,
+    differences_to_json,
+    paired_differences,
+    require_comparable,
+)
+from medcontrast.metrics.report import Report, layout
 from medcontrast.render import OverlayRow
 from medcontrast.say import say
 from medcontrast.settings import require_segmentation
@@ -48,6 +54,7 @@ def score_folders(
     output: Path | None = None,
     tolerance_mm: float | None = None,
     voxels: bool = False,
+    against: Path | None = None,
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Report:
@@ -56,7 +63,7 @@ def score_folders(
     Names of the labels come from the manifest, else from the JSON record beside a mask, else from the values found.
 
     Raises:
-        InputError: A prediction is missing, or a folder is empty.
+        InputError: A prediction is missing, a folder is empty, or `against` is no report on the same cases.
     """
     console = console or Console()
     if output is not None:
@@ -69,11 +76,13 @@ def score_folders(
             [label for *_, label in files]
         )
     rules = ScoringRules(table, tolerance_mm or EvaluationSettings().tolerance_mm, voxels)
+    other = _other(against, [name for name, *_ in files], rules)
     warnings: list[str] = []
     report = score_pairs(_read(files, warnings, console), rules)
     _show(console, report)
+    facts = {"predictions": str(predictions), "labels": str(labels), "label_table": table.to_json()}
+    facts |= _compared(console, report, other, against)
     if output is not None:
-        facts = {"predictions": str(predictions), "labels": str(labels), "label_table": table.to_json()}
         _write(output, report, {**facts, "warnings": warnings})
         say(console, f"Written to {output}")
     return report
@@ -89,6 +98,7 @@ def score_checkpoints(
     voxels: bool = False,
     flips: bool | None = None,
     device: str | None = None,
+    against: Path | None = None,
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Report:
@@ -103,11 +113,13 @@ def score_checkpoints(
         voxels: Distances in voxels too.
         flips: Average mirrored versions; by default as the recipe says.
         device: Where the networks compute.
+        against: report.json of another system on the same cases; differences are shown and kept.
         overwrite: Replace an existing evaluation.
         console: Where progress is shown.
 
     Raises:
-        InputError: No such split, a case without its label file, or an output that exists already.
+        InputError: No such split, a case without its label file, an output that exists already, or `against` is no
+            report on the same cases.
     """
     from medcontrast.inference.predict import Predictor
 
@@ -120,6 +132,7 @@ def score_checkpoints(
     _require_same_values(predictor.labels, manifest)
     _warn_of_training_cases(console, checkpoints, manifest, list(cases))
     rules = ScoringRules(manifest.labels, tolerance_mm or predictor.members[0].recipe.evaluation.tolerance_mm, voxels)
+    other = _other(against, cases, rules)
     worst, progress = WorstPredictions(), _progress(console, len(cases))
 
     def on_case(pair: Pair, scores: Sequence[TargetScore]) -> None:
@@ -135,7 +148,7 @@ def score_checkpoints(
         "label_table": manifest.labels.to_json(),
         "inference": predictor.settings.model_dump(mode="json"),
     }
-    _write(folder, report, facts)
+    _write(folder, report, {**facts, **_compared(console, report, other, against)})
 
     def row(case: str) -> OverlayRow:
         prediction = worst.predictions[case]
@@ -232,6 +245,30 @@ def _describe(path: Path) -> dict[str, Any]:
     file = resolve_checkpoint(path)
     header = read_header(file)
     return {"file": str(file), "sha256": checkpoint_hash(file), "step": header["step"], "network": header["network"]}
+
+
+def _other(against: Path | None, cases: Iterable[str], rules: ScoringRules) -> Report | None:
+    """The report to compare with; one that cannot be compared with is refused before anything is predicted."""
+    if against is None:
+        return None
+    report = Report.from_json(against)
+    wanted = layout(rules.labels.targets, [rules.tolerance_mm], voxels=rules.voxels)
+    require_comparable(cases, wanted, report, where=str(against))
+    return report
+
+
+def _compared(console: Console, report: Report, other: Report | None, against: Path | None) -> dict[str, Any]:
+    """Shows the differences and gives them for the file."""
+    if other is None:
+        return {}
+    found = paired_differences(report, other)
+    lines = [
+        f"Difference to {against}, this minus that, on the same {len(report.cases)} cases",
+        *difference_lines(found),
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
+    return {"against": {"report": str(against), "differences": differences_to_json(found)}}
 
 
 def _show(console: Console, report: Report) -> None:

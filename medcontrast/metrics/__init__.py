@@ -5,7 +5,8 @@ from medcontrast.metrics.case import TargetScore, score_case
 from medcontrast.metrics.definitions import DEFINITIONS, EMPTY_RULE, SURFACE_RULE, Definition
 from medcontrast.metrics.masks import diagonal_mm
 from medcontrast.metrics.overlap import dice, jaccard, volume_error_ml, volume_error_percent, volume_ml
-from medcontrast.metrics.report import Report, TargetSummary, paired_interval
+from medcontrast.metrics.paired import paired_differences
+from medcontrast.metrics.report import Report, TargetSummary
 from medcontrast.metrics.surface import (
     SurfaceDistances,
     asd_mm,
@@ -35,7 +36,7 @@ __all__ = [
     "hd95_max_directed_mm",
     "hd95_pooled_mm",
     "jaccard",
-    "paired_interval",
+    "paired_differences",
     "score_case",
     "surface_dice",
     "surface_distances",

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -80,6 +80,11 @@ class Report:
     def targets(self) -> list[str]:
         """Names of the targets, in order."""
         return [score.target for score in next(iter(self.cases.values()))]
+
+    @property
+    def layout(self) -> str:
+        """What was scored and how, in words, as `layout` gives them."""
+        return _layout(next(iter(self.cases.values())))
 
     @property
     def metrics(self) -> list[str]:
@@ -207,50 +212,19 @@ class Report:
         return lines
 
 
-def paired_interval(first: Report, second: Report) -> dict[str, dict[str, Interval]]:
-    """Mean difference of two reports on the same cases, first minus second, with its bootstrap interval.
-
-    Cases are drawn in pairs, so what is hard about a case cancels. Settings of the bootstrap are the first report's.
-
-    Args:
-        first: Scores of one system.
-        second: Scores of another on the same cases, in any order.
-
-    Returns:
-        Target -> name of the figure -> mean, SD and interval of the difference.
-
-    Raises:
-        InputError: The reports differ in cases, targets, tolerance or units.
-    """
-    if set(first.cases) != set(second.cases):
-        alone = sorted(set(first.cases) ^ set(second.cases))
-        raise InputError(
-            f"Paired reports need the same cases, but {len(alone)} of them stand in only one: {', '.join(alone[:5])}."
-        )
-    ours, theirs = (_layout(next(iter(report.cases.values()))) for report in (first, second))
-    if ours != theirs:
-        raise InputError(f"Paired reports need the same targets, tolerance and units, but got {ours} and {theirs}.")
-    return {name: _paired_target(first, second, position) for position, name in enumerate(first.targets)}
-
-
-def _paired_target(first: Report, second: Report, position: int) -> dict[str, Interval]:
-    names = list(first.cases)
-    differences = _matrix([first.cases[case][position] for case in names], first.metrics) - _matrix(
-        [second.cases[case][position] for case in names], first.metrics
-    )
-    intervals = bootstrap_intervals(differences, resamples=first.resamples, seed=first.seed, level=first.level)
-    return dict(zip(first.metrics, intervals, strict=True))
-
-
 def _matrix(scores: Sequence[TargetScore], metrics: Sequence[str]) -> NDArray[np.float64]:
     return np.array([[getattr(score, metric) for metric in metrics] for score in scores], dtype=np.float64)
 
 
+def layout(targets: Iterable[str], tolerances_mm: Iterable[float], *, voxels: bool) -> str:
+    """What is scored and how, in words: what differs in it cannot be compared."""
+    tolerances = " / ".join(map(str, sorted(set(tolerances_mm))))
+    return f"targets {', '.join(map(repr, targets))} at {tolerances} mm in {'mm and voxels' if voxels else 'mm'}"
+
+
 def _layout(scores: Sequence[TargetScore]) -> str:
-    names = ", ".join(repr(score.target) for score in scores)
-    tolerances = sorted({score.tolerance_mm for score in scores})
-    units = "mm and voxels" if all(score.hd95_pooled_voxel is not None for score in scores) else "mm"
-    return f"targets {names} at {' / '.join(map(str, tolerances))} mm in {units}"
+    voxels = all(score.hd95_pooled_voxel is not None for score in scores)
+    return layout([score.target for score in scores], [score.tolerance_mm for score in scores], voxels=voxels)
 
 
 def _row(score: TargetScore) -> dict[str, Any]:

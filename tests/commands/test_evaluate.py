@@ -123,6 +123,48 @@ def test_evaluate_masks(cli, tiny, masks):
     assert cli("evaluate", "--predictions", labels, "--labels", labels).code == 0
 
 
+def test_masks_against_an_earlier_evaluation(cli, refused, tiny, masks):
+    predictions, labels, folder = masks
+    words = ("--predictions", predictions, "--labels", labels)
+    assert cli("evaluate", *words, "-o", folder / "first").code == 0
+    array = np.asarray(nib.load(predictions / "case_0_seg.nii").dataobj).copy()
+    array[array == 1] = 0
+    tiny.write_nifti(predictions / "case_0_seg.nii", array)
+    before = folder / "first" / "report.json"
+    result = cli("evaluate", *words, "-o", folder / "second", "--against", before)
+    assert result.code == 0, result.err
+    shown = " ".join(result.out.split())
+    assert f"Difference to {before}, this minus that, on the same 2 cases label 1 Dice -0.5000" in shown
+    assert "label 2 Dice +0.0000 [+0.0000, +0.0000] larger in 0, p 1.000" in shown
+    kept = json.loads((folder / "second" / "evaluation.json").read_text())["against"]
+    assert kept["report"] == str(before)
+    assert kept["differences"]["label 1"]["dice"]["mean"] == -0.5
+    refused(
+        cli("evaluate", *words, "--against", before, "--tolerance-mm", "3"),
+        f"{before}: needs the same targets, tolerance and units to be compared, but has targets",
+    )
+    (labels / "case_1.nii").unlink()
+    (predictions / "case_1_seg.nii").unlink()
+    refused(
+        cli("evaluate", *words, "--against", before),
+        f"{before}: needs the same cases to be compared, but 1 of them stand in only one of the two: case_1.",
+    )
+    refused(cli("evaluate", *words, "--against", folder / "none.json"), "none.json: cannot be read as a report")
+
+
+def test_a_checkpoint_against_an_earlier_evaluation(cli, refused, trained, tmp_path):
+    words = ("evaluate", "--ckpt", trained.folder, "--device", "cpu")
+    assert cli(*words, "-o", tmp_path / "first").code == 0
+    before = tmp_path / "first" / "report.json"
+    result = cli(*words, "-o", tmp_path / "second", "--against", before)
+    assert result.code == 0, result.err
+    facts = json.loads((tmp_path / "second" / "evaluation.json").read_text())
+    found = facts["against"]["differences"]
+    assert all(each["mean"] == 0.0 and each["p"] == 1.0 for figures in found.values() for each in figures.values())
+    refused(cli(*words, "-o", tmp_path / "third", "--against", before, "--split", "labeled"), "needs the same cases")
+    assert not (tmp_path / "third").exists()
+
+
 def test_the_tolerance_is_the_one_that_is_named(cli, tiny, masks):
     predictions, labels, folder = masks
     _, label = tiny.make_scan(0, (20, 18, 22), [1, 2])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import math
@@ -14,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from medcontrast.errors import InputError, OutputError
-from medcontrast.metrics import EMPTY_RULE, Report, TargetScore, bootstrap_intervals, paired_interval, score_case
+from medcontrast.metrics import EMPTY_RULE, Report, TargetScore, bootstrap_intervals, score_case
 
 
 def score(dice: float, *, target: str = "left atrium", tolerance_mm: float = 2.0, **changes: object) -> TargetScore:
@@ -239,29 +238,3 @@ def test_cases_must_match() -> None:
         Report({"a": [score(0.5)], "b": [score(0.5, target="aorta")]})
     with pytest.raises(InputError, match="same targets, tolerance and units"):
         Report({"a": [score(0.5)], "b": [score(0.5, tolerance_mm=1.0)]})
-
-
-def test_paired_interval_by_hand() -> None:
-    first, second = report(0.9, 0.5, 0.7), report(0.8, 0.4, 0.6)
-    difference = paired_interval(first, second)["left atrium"]
-    # Every case differs by 0.1: no width at all, though the cases themselves lie far apart.
-    assert difference["dice"].mean == pytest.approx(0.1)
-    assert difference["dice"].low == pytest.approx(0.1)
-    assert difference["dice"].high == pytest.approx(0.1)
-    assert difference["hd95_pooled_mm"].mean == pytest.approx(-1.0)
-
-
-def test_paired_interval_matches_cases_by_name() -> None:
-    first = report(0.9, 0.5, 0.7, 0.3)
-    second = Report(dict(reversed(first.cases.items())))
-    assert paired_interval(first, second)["left atrium"]["dice"].sd == 0.0
-    mirrored = paired_interval(report(0.8, 0.4), report(0.5, 0.6))["left atrium"]["dice"]
-    assert (mirrored.low, mirrored.high) == (pytest.approx(-0.2), pytest.approx(0.3))
-
-
-def test_pairs_must_match() -> None:
-    with pytest.raises(InputError, match="same cases, but 1 of them stand in only one: case2"):
-        paired_interval(report(0.9, 0.5, 0.7), report(0.9, 0.5))
-    other = Report({name: [dataclasses.replace(score(0.5), tolerance_mm=1.0)] for name in ("case0", "case1")})
-    with pytest.raises(InputError, match="same targets, tolerance and units"):
-        paired_interval(report(0.9, 0.5), other)

@@ -1,0 +1,82 @@
+"""Two reports on the same cases: by hand, by case name, and exact sentences."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from medcontrast.errors import InputError
+from medcontrast.metrics import Report, TargetScore, paired_differences
+from medcontrast.metrics.paired import difference_lines, differences_to_json
+
+
+def score(dice: float) -> TargetScore:
+    return TargetScore(
+        target="left atrium",
+        dice=dice,
+        jaccard=dice / (2 - dice),
+        hd95_pooled_mm=10 * (1 - dice),
+        hd95_max_directed_mm=12 * (1 - dice),
+        asd_mm=1 - dice,
+        assd_mm=1 - dice,
+        surface_dice=dice,
+        tolerance_mm=2.0,
+        volume_ml_prediction=50.0,
+        volume_ml_reference=40.0,
+        volume_error_ml=10.0,
+        volume_error_percent=25.0,
+        missed=False,
+        invented=False,
+    )
+
+
+def report(*dices: float) -> Report:
+    return Report({f"case{number}": [score(dice)] for number, dice in enumerate(dices)})
+
+
+def test_by_hand() -> None:
+    difference = paired_differences(report(0.9, 0.5, 0.7), report(0.8, 0.4, 0.6))["left atrium"]
+    # Every case differs by 0.1: no width at all, though the cases themselves lie far apart.
+    assert difference["dice"].interval.mean == pytest.approx(0.1)
+    assert difference["dice"].interval.low == pytest.approx(0.1)
+    assert difference["dice"].interval.high == pytest.approx(0.1)
+    assert difference["hd95_pooled_mm"].interval.mean == pytest.approx(-1.0)
+    assert (difference["dice"].better, difference["hd95_pooled_mm"].better) == (3, 0)
+    assert difference["dice"].p == pytest.approx(0.25)  # 2 of the 8 signings of three equal ranks are as far out
+
+
+def test_cases_are_matched_by_name() -> None:
+    first = report(0.9, 0.5, 0.7, 0.3)
+    second = Report(dict(reversed(first.cases.items())))
+    same = paired_differences(first, second)["left atrium"]["dice"]
+    assert (same.interval.sd, same.better, same.p) == (0.0, 0, 1.0)
+    mixed = paired_differences(report(0.8, 0.4), report(0.5, 0.6))["left atrium"]["dice"]
+    assert (mixed.interval.low, mixed.interval.high) == (pytest.approx(-0.2), pytest.approx(0.3))
+
+
+def test_what_is_shown_and_kept() -> None:
+    found = paired_differences(report(0.9, 0.5, 0.7), report(0.8, 0.6, 0.6))
+    lines = difference_lines(found)
+    assert lines[0] == "left atrium"
+    assert lines[1].split() == ["Dice", "+0.0333", "[-0.1000,", "+0.1000]", "larger", "in", "2,", "p", "1.000"]
+    assert "not corrected" in lines[-1]
+    kept = differences_to_json(found)["left atrium"]
+    assert list(kept) == list(found["left atrium"])
+    assert list(kept["dice"]) == ["mean", "sd", "low", "high", "better", "p"]
+    (alone, *_) = difference_lines(paired_differences(report(0.9), report(0.8)))[1:]
+    assert "[" not in alone  # one case has no interval
+
+
+def test_pairs_must_match() -> None:
+    with pytest.raises(
+        InputError,
+        match=r"The other report: needs the same cases .* but 1 of them stand in only one of the two: case2",
+    ):
+        paired_differences(report(0.9, 0.5, 0.7), report(0.9, 0.5))
+    other = Report({name: [dataclasses.replace(score(0.5), tolerance_mm=1.0)] for name in ("case0", "case1")})
+    with pytest.raises(
+        InputError,
+        match=r"same targets, tolerance and units .* but has targets 'left atrium' at 1.0 mm in mm, not .* at 2.0 mm",
+    ):
+        paired_differences(report(0.9, 0.5), other)

@@ -70,6 +70,8 @@ def shrink(recipe: Recipe) -> Recipe:
         tree["method"]["patch"] = small
     if "contrast" in tree["method"] and "region" in tree["method"]["contrast"]:
         tree["method"]["contrast"]["region"] = min(tree["method"]["contrast"]["region"], 8)
+    if "pretrain_steps" in tree["method"]:
+        tree["method"]["pretrain_steps"] = 1
     tree["train"] |= {"steps": 2, "precision": "32-true", "log_every": 1, "validate_every": None, "init_from": None}
     for rows in ("labeled_rows", "unlabeled_rows"):
         tree["train"][rows] = min(tree["train"][rows], 2 * tree["train"]["accumulate"])

@@ -71,18 +71,14 @@ def infer(
 
 
 def _scans(inputs: list[Path], manifest: Path | None, split: str, channels: Sequence[str]) -> list[Scan]:
-    from medcontrast.inference.inputs import find_scans, scans_of_split
+    from medcontrast.inference.inputs import find_scans, require_same_channels, scans_of_split
 
     if manifest is None:
         return find_scans(inputs, channels)
     from medcontrast.data.manifest import load_manifest
 
     listed = load_manifest(manifest)
-    if len(listed.channels) != len(channels):
-        raise InputError(
-            f"{manifest}: has {len(listed.channels)} channel(s) ({', '.join(listed.channels)}), "
-            f"but the checkpoint takes {len(channels)} ({', '.join(channels)})."
-        )
+    require_same_channels(listed.channels, channels, manifest)
     return scans_of_split(listed, split)
 
 

@@ -83,9 +83,11 @@ class Trainer:
         if self.state.step >= total:
             raise InputError(
                 f"{self.run.folder}: this run is finished ({self.state.step} of {total} steps). "
-                f"To go on, ask for more: --set train.steps={self.state.step + total}"
+                f"To go on, ask for more: --set train.steps={self.state.step + total} (schedules are of all steps, so "
+                "that the learning rate goes up again)"
             )
         self.run.require_recipe(saved["header"]["recipe"])
+        self.run.require_same_cases(saved["header"], self.job.header())
         try:
             self.method.load_state_dict(saved["method"])
             self.optimizer.load_state_dict(saved["optimizer"])
@@ -129,7 +131,7 @@ class Trainer:
                 self.state.step, self.state.seconds = step + 1, before + time.monotonic() - began
                 shown.advance(step + 1, terms["loss"])
                 self._record(step + 1, terms, curves)
-                if validator is not None and every and (step + 1) % every == 0:
+                if validator is not None and every and ((step + 1) % every == 0 or step + 1 == train.steps):
                     self._validate(validator, shown, curves)
                 if self._should_stop(stop):
                     break
@@ -208,7 +210,7 @@ class Trainer:
             shown.validated(self.state.step, dice)
             if self.state.best_dice is None or dice > self.state.best_dice:
                 self.state.best_dice, self.state.best_step = dice, self.state.step
-                self._save_weights(self.run.folder / checkpoint.BEST)
+                self._save_weights(self.run.folder / checkpoint.BEST, chosen_on=validator.names)
         self.fabric.barrier()
 
     def _should_stop(self, stop: StopRequest) -> bool:
@@ -235,8 +237,8 @@ class Trainer:
             )
         self.fabric.barrier()
 
-    def _save_weights(self, path: Any) -> None:
-        checkpoint.save_weights(path, self.job.network().state_dict(), self._header())
+    def _save_weights(self, path: Any, **more: Any) -> None:
+        checkpoint.save_weights(path, self.job.network().state_dict(), {**self._header(), **more})
 
     def _inference_prefix(self) -> str:
         network = self.job.network()

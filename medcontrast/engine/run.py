@@ -133,6 +133,23 @@ class Run:
                 f"{found.old}. Put it back, or train anew in another folder."
             )
 
+    def require_same_cases(self, saved: dict[str, Any], now: dict[str, Any]) -> None:
+        """Refuses to go on with other cases, channels or labels, as after manifest.json was edited by hand.
+
+        Args:
+            saved: Header of the checkpoint.
+            now: Header that a checkpoint would have now.
+
+        Raises:
+            CheckpointError: Naming what differs.
+        """
+        for key, words in (("labels", "labels"), ("channels", "channels"), ("trained_on", "training cases")):
+            if saved.get(key) != now[key]:
+                raise CheckpointError(
+                    f"{self.folder / MANIFEST}: its {words} are not those of the checkpoint. Put them back, or train "
+                    "anew in another folder."
+                )
+
     def write_facts(self, facts: dict[str, Any], *, resumed: bool = False) -> None:
         """Writes run.json: versions, commit, what the caller derived; and what it said of a resumed run before."""
         path = self.folder / FACTS

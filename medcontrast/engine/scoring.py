@@ -121,6 +121,7 @@ def score_checkpoints(
         InputError: No such split, a case without its label file, an output that exists already, or `against` is no
             report on the same cases.
     """
+    from medcontrast.inference.inputs import require_same_channels
     from medcontrast.inference.predict import Predictor
 
     console = console or Console()
@@ -129,7 +130,8 @@ def score_checkpoints(
     folder = output or _default_output(checkpoints, split)
     require_free(*(folder / name for name in FILES), overwrite=overwrite)
     predictor = Predictor.load(checkpoints, device=device, overrides={} if flips is None else {"flips": flips})
-    _require_same_values(predictor.labels, manifest)
+    require_same_channels(manifest.channels, predictor.channels, manifest.path)
+    _require_same_labels(predictor.labels, manifest)
     _warn_of_training_cases(console, checkpoints, manifest, list(cases))
     rules = ScoringRules(manifest.labels, tolerance_mm or predictor.members[0].recipe.evaluation.tolerance_mm, voxels)
     other = _other(against, cases, rules)
@@ -216,11 +218,18 @@ def _default_output(checkpoints: list[Path], split: str) -> Path:
     return (first if first.is_dir() else first.parent) / f"evaluation_{split}_{stem}"
 
 
-def _require_same_values(labels: LabelTable, manifest: Manifest) -> None:
+def _require_same_labels(labels: LabelTable, manifest: Manifest) -> None:
+    """Values always, and names where there are several: a left and a right must not be scored as one another."""
     if labels.values != manifest.labels.values:
         raise InputError(
             f"{manifest.path}: its label values {list(manifest.labels.values)} are not those the checkpoint was "
             f"trained for, {list(labels.values)}."
+        )
+    ours, theirs = ([f"{label.value} {label.name}" for label in table.labels] for table in (manifest.labels, labels))
+    if len(ours) > 1 and ours != theirs:
+        raise InputError(
+            f"{manifest.path}: its labels are {', '.join(ours)}, but the checkpoint was trained for "
+            f"{', '.join(theirs)}; give equal structures equal values and names."
         )
 
 
@@ -228,14 +237,16 @@ def _warn_of_training_cases(console: Console, checkpoints: list[Path], manifest:
     from medcontrast.checkpoint import read_header, resolve_checkpoint
 
     for path in checkpoints:
-        trained = read_header(resolve_checkpoint(path)).get("trained_on", {})
-        for kind, names in trained.items():
-            seen = sorted(set(names) & set(cases))
+        header = read_header(resolve_checkpoint(path))
+        uses = {f"were {kind} training cases of": names for kind, names in header.get("trained_on", {}).items()}
+        uses["were what chose"] = header.get("chosen_on", [])
+        for use, names in uses.items():
+            seen = set(names) & set(cases)
             if seen:
                 say(
                     console,
-                    f"Warning: {len(seen)} of {len(cases)} cases of {manifest.name} were {kind} training cases of "
-                    f"{path}; this is not a score on new cases.",
+                    f"Warning: {len(seen)} of {len(cases)} cases of {manifest.name} {use} {path}; this is not a score "
+                    "on new cases.",
                 )
 
 

@@ -53,6 +53,7 @@ class Validator:
         self.folder, self.recipe, self.device, self.autocast = folder, recipe, device, autocast
         self.cases = PreparedCases(manifest.validation, recipe.data, manifest.labels, read_labels=True)
         self.labels = manifest.labels
+        self.names = [case.name for case in manifest.validation]
 
     def open(self) -> None:
         """Reads every case once, so that one that cannot be used is known before the first validation.

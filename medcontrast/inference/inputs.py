@@ -51,6 +51,29 @@ def find_scans(inputs: Sequence[Path], channels: Sequence[str]) -> list[Scan]:
     return [Scan(name, group, tuple(map(str, group))) for name, group in zip(names, groups, strict=True)]
 
 
+def require_same_channels(listed: Sequence[str], wanted: Sequence[str], where: object) -> None:
+    """Refuses a manifest whose channels are not those of a checkpoint; one alone may be called anything.
+
+    Args:
+        listed: Names of the manifest's channels, in order.
+        wanted: Names of the checkpoint's.
+        where: The manifest's path, for the sentence.
+
+    Raises:
+        ManifestError: Another number of channels, or several with other names or in another order.
+    """
+    if len(listed) != len(wanted):
+        raise ManifestError(
+            f"{where}: has {len(listed)} channel(s) ({', '.join(listed)}), but the checkpoint takes {len(wanted)} "
+            f"({', '.join(wanted)})."
+        )
+    if len(wanted) > 1 and list(listed) != list(wanted):
+        raise ManifestError(
+            f"{where}: its channels are {', '.join(listed)}, but the checkpoint takes {', '.join(wanted)}, in this "
+            "order; list each case's images so, or give the channels these names."
+        )
+
+
 def scans_of_split(manifest: Manifest, split: str) -> list[Scan]:
     """The cases of a manifest's split, called by their case names.
 

@@ -50,7 +50,7 @@ class ForegroundBackgroundContrast(nn.Module):
         labeled_rows: int,
         confidence: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """`pull_foreground`, `pull_background` and `push`, each averaged over the classes present.
+        """`pull_foreground`, `pull_background` and `push`, averaged over the classes that have a cell with both kinds.
 
         Args:
             features: (b, c, x, y, z), from the student.
@@ -67,13 +67,14 @@ class ForegroundBackgroundContrast(nn.Module):
         # all processes choose among all cells, in the order that one process would have them in: labeled rows first
         kinds = gather(torch.cat([valid, true[:, None]], dim=1))
         order = torch.argsort(~kinds[:, -1], stable=True)
+        present = kinds[:, :-1].any(dim=0).sum().clamp_min(1)
         for k in range(self.classes):
             chosen = order[self._choose(kinds[order, k])]
             foreground = gather_chosen(embeddings.foreground[:, k], chosen)
             background = gather_chosen(embeddings.background[:, k], chosen)
             counts, labeled = kinds[chosen, k], kinds[chosen, -1]
             for name, value in self._terms(k, foreground, background, counts).items():
-                sums[name] = sums[name] + value / self.classes
+                sums[name] = sums[name] + value / present
             if self.settings.memory and self.training:
                 keep = counts & labeled
                 self._fresh.append((k, foreground[keep].detach(), background[keep].detach()))

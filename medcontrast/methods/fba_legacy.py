@@ -47,7 +47,8 @@ class FBALegacy(Method):
             "consistency": mutual_consistency(logits, settings.temperature),
             **self._contrast(logits),
         }
-        ramp = gaussian_ramp_up(info.step, settings.ramp_up_steps, hold_steps=settings.ramp_hold_steps)
+        # the public code counts the step before it asks for the weight
+        ramp = gaussian_ramp_up(info.step + 1, settings.ramp_up_steps, hold_steps=settings.ramp_hold_steps)
         contrast = terms["pull_foreground"] + terms["pull_background"] + terms["push"]
         loss = settings.dice_weight * dice + settings.consistency_weight * ramp * terms["consistency"]
         return {"loss": loss + settings.contrast_weight * contrast, **terms}

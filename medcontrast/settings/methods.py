@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from medcontrast.settings.base import Decay, Settings, Weight, require_used
 
@@ -77,7 +77,8 @@ class ContrastSettings(Settings):
     """What the head averages inside and outside of the maps: the last decoder features, or the logits they give."""
     region: int = Field(default=4, ge=0, le=64)
     """Side in voxels of the cells whose insides and outsides are embedded, along class borders; must divide the
-    patch. 0 embeds whole patches, one foreground and one background a row, which the head alone tells apart."""
+    patch. 0 embeds whole patches, one foreground and one background a row, which the head alone tells apart. A cell of
+    one voxel cannot hold both."""
     regions: int = Field(default=256, ge=2)
     """Most cells of a class in one step; chosen evenly where there are more."""
     weigh_by_confidence: bool = False
@@ -88,6 +89,13 @@ class ContrastSettings(Settings):
     """The paper: 2.5."""
     memory: int = Field(default=256, ge=0)
     """Embeddings of labeled rows of past steps that are references too, for each class and kind; 0 keeps none."""
+
+    @field_validator("region")
+    @classmethod
+    def _holds_both_kinds(cls, region: int) -> int:
+        if region == 1:
+            raise ValueError("must be 0, or 2 or more: a cell of one voxel cannot hold a foreground and a background")
+        return region
 
 
 class UAMTSettings(Settings):

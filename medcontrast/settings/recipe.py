@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from medcontrast.settings.base import Settings
 from medcontrast.settings.data import LEAST_SIDE, AugmentSettings, DataSettings
 from medcontrast.settings.methods import (
+    BCPSettings,
     FBALegacySettings,
     FBANetSettings,
     MCNetSettings,
@@ -126,6 +127,8 @@ def _method_faults(recipe: Recipe) -> list[str]:
         region = method.contrast.region
         if any(side % region for side in recipe.data.patch):
             faults.append(f"method.contrast.region {region} does not divide data.patch {list(recipe.data.patch)}")
+    if isinstance(method, BCPSettings):
+        faults += _bcp_faults(method, recipe.train)
     several = recipe.network.decoders > 1
     if isinstance(method, MCNetSettings) and not several:
         faults.append("method mc_net needs network vnet or dynunet with decoders: 2 or 3")
@@ -147,4 +150,19 @@ def _method_faults(recipe: Recipe) -> list[str]:
         faults.append(f"method.patch {list(method.patch)} must be data.patch {list(recipe.data.patch)}")
     if recipe.network.name != "vnet" or recipe.network.decoders != 3:
         faults.append("method fba_legacy needs network vnet with decoders: 3")
+    return faults
+
+
+def _bcp_faults(method: BCPSettings, train: TrainSettings) -> list[str]:
+    faults = []
+    if method.pretrain_steps >= train.steps:
+        faults.append(
+            f"method.pretrain_steps {method.pretrain_steps} must be less than train.steps {train.steps}: after them "
+            "unlabeled scans are learned from"
+        )
+    if method.pretrain_steps and train.labeled_rows // train.accumulate < 2:
+        faults.append(
+            "method bcp pastes between labeled rows in its method.pretrain_steps and needs 2 of them in a micro-batch, "
+            f"but train.labeled_rows {train.labeled_rows} and train.accumulate {train.accumulate} leave one"
+        )
     return faults

@@ -57,7 +57,7 @@ def test_supervised_without_views_takes_the_image(tiny, make):
 def test_legacy_loss_is_the_weighted_sum_of_its_terms(tiny, make):
     method = make("fba_legacy", ramp_up_steps=6000, ramp_hold_steps=150, consistency_weight=2.0, contrast_weight=3.0)
     with torch.no_grad():
-        for step, ramp in ((0, math.exp(-5)), (149, math.exp(-5)), (3000, math.exp(-1.25)), (6000, 1.0)):
+        for step, ramp in ((0, math.exp(-5)), (148, math.exp(-5)), (149, math.exp(-5 * (39 / 40) ** 2)), (5999, 1.0)):
             terms = method.losses(tiny.make_batch(), INFO._replace(step=step))
             contrast = terms["pull_foreground"] + terms["pull_background"] + terms["push"]
             expected = 0.5 * terms["dice"] + 2.0 * ramp * terms["consistency"] + 3.0 * contrast

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from medcontrast.data.images.images import Images
 from medcontrast.data.images.manifest import ImageManifest
@@ -29,10 +30,13 @@ from medcontrast.metrics.counterfactual import MeanDifference, category_effect, 
 from medcontrast.networks.modes import evaluating
 from medcontrast.networks.parents import Parent
 from medcontrast.networks.predictor import Predictor
+from medcontrast.transforms.draws import row_generator
 
 SCORES = "metrics.json"
 PREDICTOR_ROWS = 64
-_LR, _BALANCE = 0.002, 0.5
+_LR = 0.002
+_SHIFT = 0.1
+"""Of an image's sides: how far the predictor's images are moved, lest it knows those of rare domains by heart."""
 
 
 def train_predictor(
@@ -43,7 +47,10 @@ def train_predictor(
     seed: int,
     tell: Callable[[str], None] = lambda sentence: None,
 ) -> Predictor:
-    """A ResNet-20 that learns every parent from the training images; half of its rows are drawn uniform over domains.
+    """A ResNet-20 that learns every parent from the training images, moved by a few pixels.
+
+    Its rows are drawn uniform over domains, as interventions are: a predictor that learned how often domains occur
+    would take a rare one for a common one that looks like it.
 
     Raises:
         InputError: An image lacks a parent.
@@ -57,11 +64,11 @@ def train_predictor(
     torch.manual_seed(seed)
     predictor = Predictor(data.channels, numbers.shape[1]).to(device).train()
     domains = [case.domain or "" for case in cases]
-    rows = iter(BalancedSampler(domains, _BALANCE, PREDICTOR_ROWS, seed, steps=steps))
+    rows = iter(BalancedSampler(domains, 1.0, PREDICTOR_ROWS, seed, steps=steps))
 
     def loss_at(step: int) -> Tensor:
         places = [key.case_index for key in next(rows)]
-        found = predictor(images.load(places).to(device))
+        found = predictor(_moved(images.load(places), seed, step).to(device))
         return torch.stack(parent_losses(found, numbers[places].to(device), widths)).sum()
 
     def tell_some(step: int, loss: Tensor) -> None:
@@ -170,6 +177,16 @@ def write_scores(
         "predictor": predictor,
     }
     write_text(folder / SCORES, json.dumps({**facts, **found}, indent=1) + "\n")
+
+
+def _moved(image: Tensor, seed: int, step: int) -> Tensor:
+    """Each row moved by whole pixels, up to `_SHIFT` of the sides; the edge's pixels fill what is uncovered."""
+    rows, _, *sides = image.shape
+    most = [round(_SHIFT * side) for side in sides]
+    padded = functional.pad(image, (most[1], most[1], most[0], most[0]), mode="replicate")
+    draws = row_generator(seed, step, 0, "predictor's shift")
+    x, y = (draws.integers(0, 2 * limit + 1, rows).tolist() for limit in most)
+    return torch.stack([padded[r, :, x[r] : x[r] + sides[0], y[r] : y[r] + sides[1]] for r in range(rows)])
 
 
 def _predicted(predictor: nn.Module, image: Tensor, generator: Generator) -> Tensor:

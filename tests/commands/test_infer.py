@@ -336,6 +336,13 @@ def test_a_manifests_split(run: Run) -> None:
     assert run("--manifest", "m.json", "--ckpt", "runs/two").err == (
         "m.json: has 1 channel(s) (image), but the checkpoint takes 2 (t2, adc)."
     )
+    cases[0]["image"] = ["i/one.nii.gz", "i/one.nii.gz"]
+    swapped = {**LABELS, "root": "data", "channels": {"0": "adc", "1": "t2"}, "test": cases}
+    Path("swapped.json").write_text(json.dumps(swapped))
+    assert run("--manifest", "swapped.json", "--ckpt", "runs/two").err == (
+        "swapped.json: its channels are adc, t2, but the checkpoint takes t2, adc, in this order; list each case's "
+        "images so, or give the channels these names."
+    )
 
 
 def test_two_channels(run: Run) -> None:

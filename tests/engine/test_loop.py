@@ -17,7 +17,6 @@ from medcontrast.checkpoint import load_resume, load_weights, read_header
 from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run
 from medcontrast.engine.stopping import StopRequest
-from medcontrast.engine.validate import Validator
 from medcontrast.errors import CheckpointError, InputError, RecipeError
 
 
@@ -304,22 +303,6 @@ def test_checkpoints_say_which_voxels_were_trained_on(tiny, tmp_path):
     (tmp_path / "data" / "images").rename(tmp_path / "elsewhere")
     trainer.save()
     assert read_header(run.folder / "last.safetensors")["spacing_mm"] == kept
-
-
-def test_the_recipe_may_ask_for_the_student(tiny, tmp_path, monkeypatch):
-    """It is validated, then, as well: best.safetensors holds what its Dice is of."""
-    validated, plain = [], Validator.__call__
-    monkeypatch.setattr(
-        Validator, "__call__", lambda self, network, step: validated.append(network) or plain(self, network, step)
-    )
-    tree = tiny.set_key(tiny.recipe_tree("mean_teacher", steps=2, validate_every=1), "inference.network", "student")
-    run = tiny.make_run(tmp_path, tree, validation=1)
-    trainer = tiny.train(run)
-    assert len(validated) == 2 and all(network is trainer.method.student for network in validated)
-    weights, header = load_weights(run.folder / "last.safetensors")
-    assert header["network"] == "student"
-    student = trainer.method.student.state_dict()
-    assert all(torch.equal(weights[name], student[name]) for name in weights)
 
 
 def test_validation_chooses_best_by_its_dice(tiny, tmp_path):

@@ -40,6 +40,10 @@ def info(step=0):
 
 
 def fill(method, seed=3):
+    """With past keys, and a momentum encoder that is not the student's twin."""
+    with torch.no_grad():
+        for weight in method.momentum.parameters():
+            weight.mul_(1.1).add_(0.01)
     method.queue.enqueue_class(0, torch.randn(8, 6, generator=torch.Generator().manual_seed(seed)))
     return method
 
@@ -168,6 +172,50 @@ def test_values_of_the_fact_sheet(queue, temperature, similarity, expected):
     assert float(queue_nce(query, key, past, temperature=temperature)) == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("queue", "temperature", "similarity", "expected"),
+    [(65536, 0.2, 0.0, 22.1807), (65536, 0.2, 1.0, 12.1852), (4096, 0.1, 1.0, 0.3411)],
+)
+def test_sums_of_the_fact_sheet(queue, temperature, similarity, expected):
+    method = make("leoclr", reduction="sum", temperature=temperature, queue=queue, embedding_channels=3)
+    method.queries, method.keys = (lambda image: image), (lambda image, *_: image)
+    method.queue.enqueue_class(0, torch.tensor([[0.0, 0.0, 1.0]]).expand(queue, 3))
+    crop = torch.tensor([[similarity, math.sqrt(1 - similarity**2), 0.0]])
+    views = {"anchor": torch.tensor([[1.0, 0.0, 0.0]]), "first": crop, "second": crop}
+    assert float(method.losses({"views": views}, info())["loss"]) == pytest.approx(expected, abs=2e-4)
+
+
+def test_how_the_crops_stand_to_each_other_does_not_matter():
+    """The second crop turns about the anchor: its cosine with the first changes, with the anchor and the past not."""
+    method, every = make("leoclr", reduction="sum", temperature=0.2), torch.eye(6)
+    method.queue.enqueue_class(0, every[4:])
+    method.queries, method.keys = (lambda image: image), (lambda image, *_: image)
+    found = []
+    for turn in (0.0, 1.0, 2.5):
+        second = 0.6 * every[0] + 0.8 * (math.cos(turn) * every[1] + math.sin(turn) * every[2])
+        views = {"anchor": every[:1], "first": (0.6 * every[0] + 0.8 * every[1])[None], "second": second[None]}
+        assert float(views["first"] @ views["second"].T) == pytest.approx(0.36 + 0.64 * math.cos(turn), abs=1e-6)
+        found.append(float(method.losses({"views": views}, info())["loss"]))
+    assert found == pytest.approx([found[0]] * 3, rel=1e-6)
+
+
+def test_the_first_crop_s_keys_enter_the_queue():
+    method, batch = make("leoclr"), make_batch()
+    method.losses(batch, info())
+    method.after_step(info())
+    with torch.no_grad():
+        first, second = (embed(method.momentum, batch["views"][name]) for name in ("first", "second"))
+    # the momentum encoder has its student's weights, so that the step did not move it
+    torch.testing.assert_close(method.past().double(), first, rtol=1e-4, atol=1e-5)
+    assert float((method.past().double() - second).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_student_is_what_a_run_leaves_behind(name):
+    method = make(name)
+    assert method.inference_network() is method.student
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_every_term_reaches_the_student_and_nothing_else(name):
     method, batch = make(name), make_batch()
@@ -235,8 +283,13 @@ def test_keys_go_through_in_another_order_and_come_back_in_theirs():
 
 
 def test_one_step_costs_three_forward_passes_of_leoclr_and_two_of_moco():
-    for name, expected in (("moco_v2", (1, 1)), ("leoclr", (1, 2))):
-        method, passes = fill(make(name)), [0, 0]
+    kinds = (
+        ("moco_v2", {}, (1, 1)),
+        ("leoclr", {}, (1, 2)),
+        ("leoclr", {"roles": "crops_query"}, (2, 1)),
+    )
+    for name, keys, expected in kinds:
+        method, passes = fill(make(name, **keys)), [0, 0]
         for place, network in enumerate((method.student, method.momentum[0])):
             network.register_forward_hook(
                 lambda *_, place=place, passes=passes: passes.__setitem__(place, passes[place] + 1)

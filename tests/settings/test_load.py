@@ -195,6 +195,35 @@ def test_one_fault(tiny, key, value, sentence, faults):
 
 
 @pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (
+            {"method.pretrain_steps": 6},
+            "method.pretrain_steps 6 must be less than train.steps 6: after them unlabeled scans are learned from",
+        ),
+        (
+            {"train.labeled_rows": 1},
+            "method bcp pastes between labeled rows in its method.pretrain_steps and needs 2 of them in a micro-batch, "
+            "but train.labeled_rows 1 and train.accumulate 1 leave one",
+        ),
+        ({"train.labeled_rows": 1, "method.pretrain_steps": 0}, None),
+    ],
+)
+def test_bcp_that_would_not_paste_is_refused(tiny, faults, values, sentence):
+    tree = tiny.recipe_tree("bcp", steps=6)
+    for key, value in values.items():
+        tree = tiny.set_key(tree, key, value)
+    assert (faults(tree) if sentence else recipe_from_tree(tree, where="it").method.name) == (
+        [sentence] if sentence else "bcp"
+    )
+
+
+def test_a_cell_of_one_voxel_is_refused(tiny, faults):
+    (fault,) = faults(tiny.set_key(tiny.recipe_tree("fba_net"), "method.contrast.region", 1))
+    assert "must be 0, or 2 or more: a cell of one voxel cannot hold a foreground and a background" in fault
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         ("train.optimizer", {"name": "sgd", "momentum": 0.5, "nesterov": True}),

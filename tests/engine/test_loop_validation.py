@@ -1,0 +1,71 @@
+"""Validation inside a run, what it leaves behind, and resumes of a run whose cases were edited. Property, sentences."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from medcontrast.checkpoint import load_weights, read_header
+from medcontrast.engine.run import Run
+from medcontrast.engine.validate import Validator
+from medcontrast.errors import CheckpointError
+
+
+def test_the_recipe_may_ask_for_the_student(tiny, tmp_path, monkeypatch):
+    """It is validated, then, as well: best.safetensors holds what its Dice is of."""
+    validated, plain = [], Validator.__call__
+    monkeypatch.setattr(
+        Validator, "__call__", lambda self, network, step: validated.append(network) or plain(self, network, step)
+    )
+    tree = tiny.set_key(tiny.recipe_tree("mean_teacher", steps=2, validate_every=1), "inference.network", "student")
+    run = tiny.make_run(tmp_path, tree, validation=1)
+    trainer = tiny.train(run)
+    assert len(validated) == 2 and all(network is trainer.method.student for network in validated)
+    weights, header = load_weights(run.folder / "last.safetensors")
+    assert header["network"] == "student"
+    student = trainer.method.student.state_dict()
+    assert all(torch.equal(weights[name], student[name]) for name in weights)
+
+
+def test_the_last_step_is_validated_whatever_the_interval(tiny, tmp_path):
+    for every, expected in ((2, [2, 3]), (50, [3])):
+        run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=3, validate_every=every), validation=1, name=f"v{every}")
+        tiny.train(run)
+        assert [record["step"] for record in tiny.read_log(run) if "validation_dice" in record] == expected
+        assert (run.folder / "best.safetensors").is_file()
+
+
+def test_best_names_the_cases_that_chose_it_and_evaluate_says_so(cli, tiny, tmp_path):
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=2, validate_every=1), validation=2)
+    tiny.train(run)
+    names = [case.name for case in run.manifest.validation]
+    assert read_header(run.folder / "best.safetensors")["chosen_on"] == names
+    assert "chosen_on" not in read_header(run.folder / "last.safetensors")
+    words = ("--split", "validation", "--manifest", run.folder / "manifest.json", "--device", "cpu")
+    for file, said in (("best.safetensors", True), ("last.safetensors", False)):
+        result = cli("evaluate", "--ckpt", run.folder / file, *words, "-o", tmp_path / file)
+        assert result.code == 0, result.err
+        warning = (
+            f"Warning: 2 of 2 cases of tiny were what chose {run.folder / file}; this is not a score on new cases."
+        )
+        assert (warning in " ".join(result.out.split())) is said
+
+
+@pytest.mark.parametrize(("key", "words"), [("labeled", "training cases"), ("labels", "labels")])
+def test_cases_edited_after_the_checkpoint_are_refused(tiny, tmp_path, key, words):
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=4))
+    tiny.train(run, steps=2)
+    path = run.folder / "manifest.json"
+    kept = path.read_text(encoding="utf-8")
+    tree = json.loads(kept)
+    if key == "labeled":
+        tree["labeled"][0]["case"] = "another"
+    else:
+        tree["labels"] = {"0": "background", "1": "back", "2": "front"}
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=rf"manifest\.json: its {words} are not those of the checkpoint\. Put"):
+        tiny.train(Run.open(run.folder), resume=True)
+    path.write_text(kept, encoding="utf-8")
+    assert tiny.train(Run.open(run.folder), resume=True).state.step == 4

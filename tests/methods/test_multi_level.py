@@ -11,6 +11,7 @@ import torch
 from medcontrast.batch import StepInfo
 from medcontrast.errors import InputError
 from medcontrast.losses.info_nce import queue_nce
+from medcontrast.losses.multi_level import level_nce
 from medcontrast.methods.multi_level import HIGH, LOW, MultiLevel
 from medcontrast.networks.encoders2d import build_encoder
 from medcontrast.settings.multi_level import MultiLevelSettings
@@ -191,6 +192,27 @@ def test_mining_lets_in_more_negatives_step_by_step_and_more_queries_epoch_by_ep
 def test_cross_negatives_of_both_qualities_are_more():
     low, both = (fill(make(cross_negatives=kind)).losses(make_batch(), info())["cross"] for kind in ("low", "both"))
     assert float(both.detach()) > float(low.detach())
+    method, views = fill(make(cross_negatives="both")), make_batch()["views"]
+    query, key = method.head(method.student(views["query_low"])), keys_of(method, views["key_high"])
+    expected = queue_nce(query, key, torch.cat([method.past(HIGH), method.past(LOW)]), temperature=0.07)
+    torch.testing.assert_close(both, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_mined_queries_count_hard_or_soft_by_the_setting(soft):
+    views, plain = make_batch()["views"], fill(make())
+    with torch.no_grad():
+        query, key = plain.head(plain.student(views["query_high"])), keys_of(plain, views["key_high"])
+        past = plain.past(HIGH)
+        own = [queue_nce(query[r : r + 1], key[r : r + 1], past, temperature=0.07) for r in range(len(query))]
+        pace = 1.02 * float(max(own))  # the hardest query counts for nearly nothing in the soft form
+        hard, weighed = (
+            level_nce(query, key, past, temperature=0.07, loss_pace=pace, soft=form).loss for form in (False, True)
+        )
+    assert float(abs(hard / weighed - 1)) > 0.02
+    method = fill(make(mine_queries={"start": pace, "growth": 1.1, "soft": soft}))
+    found = method.losses(make_batch(), info())["high"]
+    torch.testing.assert_close(found, weighed if soft else hard, rtol=1e-4, atol=0)
 
 
 def test_a_bfloat16_step_stays_finite():

@@ -117,6 +117,22 @@ def test_a_counterfactual_moves_the_image_by_the_difference_of_the_means(form):
     torch.testing.assert_close(found, expected)
 
 
+def test_means_and_the_counterfactual_end_at_the_range_by_hand():
+    """x* = clamp(x + clamp(mean*) - clamp(mean)): with a mean beyond -1..1 each of the three decides some pixel."""
+    made = network(value_range=(-1.0, 1.0))
+    image, own, other = images(low=-1.0), numbers(made), numbers(made, shift=1)
+    with torch.no_grad():
+        made.mean.weight *= 10.0
+        noise = made.abduct(image, own)
+        means = [made.mean(made.decoder(made.parents(each), values=noise.latents)[0]) for each in (own, other)]
+        before, after = (mean.clamp(-1, 1) for mean in means)
+        free = image + after - before
+        found = made.counterfactual(image, own, other)
+    torch.testing.assert_close(found, free.clamp(-1, 1))
+    for unclamped in (free, (image + after - means[0]).clamp(-1, 1), (image + means[1] - before).clamp(-1, 1)):
+        assert (unclamped - found).abs().max() > 0.1
+
+
 def test_with_a_scale_of_its_own_the_residual_is_scaled_by_hand():
     made = network(std_form="pixelwise", value_range=(-1.0, 1.0))
     image, own, other = 0.2 * images() - 0.1, numbers(made), numbers(made, shift=1)

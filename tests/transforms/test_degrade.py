@@ -99,6 +99,27 @@ def test_switching_an_effect_off_or_the_severity_does_not_change_what_others_dra
     assert not torch.equal(alone, image)
 
 
+@pytest.mark.parametrize(
+    ("kind", "order"), [("fundus", ("illumination", "spots", "blur")), ("xray", ("exposure", "noise", "compression"))]
+)
+def test_effects_happen_in_their_order_whatever_order_they_are_named_in(kind, order):
+    settings = FundusDegradeSettings if kind == "fundus" else XrayDegradeSettings
+    image = 0.3 + 0.4 * images(1, 3)  # the whole image is field of view
+    one_by_one, several = 0, 0
+    for row in range(40):
+        steps = image
+        for effect in order:
+            steps = run(steps, settings(kind=kind, effects=(effect,)), rows=[row])
+        found = run(image, settings(kind=kind, effects=order[::-1]), rows=[row])
+        one_by_one += torch.allclose(found, steps, atol=1e-6)
+        backwards = image
+        for effect in order[::-1]:
+            backwards = run(backwards, settings(kind=kind, effects=(effect,)), rows=[row])
+        several += torch.allclose(found, backwards, atol=1e-6)
+    assert one_by_one >= 2  # the rows that drew all three: one of seven combinations
+    assert several == 0
+
+
 @pytest.mark.parametrize("effects", [(), ("noise", "noise")])
 def test_no_effect_is_not_a_type(effects):
     with pytest.raises(ValueError, match="effects names at least one effect, each once"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -53,13 +54,29 @@ def paired_differences(first: Report, second: Report) -> Differences:
         second: Scores of another on the same cases, in any order.
 
     Raises:
-        InputError: The reports differ in cases, targets, tolerance or units.
+        InputError: The reports differ in cases, targets, tolerance or units, or were scored against other labels.
     """
     require_comparable(first.cases, first.layout, second)
+    _require_same_references(first, second)
     wanted = [(position, metric) for position in range(len(first.targets)) for metric in first.metrics]
     names = list(first.cases)
     found = iter(differences([({0: _values(first, names, *one)}, {0: _values(second, names, *one)}) for one in wanted]))
     return {target: {metric: _known(next(found)) for metric in first.metrics} for target in first.targets}
+
+
+def _require_same_references(first: Report, second: Report) -> None:
+    """References of different volumes are different labels, whatever their cases are called."""
+    other = [
+        f"{case}, {ours.target}"
+        for case, scores in first.cases.items()
+        for ours, theirs in zip(scores, second.cases[case], strict=True)
+        if not math.isclose(ours.volume_ml_reference, theirs.volume_ml_reference, rel_tol=1e-6)
+    ]
+    if other:
+        raise InputError(
+            f"Paired reports need the same labels, but the reference of {other[0]} has another volume in the other "
+            f"report ({len(other)} such); score both against the same files."
+        )
 
 
 def difference_lines(differences: Differences) -> list[str]:

@@ -152,11 +152,16 @@ class Report:
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read as a report: {error}.") from None
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be read ({error.strerror}); name the report.json of an evaluation."
+            ) from None
+        except ValueError as error:
+            raise InputError(f"{path}: damaged, no JSON: {error}.") from None
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            found = content.get("format") if isinstance(content, dict) else type(content).__name__
-            raise InputError(f'{path}: expected "format": "{_FORMAT}", but got {found!r}.')
+            raise InputError(
+                f'{path}: is no report ("format": "{_FORMAT}"); name the report.json that `medcontrast evaluate` wrote.'
+            )
         try:
             cases = {case: [_from_row(row) for row in rows] for case, rows in content["cases"].items()}
             return cls(cases, **_bootstrap(content["bootstrap"]))

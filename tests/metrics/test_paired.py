@@ -68,6 +68,13 @@ def test_what_is_shown_and_kept() -> None:
     assert "[" not in alone  # one case has no interval
 
 
+def test_other_labels_are_not_compared() -> None:
+    first = report(0.9, 0.5)
+    other = {"case0": [score(0.5)], "case1": [dataclasses.replace(score(0.5), volume_ml_reference=41.0)]}
+    with pytest.raises(InputError, match=r"the reference of case1, left atrium has another volume .*; score both"):
+        paired_differences(first, Report(other))
+
+
 def test_pairs_must_match() -> None:
     with pytest.raises(
         InputError,

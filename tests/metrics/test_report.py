@@ -178,9 +178,9 @@ def test_an_unusable_place_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read as a report"),
-        ("[1]", "but got 'list'"),
-        ('{"format": "other"}', "but got 'other'"),
+        ("{", "damaged, no JSON"),
+        ("[1]", "is no report .* name the report.json"),
+        ('{"format": "other"}', "is no report .* name the report.json"),
         ('{"format": "medcontrast report 1"}', "damaged report, KeyError"),
         ('{"format": "medcontrast report 1", "cases": {"a": [{"dice": 1}]}, "bootstrap": {}}', "damaged report"),
         ('{"format": "medcontrast report 1", "cases": 3, "bootstrap": {}}', "damaged report"),
@@ -191,7 +191,9 @@ def test_reading_something_else(tmp_path: Path, content: str, message: str) -> N
     path.write_text(content)
     with pytest.raises(InputError, match=message):
         Report.from_json(path)
-    with pytest.raises(InputError, match=r"absent\.json: cannot be read as a report"):
+    with pytest.raises(
+        InputError, match=r"absent\.json: cannot be read \(No such file or directory\); name the report"
+    ):
         Report.from_json(tmp_path / "absent.json")
 
 

@@ -12,6 +12,7 @@ import typer
 
 from medcontrast.errors import InputError, MedcontrastError
 from medcontrast.say import say
+from medcontrast.volume_names import KNOWN_SUFFIXES
 
 if TYPE_CHECKING:  # --help answers without torch
     from rich.console import Console
@@ -49,6 +50,10 @@ def infer(
         raise InputError("--split goes with --manifest: the cases of one of its splits are segmented.")
     if not checkpoints:
         raise InputError("Say with what: --ckpt RUN, a run folder or a checkpoint.")
+    if output.name.endswith(KNOWN_SUFFIXES) and not output.is_dir():
+        raise InputError(
+            f"-o {output}: names a folder for masks and records, not a file; masks are called NAME_seg.nii.gz."
+        )
     if export is not None and export not in _EXPORT_ENDINGS:
         raise InputError(f"--export {export}: expected {' or '.join(_EXPORT_ENDINGS)}.")
 
@@ -106,7 +111,8 @@ def _predict_all(
                 volumes = _predict_one(predictor, scan, outputs, export, overwrite)
             except (MedcontrastError, MemoryError, OSError, RuntimeError) as error:
                 failed.append(scan.name)
-                typer.echo(f"[{number}/{len(work)}] {scan.shown[0]}: failed. {_reason(error)}", err=True)
+                reason = _reason(error).removeprefix(f"{scan.shown[0]}: ")
+                typer.echo(f"[{number}/{len(work)}] {scan.shown[0]}: failed: {reason}", err=True)
             else:
                 found = ", ".join(f"{name} {_size(entry)}" for name, entry in volumes.items())
                 say(console, f"[{number}/{len(work)}] {outputs.mask}  {found}  {time.monotonic() - began:.1f} s")

@@ -50,6 +50,7 @@ from medcontrast.volume import (
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 _ALL_AXES = (0, 1, 2)
+_THIN = 3  # a scan is thin whose side is less than a patch's divided by this
 FLOAT32_BYTES = 2**30
 """Above this size the probabilities of a whole image are kept in float16, where they must be kept at all."""
 
@@ -183,7 +184,7 @@ class Predictor:
         volumes = self._read(images)
         data = self.members[0].recipe.data
         image = prepare_image(volumes, spacing_mm=data.spacing_mm, intensity=data.intensity)
-        affine, grid = np.asarray(image.affine, dtype=np.float64), self._warned(volumes)
+        affine, grid = np.asarray(image.affine, dtype=np.float64), self._warned(volumes, image.shape[1:])
         del volumes
         if probabilities or entropy or not same_voxels(image.shape[1:], affine, grid):
             maps = self.predict_probabilities(image.as_tensor())
@@ -220,12 +221,27 @@ class Predictor:
             require_usable_image(volume)
         return volumes
 
-    def _warned(self, volumes: Sequence[Volume]) -> Grid:
-        """The scan's grid, with warnings of far values and of voxel sizes that a network never saw."""
+    def _warned(self, volumes: Sequence[Volume], sides: Sequence[int]) -> Grid:
+        """The scan's grid, with warnings of far values, and of voxel sizes and thin scans that a network never saw.
+
+        Args:
+            volumes: The scan's channels.
+            sides: Voxels of the prepared image.
+        """
         grid = volumes[0].grid
         far = [sentence for volume in volumes if (sentence := far_values(volume))]
         unlike = self._unlike(volumes[0]) if self.members[0].recipe.data.spacing_mm is None else []
-        return replace(grid, warnings=(*grid.warnings, *far, *unlike))
+        return replace(grid, warnings=(*grid.warnings, *far, *unlike, *self._thin(volumes[0], sides)))
+
+    def _thin(self, volume: Volume, sides: Sequence[int]) -> list[str]:
+        """Along which axis a scan shows so little that most of every patch is padding."""
+        patch = self.members[0].recipe.data.patch
+        return [
+            f"{volume.path}: is {side} voxels thick along {axis} as the network sees it, which was trained on patches "
+            f"of {length}; most of what it sees is padding, so that its mask is likely to be wrong."
+            for axis, side, length in zip("xyz", sides, patch, strict=True)
+            if _THIN * side < length
+        ]
 
     def _unlike(self, volume: Volume) -> list[str]:
         """Where voxels are taken as stored: how the scan's differ in size from those that networks saw."""

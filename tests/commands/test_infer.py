@@ -237,10 +237,8 @@ def test_a_bad_scan_is_reported_and_the_others_go_on(run: Run) -> None:
     result = run("in", "--ckpt", "runs/a", "-o", "out")
     assert result.code == 2
     lines = result.err.splitlines()
-    assert lines[0] == (
-        "[1/3] in/a.nii.gz: failed. in/a.nii.gz: every voxel has the value 0; there is nothing to see in it."
-    )
-    assert lines[1].startswith("[3/3] in/c.nii.gz: failed. in/c.nii.gz: ")
+    assert lines[0] == ("[1/3] in/a.nii.gz: failed: every voxel has the value 0; there is nothing to see in it.")
+    assert lines[1].startswith("[3/3] in/c.nii.gz: failed: ")
     assert lines[-1] == "2 of 3 scans could not be segmented: a, c."
     assert sorted(path.name for path in Path("out").iterdir()) == ["b_seg.json", "b_seg.nii.gz"]
 
@@ -260,7 +258,7 @@ def test_a_scan_on_a_broken_disk_does_not_stop_the_others(run: Run, monkeypatch:
     result = run("in", "--ckpt", "runs/a", "-o", "out")
     assert result.code == 2
     assert result.err.splitlines() == [
-        "[1/2] in/a.nii.gz: failed. in/a.nii.gz: Input/output error.",
+        "[1/2] in/a.nii.gz: failed: Input/output error.",
         "1 of 2 scans could not be segmented: a.",
     ]
     assert sorted(path.name for path in Path("out").iterdir()) == ["b_seg.json", "b_seg.nii.gz"]
@@ -305,9 +303,7 @@ def test_a_scan_without_a_place_gets_a_mask_but_no_seg_nrrd(run: Run) -> None:
     result = run("in", "--ckpt", "runs/a", "-o", "out", "--export", "seg.nrrd")
     assert result.code == 2
     first, last = result.err.splitlines()
-    assert first.startswith(
-        "[1/2] in/nowhere.nii.gz: failed. in/nowhere.nii.gz: does not say where it lies or which side is left ("
-    )
+    assert first.startswith("[1/2] in/nowhere.nii.gz: failed: does not say where it lies or which side is left (")
     assert first.endswith("in its header first, or leave --export out: a NIfTI mask lies where the scan lies.")
     assert last == "1 of 2 scans could not be segmented: nowhere."
     made = ["there_seg.json", "there_seg.nii.gz", "there_seg.seg.nrrd"]
@@ -385,7 +381,7 @@ def test_two_channels(run: Run) -> None:
         (["one.nii.gz", "--ckpt", "runs/a", "--export", "obj"], "--export obj: expected seg.nrrd or nii.gz."),
         (
             ["one.nii.gz", "--ckpt", "runs/a", "-o", "one.nii.gz"],
-            "one.nii.gz/one_seg.nii.gz: cannot be written (one.nii.gz is no folder); name another output.",
+            "-o one.nii.gz: names a folder for masks and records, not a file; masks are called NAME_seg.nii.gz.",
         ),
     ],
 )

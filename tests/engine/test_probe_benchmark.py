@@ -61,7 +61,7 @@ def test_a_grid_runs_to_its_tables_and_again_from_records_alone(cli, grid):
     record = json.loads((results / "moco-1.json").read_text(encoding="utf-8"))
     assert (record["recipe"]["seed"], record["images"], record["facts"]["step"]) == (1, 12, 2)
     assert set(record["hits"]) == {"linear 1", "linear 0.5", "knn 1", "knn 0.5"}
-    assert record["units"] == "0 1 2 3 4 5 6 7 8 9 10 11"
+    assert record["units"] == "0-11"
     again = cli("benchmark", grid, "--report", "--work", "nowhere")
     assert again.code == 0
     assert (results / "table.md").read_text(encoding="utf-8") == table
@@ -118,6 +118,7 @@ def test_units_by_hand():
     cases = [case("u"), case("v", patient="p"), case("w", patient="p"), case("p"), case("u2", quality="low")]
     assert image_units(cases).tolist() == [0, 1, 1, 2, 3]  # an image called p is not of the patient p
     assert units_text([0, 0, 0, 1, 2, 2, 0]) == "0x3 1 2x2 0"
+    assert units_text([0, 0, 1, 1, 2, 2, 3, 7, 8, 6]) == "0-2x2 3 7-8 6"
 
 
 def test_a_degraded_copy_and_its_original_are_one_unit(cli, tiny, tmp_path):
@@ -330,17 +331,38 @@ def test_records_of_other_images_are_not_compared(tmp_path):
         write_probe_report(settings(classifiers=["knn"]), {"a-0": record("a", 0, "11110000")}, tmp_path)
 
 
+@pytest.mark.parametrize("count", [5, 8, 9])
+def test_a_record_keeps_four_digits_as_one_and_comes_back(tmp_path, count):
+    hits, group = "101100011"[:count], "010111010"[:count]
+    extra = {"images": count, "units": units_text([0, 0, 1, 1, 2, 3, 9, 4, 5][:count])}
+    made = record("a", 0, hits, groups={"quality": {"high": group}}, **extra)
+    made.save(tmp_path / "a-0.json")
+    kept = json.loads((tmp_path / "a-0.json").read_text())
+    assert kept["hits"]["linear 1"] == {5: "xb0", 8: "xb1", 9: "xb18"}[count]
+    read = ProbeRecord.load(tmp_path / "a-0.json")
+    assert read == made
+    assert read.unit_numbers().tolist() == [0, 0, 1, 1, 2, 3, 9, 4, 5][:count]
+    kept["hits"] = {"linear 1": hits}  # as records of before
+    (tmp_path / "a-0.json").write_text(json.dumps(kept))
+    assert ProbeRecord.load(tmp_path / "a-0.json") == made
+
+
 @pytest.mark.parametrize(
-    ("hits", "change"),
+    "change",
     [
-        ("11110000", {"images": 7}),
-        ("1111000x", {}),
-        ("11110000", {"units": "0x7"}),
-        ("11110000", {"units": "0x7 one"}),
+        {"images": 7},
+        {"hits": {"linear 1": "1111000x"}},
+        {"hits": {"linear 1": "xfg"}},
+        {"hits": {"linear 1": "xf00"}},
+        {"units": "0x7"},
+        {"units": "0x7 one"},
+        {"units": "0-6"},
     ],
 )
-def test_a_damaged_record_is_named(tmp_path, hits, change):
-    record("a", 0, hits, **change).save(tmp_path / "a-0.json")
+def test_a_damaged_record_is_named(tmp_path, change):
+    record("a", 0, "11110000").save(tmp_path / "a-0.json")
+    content = json.loads((tmp_path / "a-0.json").read_text())
+    (tmp_path / "a-0.json").write_text(json.dumps({**content, **change}))
     with pytest.raises(InputError, match=r"a-0\.json: not a probe record .*; delete it to run its cell again\.$"):
         ProbeRecord.load(tmp_path / "a-0.json")
 

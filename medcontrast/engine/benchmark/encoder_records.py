@@ -37,7 +37,7 @@ class ProbeRecord:
         recipe_hash: SHA-256 of what in the recipe decides the result.
         images: How many test images there are.
         images_hash: SHA-256 of their names in order; records of one table have one.
-        units: Number of every image's unit (`image_units`), equal ones in a row with how many they are: "0x5 1x5 2".
+        units: Number of every image's unit (`image_units`), as `units_text` writes them.
         hits: Classifier and share of the labels, such as "linear 1", -> a digit an image: 1 where it is right.
         groups: Kind of group -> name of a group -> a digit an image: 1 where it belongs to it.
         facts: Split, labels, parameters, steps, seconds of training, device, versions.
@@ -55,8 +55,11 @@ class ProbeRecord:
     facts: dict[str, Any]
 
     def save(self, path: Path) -> None:
-        """Writes the record whole or not at all."""
-        write_text(path, json.dumps({"format": _FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n")
+        """Writes the record whole or not at all; four digits of hits and groups as one."""
+        hits = {name: _packed(marks) for name, marks in self.hits.items()}
+        groups = {kind: {name: _packed(marks) for name, marks in of.items()} for kind, of in self.groups.items()}
+        content = {"format": _FORMAT, **asdict(self), "hits": hits, "groups": groups}
+        write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> ProbeRecord:
@@ -72,6 +75,12 @@ class ProbeRecord:
                     f"{path}: this record does not say which images are of one unit (a patient, or a source image), "
                     "so that its intervals could be too narrow; delete it to score its run again."
                 )
+            count = content["images"]
+            content["hits"] = {name: _unpacked(marks, count) for name, marks in content["hits"].items()}
+            content["groups"] = {
+                kind: {name: _unpacked(marks, count) for name, marks in of.items()}
+                for kind, of in content["groups"].items()
+            }
             record = cls(**content)
             marks = [*record.hits.values(), *(marks for names in record.groups.values() for marks in names.values())]
             if {len(each) for each in marks} != {record.images} or set("".join(marks)) - {"0", "1"}:
@@ -137,19 +146,55 @@ def make_probe_record(
 
 
 def units_text(units: Sequence[int]) -> str:
-    """Numbers of units as a record keeps them: those of a row of equal ones once, such as "0x5 1x5 2"."""
-    runs = [(unit, len(list(equal))) for unit, equal in groupby(units)]
-    return " ".join(f"{unit}x{count}" if count > 1 else str(unit) for unit, count in runs)
+    """Numbers of units as a record keeps them: those of a row of equal ones once, and rising ones by their ends.
+
+    0 0 0 1 1 1 2 2 2 7 7 is "0-2x3 7x2".
+    """
+    spans: list[list[int]] = []
+    for unit, equal in groupby(units):
+        count = len(list(equal))
+        if spans and spans[-1][1:] == [unit - 1, count]:
+            spans[-1][1] = unit
+        else:
+            spans.append([unit, unit, count])
+    return " ".join(
+        (f"{first}-{last}" if last > first else str(first)) + (f"x{count}" if count > 1 else "")
+        for first, last, count in spans
+    )
 
 
 def _runs(text: str) -> list[tuple[int, int]]:
     """Number and count of every row of equal units."""
-    parts = [part.partition("x") for part in text.split()]
-    return [(int(unit), int(count or 1)) for unit, _, count in parts]
+    found: list[tuple[int, int]] = []
+    for part in text.split():
+        span, _, count = part.partition("x")
+        first, _, last = span.partition("-")
+        found += [(unit, int(count or 1)) for unit in range(int(first), int(last or first) + 1)]
+    return found
 
 
 def _marks(chosen: NDArray[np.bool_]) -> str:
     return "".join("1" if each else "0" for each in chosen)
+
+
+def _packed(marks: str) -> str:
+    """Digits 0 and 1 as "x" and hexadecimal digits, four in one, filled up with 0."""
+    padded = marks + "0" * (-len(marks) % 4)
+    return "x" + "".join(f"{int(padded[place : place + 4], 2):x}" for place in range(0, len(padded), 4))
+
+
+def _unpacked(marks: str, count: int) -> str:
+    """The way back; marks of earlier records are digits 0 and 1 as they are.
+
+    Raises:
+        ValueError: Not as many as there are images.
+    """
+    if not marks.startswith("x"):
+        return marks
+    digits = "".join(f"{int(each, 16):04b}" for each in marks[1:])
+    if len(digits) != count + -count % 4 or "1" in digits[count:]:
+        raise ValueError("marks that are not one digit an image")
+    return digits[:count]
 
 
 def _numbers(marks: str) -> NDArray[np.float64]:

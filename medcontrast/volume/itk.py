@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.errors import VolumeError
+from medcontrast.volume.frames import Slice, read_frames, stack_of
 from medcontrast.volume.grid import Grid, doubtful_unit
 from medcontrast.volume.nifti import three_axes
 from medcontrast.volume.stored import Stored
-from medcontrast.volume.text_headers import stated_place
+from medcontrast.volume.text_headers import require_named_space, stated_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _METAIMAGE_SUFFIXES = (".mha", ".mhd")
+_PLACE_TAGS = ("0020|0032", "0020|0037", "0028|0030")  # ImagePositionPatient, ImageOrientationPatient, PixelSpacing
 
 
 def read_itk_grid(path: Path) -> Grid:
@@ -50,24 +52,27 @@ def read_dicom_grid(folder: Path) -> Grid:
     """Reads the headers of the one DICOM series in a folder.
 
     Raises:
-        VolumeError: No series or several, or slices that do not form a regular stack.
+        VolumeError: No series or several, or slices or frames that do not form a regular stack.
     """
-    return _series(folder)[1]
+    return _series(folder)[2]
 
 
 def read_dicom(folder: Path) -> tuple[Stored, Grid]:
-    """Reads the one DICOM series in a folder, slices sorted by position, rescale slope and intercept applied.
+    """Reads the one DICOM series in a folder, slices or the frames of its one file sorted by position.
+
+    Rescale slope and intercept are applied.
 
     Raises:
         VolumeError: As read_dicom_grid, and pixels missing.
     """
     import SimpleITK as sitk
 
-    files, grid = _series(folder)
+    files, order, grid = _series(folder)
     if len(files) == 1:
-        return Stored(_voxels(_header(Path(files[0])), folder).reshape(grid.shape)), grid
+        voxels = _voxels(_header(Path(files[0])), folder).reshape(grid.shape)
+        return Stored(voxels if order == sorted(order) else voxels[:, :, order]), grid
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(files)
+    reader.SetFileNames([files[index] for index in order])
     reader.SetOutputPixelType(sitk.sitkFloat32)  # a slope may differ from slice to slice
     return Stored(_voxels(reader, folder).reshape(grid.shape)), grid
 
@@ -104,6 +109,7 @@ def _header(path: Path) -> SimpleITK.ImageFileReader:
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
+    require_named_space(path)  # SimpleITK calls such a file damaged
     with _faults_of(path):
         if path.suffix.lower() in _METAIMAGE_SUFFIXES:
             reader.SetImageIO("MetaImageIO")  # else SimpleITK knows it by a name in lower case only
@@ -134,7 +140,7 @@ def _file_grid(reader: SimpleITK.ImageFileReader, path: Path) -> Grid:
     return Grid(shape, _ras(direction * np.array(reader.GetSpacing()[:3]), reader.GetOrigin()[:3]))
 
 
-def _ras(columns_lps: NDArray[np.float64], origin_lps: Sequence[float]) -> NDArray[np.float64]:
+def _ras(columns_lps: NDArray[np.float64], origin_lps: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = columns_lps, origin_lps
     return LPS_TO_RAS @ affine + 0.0  # no -0.0
@@ -148,7 +154,8 @@ def _voxels(reader: SimpleITK.ImageReaderBase, path: Path) -> NDArray[Any]:
     return np.array(np.transpose(sitk.GetArrayViewFromImage(image)))  # copied before `image` is gone
 
 
-def _series(folder: Path) -> tuple[list[str], Grid]:
+def _series(folder: Path) -> tuple[list[str], list[int], Grid]:
+    """Files of the one series, the order of its slices, or of the frames of its one file, and their grid."""
     import SimpleITK as sitk
 
     with _faults_of(folder):
@@ -162,10 +169,30 @@ def _series(folder: Path) -> tuple[list[str], Grid]:
             )
         files = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
     _require_all_read(files, folder)
+    slices = _slices(files, folder)
+    stack = stack_of(slices, folder, "frame" if len(slices) > len(files) else "slice")
+    columns, rows = slices[0].size
+    return files, stack.order, Grid((columns, rows, len(slices)), _ras(stack.steps, stack.origin), None, stack.warnings)
+
+
+def _slices(files: list[str], folder: Path) -> list[Slice]:
     headers = [_header(Path(file)) for file in files]
     if len(files) == 1:
-        return files, _file_grid(headers[0], folder)
-    return _stack(files, headers, folder)
+        return read_frames(Path(files[0]))
+    if any(header.GetSize()[2:] not in ((), (1,)) for header in headers):
+        raise VolumeError(
+            f"{folder}: holds {len(files)} files of one series, of which one or more have several frames; give one "
+            "such file in a folder of its own."
+        )
+    return [_slice(header, Path(file)) for header, file in zip(headers, files, strict=True)]
+
+
+def _slice(header: SimpleITK.ImageFileReader, path: Path) -> Slice:
+    if not all(header.HasMetaDataKey(tag) and header.GetMetaData(tag).strip() for tag in _PLACE_TAGS):
+        return read_frames(path)[0]  # said elsewhere in the file, or not at all: SimpleITK makes it up
+    axes, size = header.GetDimension(), header.GetSize()
+    directions = np.array(header.GetDirection()).reshape(axes, axes)[:3, :2]
+    return Slice((size[0], size[1]), np.array(header.GetOrigin()), directions, np.array(header.GetSpacing()[:2]))
 
 
 def _require_all_read(files: list[str], folder: Path) -> None:
@@ -183,42 +210,4 @@ def _require_all_read(files: list[str], folder: Path) -> None:
         raise VolumeError(
             f"{folder}: {len(damaged)} of its DICOM files cannot be read, the first {damaged[0]}; "
             "copy the series again."
-        )
-
-
-def _stack(files: list[str], headers: list[SimpleITK.ImageFileReader], folder: Path) -> tuple[list[str], Grid]:
-    plane, size = _plane(headers[0]), headers[0].GetSize()
-    if any(
-        header.GetSize() != size or size[2:] not in ((), (1,)) or not np.allclose(_plane(header), plane, atol=1e-4)
-        for header in headers
-    ):
-        raise VolumeError(f"{folder}: its slices differ in size, spacing or orientation; keep those of one stack only.")
-    normal = np.cross(plane[:, 0], plane[:, 1])
-    normal /= np.linalg.norm(normal)
-    origins = np.array([header.GetOrigin() for header in headers])
-    order = np.argsort(origins @ normal, kind="stable")
-    origins = origins[order]
-    _require_even_steps(origins, normal, folder)
-    step = (origins[-1] - origins[0]) / (len(files) - 1)
-    shape = (size[0], size[1], len(files))
-    return [files[index] for index in order], Grid(shape, _ras(np.column_stack([plane, step]), origins[0]))
-
-
-def _plane(header: SimpleITK.ImageFileReader) -> NDArray[np.float64]:
-    axes = header.GetDimension()
-    direction = np.array(header.GetDirection()).reshape(axes, axes)
-    return direction[:3, :2] * np.array(header.GetSpacing()[:2])
-
-
-def _require_even_steps(origins: NDArray[np.float64], normal: NDArray[np.float64], folder: Path) -> None:
-    steps = np.diff(origins, axis=0)
-    heights = steps @ normal
-    if heights.min() < 1e-3:
-        raise VolumeError(f"{folder}: two slices lie at the same position; keep one of them, or one time point only.")
-    usual = np.median(heights)
-    worst = int(np.argmax(np.linalg.norm(steps - np.median(steps, axis=0), axis=1)))
-    if np.linalg.norm(steps[worst] - np.median(steps, axis=0)) > max(0.01 * usual, 0.01):
-        raise VolumeError(
-            f"{folder}: slices are missing or unevenly spaced: {heights[worst]:.4g} mm between slices {worst + 1} and "
-            f"{worst + 2} in order of position, {usual:.4g} mm elsewhere; copy the whole series."
         )

@@ -18,6 +18,7 @@ from medcontrast.volume.grid import Grid, NiftiFields, doubtful_unit
 from medcontrast.volume.stored import Stored
 
 _SIZES = {348: (Nifti1Header, slice(344, 348), b"n+1\0"), 540: (Nifti2Header, slice(4, 8), b"n+2\0")}
+_LONGEST_AXIS = 32767  # of NIfTI-1
 _UNKNOWN = 0
 _UNIT_IN_MM = {_UNKNOWN: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown, metre, millimetre, micron; unknown is read as mm
 
@@ -66,7 +67,7 @@ def nifti_header(grid: Grid, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Ni
         dtype: Stored type.
     """
     fields = grid.nifti or _fields_of(grid)
-    header = (Nifti2Header if fields.version == 2 or max(shape) > 32767 else Nifti1Header)()
+    header = (Nifti2Header if fields.version == 2 or max(shape) > _LONGEST_AXIS else Nifti1Header)()
     header.set_data_dtype(dtype)
     header.set_data_shape(shape)
     header.set_slope_inter(1, 0)
@@ -90,6 +91,20 @@ def sheared_axes(grid: Grid, path: Path) -> list[str]:
         f"{path}: its axes are not at right angles (a tilted gantry, or a sheared header), and a NIfTI file of it "
         "cannot be opened by 3D Slicer or any other program built on ITK (it 'only supports orthonormal direction "
         "cosines'); for those write its mask with --export seg.nrrd."
+    ]
+
+
+def nifti2_masks(grid: Grid, path: Path) -> list[str]:
+    """What to say of a grid whose masks are NIfTI-2, which ITK cannot open; else nothing."""
+    if grid.nifti is not None and grid.nifti.version == 2:
+        what, convert = "is a NIfTI-2 file, and so are its masks", "convert the scan to NIfTI-1, or "
+    elif max(grid.shape) > _LONGEST_AXIS:
+        what, convert = f"has an axis of {max(grid.shape)} voxels, so that its masks are NIfTI-2 files", ""
+    else:
+        return []
+    return [
+        f"{path}: {what}, which 3D Slicer and other programs built on ITK cannot open; for those {convert}write its "
+        "mask with --export seg.nrrd."
     ]
 
 
@@ -179,7 +194,10 @@ def three_axes(sizes: tuple[int, ...], path: Path) -> tuple[int, int, int]:
     """
     words = " x ".join(str(size) for size in sizes)
     if len(sizes) < 3:
-        raise VolumeError(f"{path}: is an image of {len(sizes)} axes ({words}), but a volume of three axes is needed.")
+        raise VolumeError(
+            f"{path}: is an image of {len(sizes)} axes ({words}), but a volume of three axes is needed; stack the "
+            "slices of a scan into one file, or give a single slice a third axis of size 1."
+        )
     if len(sizes) > 3:
         raise VolumeError(
             f"{path}: has {len(sizes)} axes ({words}), but a volume of three is needed; "

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medcontrast.errors import VolumeError
 from medcontrast.volume.grid import Grid, require_usable_grid
 from medcontrast.volume.itk import read_dicom, read_dicom_grid, read_itk, read_itk_grid
-from medcontrast.volume.nifti import read_nifti, read_nifti_grid, sheared_axes
+from medcontrast.volume.nifti import nifti2_masks, read_nifti, read_nifti_grid, sheared_axes
 from medcontrast.volume.orientation import turns_onto
 from medcontrast.volume_names import KNOWN_SUFFIXES, NIFTI_SUFFIXES, volume_suffix
 
@@ -160,7 +160,7 @@ def _format(path: Path) -> Literal["dicom", "nifti", "itk"]:
 
 def _usable(grid: Grid, path: Path) -> Grid:
     require_usable_grid(grid, path)
-    return replace(grid, warnings=(*grid.warnings, *sheared_axes(grid, path)))
+    return replace(grid, warnings=(*grid.warnings, *sheared_axes(grid, path), *nifti2_masks(grid, path)))
 
 
 def _first(bad: NDArray[np.bool_]) -> tuple[int, ...]:

@@ -13,6 +13,8 @@ _PATIENT_SPACES = {
     *("left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las"),
     *("left-posterior-superior-time", "lpst"),  # its first three axes need no turn
 }
+_NRRD_SUFFIXES = (".nrrd", ".nhdr")
+_FIELDS_OF_A_SPACE = {"space directions", "space origin", "space units", "measurement frame"}
 _VECTOR = re.compile(r"\((?!\s*nan)", re.IGNORECASE)  # an axis outside space has "none", or NaN
 _METAIMAGE_FIELD = re.compile(r"([^=:]*?)\s*[=:]\s*(.*)")
 _MILLIMETRE = re.compile(r"mm|millimet(er|re)s?", re.IGNORECASE)
@@ -42,16 +44,36 @@ def stated_place(path: Path) -> StatedPlace:
         VolumeError: It does not name a space of the patient (NRRD) or the size of its voxels, or is in other units
             than millimetres, which other programs would pass over.
     """
-    is_nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
+    is_nrrd = path.suffix.lower() in _NRRD_SUFFIXES
     return _nrrd_place(path, _nrrd_fields(path)) if is_nrrd else _metaimage_place(path, _metaimage_fields(path))
+
+
+def require_named_space(path: Path) -> None:
+    """Refuses a NRRD file that has directions, an origin or units of a space, but names none; ITK cannot read it.
+
+    Raises:
+        VolumeError: There is such a field, and neither a space nor how many dimensions it has.
+    """
+    if path.suffix.lower() not in _NRRD_SUFFIXES:
+        return
+    with path.open("rb") as file:
+        if file.read(4) != b"NRRD":
+            return
+    fields = _nrrd_fields(path)
+    if not fields.keys() & {"space", "space dimension"} and fields.keys() & _FIELDS_OF_A_SPACE:
+        raise _spaceless(path)
+
+
+def _spaceless(path: Path) -> VolumeError:
+    return VolumeError(
+        f"{path}: does not say where it lies or which side is left: its header names no space such as "
+        "left-posterior-superior; add it, with space directions and space origin."
+    )
 
 
 def _nrrd_place(path: Path, fields: dict[str, str]) -> StatedPlace:
     if "space" not in fields:
-        raise VolumeError(
-            f"{path}: does not say where it lies or which side is left: its header names no space such as "
-            "left-posterior-superior; add it, with space directions and space origin."
-        )
+        raise _spaceless(path)
     if fields["space"].lower() not in _PATIENT_SPACES:
         raise VolumeError(
             f"{path}: does not say which side is left: its header names the space {fields['space']}; "
@@ -64,7 +86,7 @@ def _nrrd_place(path: Path, fields: dict[str, str]) -> StatedPlace:
         )
     units = re.findall(r'"([^"]*)"', fields.get("space units", ""))[:3]  # a unit of time may follow
     named = [_require_millimetres(path, unit) for unit in units]
-    unplaced = [] if _VECTOR.match(fields.get("space origin", "")) else [_unplaced(path, "space origin")]
+    unplaced = [] if _VECTOR.match(fields.get("space origin", "")) else [without_origin(path, "space origin")]
     return StatedPlace(bool(named) and all(named), tuple(unplaced))
 
 
@@ -73,12 +95,9 @@ def _metaimage_place(path: Path, fields: dict[str, str]) -> StatedPlace:
         raise VolumeError(f"{path}: does not say how large its voxels are: its header has no ElementSpacing; add it.")
     warnings = []
     if not any(key in fields for key in _DIRECTION_KEYS):
-        warnings.append(
-            f"{path}: does not say how it lies or which side is left (its header has no TransformMatrix); its axes are "
-            "taken as running to the left, to the back and upwards."
-        )
+        warnings.append(without_directions(path, "TransformMatrix"))
     if not any(key in fields for key in _ORIGIN_KEYS):
-        warnings.append(_unplaced(path, "Offset"))
+        warnings.append(without_origin(path, "Offset"))
     return StatedPlace(_require_millimetres(path, fields.get("DistanceUnits", "")), tuple(warnings))
 
 
@@ -94,7 +113,16 @@ def _require_millimetres(path: Path, unit: str) -> bool:
     return True
 
 
-def _unplaced(path: Path, field: str) -> str:
+def without_directions(path: Path, field: str) -> str:
+    """What to say of a file whose axes are taken as LPS, because this field is missing."""
+    return (
+        f"{path}: does not say how it lies or which side is left (its header has no {field}); its axes are "
+        "taken as running to the left, to the back and upwards."
+    )
+
+
+def without_origin(path: Path, field: str) -> str:
+    """What to say of a file whose origin is made up, because this field is missing."""
     return f"{path}: does not say where it lies (its header has no {field}); its first voxel is taken as at 0, 0, 0."
 
 

@@ -68,7 +68,7 @@ def damage(kind, tiny, place):
         ("missing label", "1 of 6 files are not there, the first is"),
         ("truncated", "damaged or cut off: its voxels cannot be read"),
         ("no scan at all", "not a NIfTI file, or its header is damaged"),
-        ("2D", "is an image of 2 axes (20 x 18), but a volume of three axes is needed."),
+        ("2D", "is an image of 2 axes (20 x 18), but a volume of three axes is needed;"),
         ("4D", "has 4 axes (20 x 18 x 22 x 2), but a volume of three is needed"),
         ("NaN", "1 of 7920 voxels are NaN or infinite, the first at index (1, 2, 3)"),
         ("infinite", "1 of 7920 voxels are NaN or infinite, the first at index (1, 2, 3)"),

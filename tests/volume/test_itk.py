@@ -99,6 +99,19 @@ def test_faults_of_single_files(tmp_path: Path) -> None:
     refused("lonely.nhdr", r"lonely\.nhdr: cannot be read")
 
 
+@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr"])
+@pytest.mark.parametrize("fields", [("space directions",), ("space directions", "space origin")])
+def test_nrrd_with_directions_of_no_space(tmp_path: Path, fields: tuple[str, ...], suffix: str) -> None:
+    path = tmp_path / f"scan{suffix}"
+    header = {key: SPACE[key] for key in fields}
+    sentence = r"\.n\w+: does not say where it lies or which side is left: its header names no space such as left-poste"
+    for dimension in ({}, {"space dimension": 3}):  # SimpleITK reads the second alone
+        nrrd.write(str(path), VALUES, dimension | header)
+        for read in (read_grid, lambda path: read_volume(path, "image")):
+            with pytest.raises(VolumeError, match=sentence):
+                read(path)
+
+
 @pytest.mark.parametrize(
     "space",
     ["scanner-xyz", "3D-right-handed", "3D-left-handed", "scanner-xyz-time", "right-anterior-superior-time", "LAST"],
@@ -378,6 +391,69 @@ def test_a_folder_that_may_not_be_entered_is_said(tmp_path: Path, monkeypatch: p
     for read in (read_grid, lambda path: read_volume(path, "image")):
         with pytest.raises(VolumeError, match=r"scan: cannot be read \(Permission denied\)\.$"):
             read(tmp_path / "scan")
+
+
+def without(folder: Path, *keywords: str, every: int = 1) -> Path:
+    """Takes tags away from every n-th slice."""
+    for path in sorted(folder.iterdir())[::every]:
+        item = pydicom.dcmread(path)
+        for keyword in keywords:
+            delattr(item, keyword)
+        item.save_as(path)
+    return folder
+
+
+@pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
+@pytest.mark.parametrize(("every", "missing"), [(1, 4), (2, 2)])
+def test_dicom_slices_that_do_not_say_where_they_lie(tmp_path: Path, tag: str, every: int, missing: int) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(4)]))
+    sentence = (
+        rf"scan: does not say where its slices lie: {missing} of 4 have no {tag}; export the series again with it"
+    )
+    for read in (read_grid, lambda path: read_volume(path, "image")):
+        with pytest.raises(VolumeError, match=sentence):
+            read(without(tmp_path / "scan", tag, every=every) if read is read_grid else tmp_path / "scan")
+
+
+def test_what_one_dicom_slice_leaves_out(tmp_path: Path) -> None:
+    def slice_without(*tags: str) -> Path:
+        write_series(tmp_path / "scan", np.array([[1.0, 2.0, 3.0]]), orientation=(0, 1, 0, 0, 0, -1))
+        return without(tmp_path / "scan", *tags)
+
+    sides = "does not say how it lies or which side is left (its header has no ImageOrientationPatient); its axes are"
+    place = (
+        "does not say where it lies (its header has no ImagePositionPatient); its first voxel is taken as at 0, 0, 0"
+    )
+    thick = "does not say how thick its one slice is (its header has no SliceThickness); 1 mm is taken, for millilitres"
+    for tags, expected in (
+        ((), [thick]),
+        (("ImagePositionPatient",), [place, thick]),
+        (("ImagePositionPatient", "ImageOrientationPatient"), [sides, place, thick]),
+    ):
+        grid = read_grid(slice_without(*tags))
+        assert grid.warnings == read_volume(tmp_path / "scan", "image").grid.warnings
+        for warning, text in zip(grid.warnings, expected, strict=True):
+            assert warning.startswith(f"{tmp_path / 'scan'}: {text}")
+    np.testing.assert_array_equal(grid.affine, np.diag([-0.5, -0.7, 1, 1]))
+    for read in (read_grid, lambda path: read_volume(path, "image")):
+        with pytest.raises(
+            VolumeError, match=r"scan: does not say how large its voxels are: .* has no PixelSpacing; a"
+        ):
+            read(slice_without("PixelSpacing"))
+
+
+@pytest.mark.parametrize(
+    ("thickness", "distance", "expected"), [(5.0, None, 5.0), (5.0, 6.5, 6.5), (None, 6.5, 6.5), (4.0, -2.0, 4.0)]
+)
+def test_one_dicom_slice_is_as_thick_as_it_says(
+    tmp_path: Path, thickness: float | None, distance: float | None, expected: float
+) -> None:
+    write_series(tmp_path / "scan", np.array([[1.0, 2.0, 3.0]]))
+    item = pydicom.dcmread(tmp_path / "scan" / "slice0.dcm")
+    item.SliceThickness, item.SpacingBetweenSlices = thickness, distance
+    item.save_as(tmp_path / "scan" / "slice0.dcm")
+    grid = read_grid(tmp_path / "scan")
+    assert grid.spacing_mm == (0.5, 0.7, expected) and grid.warnings == ()
 
 
 def test_dicom_folder_may_hold_other_files(tmp_path: Path) -> None:

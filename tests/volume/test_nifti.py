@@ -116,6 +116,29 @@ def test_nifti2_and_the_other_byte_order(tmp_path: Path) -> None:
         assert volume.grid.nifti.version == version
 
 
+def test_a_scan_in_nifti2_is_a_warning_because_itk_opens_neither_it_nor_its_masks(tmp_path: Path) -> None:
+    nib.save(nib.Nifti2Image(VALUES, AFFINE), tmp_path / "two.nii")
+    for grid in (read_grid(tmp_path / "two.nii"), read_volume(tmp_path / "two.nii", "image").grid):
+        assert grid.warnings == (
+            f"{tmp_path / 'two.nii'}: is a NIfTI-2 file, and so are its masks, which 3D Slicer and other "
+            "programs built on ITK cannot open; for those convert the scan to NIfTI-1, or write its mask with "
+            "--export seg.nrrd.",
+        )
+    write_label(tmp_path / "mask.nii", np.ones(VALUES.shape, np.uint8), read_grid(tmp_path / "two.nii"))
+    for name in ("two.nii", "mask.nii"):
+        with pytest.raises(RuntimeError, match="Unable to determine ImageIO reader"):
+            sitk.ReadImage(str(tmp_path / name))
+    assert read_grid(save(tmp_path / "one.nii")).warnings == ()
+
+
+def test_a_scan_too_long_for_a_mask_in_nifti1_is_a_warning(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((1, 1, 32768), np.uint8)), str(tmp_path / "long.mha"))
+    assert any(
+        "long.mha: has an axis of 32768 voxels, so that its masks are NIfTI-2 files, which 3D Slicer" in warning
+        for warning in read_grid(tmp_path / "long.mha").warnings
+    )
+
+
 @pytest.mark.parametrize(("unit", "factor"), [("meter", 1000.0), ("micron", 0.001), ("mm", 1.0), ("unknown", 1.0)])
 def test_units_become_millimetres(tmp_path: Path, unit: str, factor: float) -> None:
     image = nib.Nifti1Image(VALUES, np.diag([2 / factor, 3 / factor, 4 / factor, 1]))
@@ -295,7 +318,11 @@ def test_one_slice_is_a_volume(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "sentence"),
     [
-        (VALUES[..., 0], r"scan\.nii: is an image of 2 axes \(4 x 5\), but a volume of three axes is needed\.$"),
+        (
+            VALUES[..., 0],
+            r"scan\.nii: is an image of 2 axes \(4 x 5\), but a volume of three axes is needed; stack the slices of a "
+            r"scan into one file, or give a single slice a third axis of size 1\.$",
+        ),
         (VALUES.reshape(4, 5, 3, 2), r"scan\.nii: has 4 axes \(4 x 5 x 3 x 2\), .* save each time point or channel"),
         (VALUES.reshape(4, 5, 1, 1, 6), r"has 5 axes \(4 x 5 x 1 x 1 x 6\)"),
         (VALUES.astype(np.complex64), r"scan\.nii: stores complex numbers, but one real number a voxel is needed"),

@@ -17,11 +17,13 @@ def check(
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as for train; repeatable.")] = None,
 ) -> None:
     """Check a recipe and the manifest it names; opens no scan."""
-    from medcontrast.data.fit import recipe_manifest, require_fit
+    from medcontrast.data.fit import recipe_manifest, require_fit, require_no_manifest
+    from medcontrast.data.manifest import root_advice
     from medcontrast.settings import load_recipe
     from medcontrast.settings.shipped import find_recipe
 
     path = find_recipe(recipe)
+    require_no_manifest(path)
     loaded = load_recipe(path, settings or ())
     manifest = recipe_manifest(loaded, path)
     require_fit(loaded, manifest, where=str(path))
@@ -30,7 +32,8 @@ def check(
     )
     typer.echo(f"{manifest.path}: {_contents(manifest)} Data folder: {manifest.root}")
     if not manifest.root.is_dir():
-        typer.echo(f"Note: {manifest.root} is not there; set MEDCONTRAST_DATA or data.root before training.")
+        advice = root_advice(manifest.raw, loaded.data.root)
+        typer.echo(f"Note: {manifest.root} is not there; before training, {advice}.")
 
 
 def _contents(manifest: Manifest | ImageManifest) -> str:

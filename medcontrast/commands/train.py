@@ -54,6 +54,7 @@ def _prepare(
 ) -> tuple[Path, AnyRecipe]:
     """The run folder, which the first process makes, and its recipe, which every process reads itself."""
     from medcontrast.engine.run import Run
+    from medcontrast.data.fit import require_no_manifest
     from medcontrast.settings import load_recipe
     from medcontrast.settings.shipped import find_recipe
 
@@ -65,6 +66,7 @@ def _prepare(
         raise InputError("Name a recipe (`medcontrast recipes` lists them), or --resume RUN.")
     path = find_recipe(recipe)
     folder = output if output is not None else Path("runs") / path.stem
+    require_no_manifest(path)
     loaded = load_recipe(path, settings)
     if _first_process():
         Run.create(folder, loaded, path, overwrite=overwrite)

@@ -15,8 +15,9 @@ from medcontrast.data.images.sources import (
     no_lesion_boxes,
     source_kind,
 )
-from medcontrast.data.manifest import Manifest, load_manifest
+from medcontrast.data.manifest import SPLITS, Manifest, load_manifest, root_advice
 from medcontrast.errors import ManifestError, RecipeError
+from medcontrast.files import read_json
 from medcontrast.settings import AnyRecipe, PretrainRecipe, Recipe
 from medcontrast.settings.multi_level import MultiLevelSettings
 from medcontrast.settings.pretraining import LeOCLRSettings, MoCoSettings
@@ -57,7 +58,29 @@ def require_files(recipe: AnyRecipe, manifest: Manifest | ImageManifest) -> None
     if missing:
         raise ManifestError(
             f"{manifest.path}: {len(missing)} of {len(files)} files are not there, the first is {missing[0]}. The data "
-            f"folder is {manifest.root}; set MEDCONTRAST_DATA or data.root to where the data is."
+            f"folder is {manifest.root}; {root_advice(manifest.raw, recipe.data.root)}."
+        )
+
+
+def require_no_manifest(path: Path) -> None:
+    """Refuses a manifest where a recipe belongs: JSON is YAML, so that every key of it would be a fault of a recipe.
+
+    Raises:
+        RecipeError: It is one; what cannot be read is answered by the one who loads it.
+    """
+    try:
+        raw = read_json(path)
+    except ManifestError:
+        return
+    if is_image_manifest(path):
+        raise RecipeError(
+            f"{path}: this is a manifest of images, not a recipe; name it under data.manifest of a pre-training recipe "
+            "(`medcontrast recipes` lists them)."
+        )
+    if isinstance(raw, dict) and "labels" in raw and not raw.keys().isdisjoint(SPLITS):
+        raise RecipeError(
+            f"{path}: this is a manifest, not a recipe; `medcontrast recipe new --manifest {path} -o my.yaml` makes a "
+            "recipe of it."
         )
 
 

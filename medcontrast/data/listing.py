@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from medcontrast.data.manifest import ROOT_VARIABLE, SPLITS, load_manifest, manifest_from_json
-from medcontrast.data.source import TABLE_KEYS, Source, SourceCase
+from medcontrast.data.pairing import SourceCase
+from medcontrast.data.source import TABLE_KEYS, Source, require_channels
 from medcontrast.data.split import Splits, split_inside
 from medcontrast.errors import ManifestError
 from medcontrast.files import relative_name, write_text
@@ -39,7 +40,7 @@ def tree_from_source(
             left out.
 
     Raises:
-        ManifestError: There is no label table, or a path lies outside root.
+        ManifestError: There is no label table, cases have not one file a channel, or a path lies outside root.
     """
     texts = {**source.table, **(table or {})}
     if "labels" not in texts:
@@ -47,6 +48,7 @@ def tree_from_source(
             f"{source.folder}: nothing says what the label values mean. Give --label 1=NAME for each, "
             "or --labels-from a JSON file with a label table."
         )
+    require_channels(source, texts)
     base, written_root = _base(source.folder, out, root)
     by_name = {case.name: case for case in source.labeled}
     tree: Tree = {"name": out.stem, **{key: texts[key] for key in TABLE_KEYS if key in texts}}
@@ -147,8 +149,13 @@ def names_from_file(path: Path) -> list[str]:
     """
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: there is no such file; name a list of cases, one name a line.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot be read as a list of names ({error}).") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ManifestError(
+            f"{path}: cannot be read ({reason}); name a list of cases, one name a line in UTF-8."
+        ) from None
     if not names or len(set(names)) != len(names):
         raise ManifestError(f"{path}: expected one case name a line, each once, but it holds {_count(names)}.")
     return names

@@ -97,6 +97,11 @@ def load_manifest(path: Path, root: Path | None = None) -> Manifest:
     Raises:
         ManifestError: With every fault found, one a line.
     """
+    if path.is_dir():
+        raise ManifestError(
+            f"{path}: is a folder, not a manifest; `medcontrast data split {path} --labeled 8 --label 1=NAME -o "
+            "my.json` makes a manifest of it."
+        )
     return manifest_from_json(read_object(path), path, root)
 
 
@@ -153,6 +158,21 @@ def root_folder(raw: dict[str, Any], path: Path, root: Path | None) -> Path:
     if raw.get("root"):
         return (path.parent / str(raw["root"])).resolve()
     return Path(os.environ.get(ROOT_VARIABLE) or "data")
+
+
+def root_advice(raw: dict[str, Any], data_root: str | None = None) -> str:
+    """What to do where files are not there: correct what `root_folder` went by, for nothing else would change it.
+
+    Args:
+        raw: The manifest as it stands in its file.
+        data_root: The recipe's data.root, which wins.
+    """
+    where = "the folder that its paths start from"
+    if data_root:
+        return f"correct the recipe's data.root {data_root} to {where}"
+    if raw.get("root"):
+        return f"correct the manifest's root {raw['root']} to {where}"
+    return f"set {ROOT_VARIABLE} to {where}"
 
 
 def _channels(raw: dict[str, Any], path: Path) -> tuple[str, ...]:

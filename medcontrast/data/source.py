@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medcontrast.data.pairing import SourceCase, find_cases, listed
 from medcontrast.errors import ManifestError
 from medcontrast.files import read_object
-from medcontrast.volume_names import output_stem, volume_suffix
+from medcontrast.labels import LabelTable
+from medcontrast.volume_names import output_stem
 
-_CHANNEL = re.compile(r"_\d{4}$")
-_LAYOUTS = (("imagesTr", "labelsTr"), ("images", "labels"))
 TABLE_KEYS = ("description", "source", "licence", "channels", "labels", "ignore_label", "regions")
-
-
-@dataclass(frozen=True)
-class SourceCase:
-    """Files of one case.
-
-    Attributes:
-        name: Case name.
-        images: One file a channel.
-        label: The label file, or None.
-    """
-
-    name: str
-    images: tuple[Path, ...]
-    label: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -40,22 +26,30 @@ class Source:
         labeled: Cases with a label file.
         unlabeled: Cases without.
         table: What the source says of itself, in the manifest's keys (labels, channels, licence, ...).
+        notes: Words on what was found and not taken.
     """
 
     folder: Path
     labeled: tuple[SourceCase, ...]
     unlabeled: tuple[SourceCase, ...]
     table: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def cases(self) -> tuple[SourceCase, ...]:
+        """All of them."""
+        return (*self.labeled, *self.unlabeled)
 
 
 def read_source(path: Path) -> Source:
     """Finds the cases of a Decathlon dataset.json or of a folder; opens no image and no label.
 
     A folder holds imagesTr/ and labelsTr/ (imagesTs/ has further scans without labels), or images/ and labels/,
-    or one folder a case with `image` and `label` in it. Files of several channels end in _0000, _0001, ...
+    or one folder a case with `image` and `label` in it. Files of several channels end in _0000, _0001, ...; an image
+    may be a DICOM folder.
 
     Raises:
-        ManifestError: There is nothing of the kind.
+        ManifestError: There is nothing of the kind, or a label has no scan.
     """
     if path.is_file():
         return _from_dataset_json(path)
@@ -63,31 +57,81 @@ def read_source(path: Path) -> Source:
         raise ManifestError(f"{path}: there is no such folder or dataset.json.")
     described = path / "dataset.json"
     table = _table(read_object(described, "dataset.json"), described) if described.is_file() else {}
-    for images, labels in _LAYOUTS:
-        if (path / images).is_dir():
-            cases = _pair(_volumes(path / images), _volumes(path / labels))
-            cases += _pair(_volumes(path / "imagesTs"), []) if images == "imagesTr" else []
-            return _source(path, cases, table)
-    cases = [case for folder in sorted(path.iterdir()) if folder.is_dir() for case in _case_folder(folder)]
-    if not cases:
-        raise ManifestError(
-            f"{path}: no scans found. Expected imagesTr/ and labelsTr/, or images/ and labels/, "
-            "or one folder a case with image.nii.gz and label.nii.gz in it."
-        )
-    return _source(path, cases, table)
+    cases, notes = find_cases(path)
+    return _source(path, cases, table, notes)
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """The label table and texts of a manifest, or of any JSON object with those keys.
+    """The label table and texts of a manifest, of a dataset.json, or of any JSON object with those keys.
 
     Raises:
-        ManifestError: The file cannot be read or holds no labels.
+        ManifestError: The file cannot be read, or holds no labels or unusable ones.
     """
-    raw = read_object(path, "label table")
-    table = {key: raw[key] for key in TABLE_KEYS if key in raw}
+    table = _table(read_object(path, "label table"), path)
     if "labels" not in table:
         raise ManifestError(f'{path}: holds no "labels".')
+    LabelTable.from_json(table, where=str(path))  # what is wrong is said of this file, not of the manifest to be made
     return table
+
+
+def names_by_value(raw: Any, *, where: object) -> Any:
+    """A JSON object whose labels stand as value: name, as in a manifest, also where it is a dataset.json of nnU-Net.
+
+    nnU-Net writes name: value, and calls what is not learned from "ignore". Anything else comes back as it is.
+
+    Args:
+        raw: What a file holds.
+        where: The file, for messages.
+
+    Raises:
+        ManifestError: Two names have one value.
+    """
+    labels = raw.get("labels") if isinstance(raw, dict) else None
+    if not isinstance(labels, dict) or not labels or not all(type(value) is int for value in labels.values()):
+        return raw
+    twice = [value for value, count in Counter(labels.values()).items() if count > 1]
+    if twice:
+        names = ", ".join(name for name, value in labels.items() if value == twice[0])
+        raise ManifestError(f"{where}: label value {twice[0]} has several names: {names}; keep one.")
+    turned = {**raw, "labels": {str(value): name for name, value in labels.items() if name != "ignore"}}
+    return {**turned, "ignore_label": labels["ignore"]} if "ignore" in labels else turned
+
+
+def require_channels(source: Source, texts: Mapping[str, Any]) -> None:
+    """Checks, once for all cases, that each has a file for every channel.
+
+    Args:
+        source: The cases.
+        texts: What says their channels, in the manifest's keys.
+
+    Raises:
+        ManifestError: Cases have different numbers of files, or others than there are channels.
+    """
+    channels = texts.get("channels") or {"0": "image"}
+    if not source.cases or not isinstance(channels, dict):
+        return
+    usual = Counter(len(case.images) for case in source.cases).most_common(1)[0][0]
+    odd = [case for case in source.cases if len(case.images) != usual]
+    if odd:
+        shown = listed([image for case in odd for image in case.images], source.folder)
+        raise ManifestError(
+            f"{source.folder}: {len(odd)} of {len(source.cases)} cases have not {usual} image file(s), one a channel, "
+            f"as the others have: {shown}; add what is missing, or take them away."
+        )
+    if usual == len(channels):
+        return
+    if usual == 1:
+        raise ManifestError(
+            f"{source.folder}: {len(channels)} channels are named, but each case has one file; a manifest lists one "
+            "file a channel, so split the 4D images into NAME_0000.nii.gz, NAME_0001.nii.gz, ... first."
+        )
+    example = ", ".join(f'"{channel}": "NAME"' for channel in range(usual))
+    said = f"{len(channels)} channel(s) are named" if texts.get("channels") else "nothing names these channels"
+    raise ManifestError(
+        f"{source.folder}: each case has {usual} image files ({listed(source.cases[0].images, source.folder)}), but "
+        f'{said}; write "channel_names": {{{example}}} into {source.folder / "dataset.json"} or the file of '
+        "--labels-from."
+    )
 
 
 def _from_dataset_json(path: Path) -> Source:
@@ -103,25 +147,22 @@ def _from_dataset_json(path: Path) -> Source:
         image = folder / entry["image"]
         label = folder / entry["label"] if entry.get("label") else None
         cases.append(SourceCase(output_stem(image), (image,), label))
-    return _source(folder, cases, _table(raw, path))
+    return _source(folder, cases, _table(raw, path), [])
 
 
 def _table(raw: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The manifest's keys out of a Decathlon or nnU-Net dataset.json."""
-    labels = raw.get("labels")
-    if isinstance(labels, dict) and all(isinstance(value, int) for value in labels.values()):
-        labels = {str(value): name for name, value in labels.items()}  # nnU-Net writes name: value
+    """The manifest's keys out of a manifest, or of a Decathlon or nnU-Net dataset.json."""
+    raw = names_by_value(raw, where=path)
     table = {
-        "description": raw.get("description"),
-        "source": raw.get("reference"),
+        **{key: raw.get(key) for key in TABLE_KEYS},
+        "source": raw.get("source") or raw.get("reference"),
         "licence": raw.get("licence") or raw.get("license"),
-        "channels": raw.get("modality") or raw.get("channel_names"),
-        "labels": labels,
+        "channels": raw.get("channels") or raw.get("modality") or raw.get("channel_names"),
     }
-    return {key: value for key, value in table.items() if value}
+    return {key: value for key, value in table.items() if value is not None and value not in ("", {}, [])}
 
 
-def _source(folder: Path, cases: list[SourceCase], table: dict[str, Any]) -> Source:
+def _source(folder: Path, cases: list[SourceCase], table: dict[str, Any], notes: list[str]) -> Source:
     seen: dict[str, SourceCase] = {}
     for case in cases:
         if case.name in seen:
@@ -129,36 +170,5 @@ def _source(folder: Path, cases: list[SourceCase], table: dict[str, Any]) -> Sou
                 f"{folder}: two scans are called {case.name}: {seen[case.name].images[0]} and {case.images[0]}."
             )
         seen[case.name] = case
-    channels = len(table.get("channels") or {"0": "image"})
-    if cases and len(cases[0].images) == 1 and channels > 1:
-        raise ManifestError(
-            f"{folder}: dataset.json names {channels} channels, but each case has one file. A manifest lists one "
-            "file a channel; split the 4D images into NAME_0000.nii.gz, NAME_0001.nii.gz, ... first."
-        )
     labeled = tuple(case for case in cases if case.label is not None)
-    return Source(folder, labeled, tuple(case for case in cases if case.label is None), table)
-
-
-def _volumes(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    files = (path for path in folder.iterdir() if not path.name.startswith("."))
-    return sorted(path for path in files if volume_suffix(path) is not None)
-
-
-def _pair(images: list[Path], labels: list[Path]) -> list[SourceCase]:
-    by_name = {output_stem(path): path for path in labels}
-    names = [output_stem(path) for path in images]
-    if images and all(_CHANNEL.search(name) for name in names):
-        channels: dict[str, list[Path]] = {}
-        for name, path in zip(names, images, strict=True):
-            channels.setdefault(name[:-5], []).append(path)
-        return [SourceCase(name, tuple(paths), by_name.get(name)) for name, paths in channels.items()]
-    return [SourceCase(name, (path,), by_name.get(name)) for name, path in zip(names, images, strict=True)]
-
-
-def _case_folder(folder: Path) -> list[SourceCase]:
-    files = {output_stem(path): path for path in _volumes(folder)}
-    if "image" not in files:
-        return []
-    return [SourceCase(folder.name, (files["image"],), files.get("label"))]
+    return Source(folder, labeled, tuple(case for case in cases if case.label is None), table, tuple(notes))

@@ -49,7 +49,8 @@ def split_cases(
         ManifestError: There are fewer cases than wanted, or a case has no patient.
     """
     groups = _groups(names, seed, patients)
-    _enough(names, {"test": test, "validation": validation, "labeled": labeled})
+    few = ", or with few labels take --folds 5 or --validation 0" if validation else ""
+    _enough(names, {"test": test, "validation": validation, "labeled": labeled}, few)
     out: Splits = {}
     for split, wanted in (("test", test), ("validation", validation), ("labeled", labeled)):
         out[split], groups = _take(groups, wanted)
@@ -89,7 +90,7 @@ def fold_cases(
     out = []
     for fold, block in enumerate(blocks):
         training = [group for other, groups in enumerate(blocks) if other != fold for group in groups]
-        _enough([name for group in training for name in group], {"labeled": labeled})
+        _enough([name for group in training for name in group], {"labeled": labeled}, " or for more folds")
         chosen, rest = _take(training, labeled)
         held_out = [name for group in block for name in group]
         unlabeled = [name for group in rest for name in group]
@@ -127,6 +128,8 @@ def patients_from_file(path: Path, names: Sequence[str]) -> dict[str, str]:
         else:
             rows = [row for row in csv.reader(text.splitlines()) if row]
             table = {row[0].strip(): row[1].strip() for row in rows}
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: there is no such file; name the list of cases and their patients.") from None
     except (OSError, ValueError, IndexError, AttributeError) as error:
         raise ManifestError(
             f"{path}: expected lines `case,patient` in a CSV file or a JSON object {{case: patient}} ({error})."
@@ -180,13 +183,15 @@ def _take(groups: list[list[str]], wanted: int) -> tuple[list[str], list[list[st
     return taken, groups[count:]
 
 
-def _enough(names: Sequence[str], wanted: dict[str, int]) -> None:
+def _enough(names: Sequence[str], wanted: dict[str, int], instead: str = "") -> None:
     if min(wanted.values()) < 0:
         raise ManifestError(f"numbers of cases cannot be negative, but got {wanted}.")
     total = sum(wanted.values())
     if total > len(names):
         shown = " + ".join(f"{count} {split}" for split, count in wanted.items() if count)
-        raise ManifestError(f"wanted {shown}, but there are only {len(names)} labeled cases to take them from.")
+        raise ManifestError(
+            f"wanted {shown}, but there are only {len(names)} labeled cases to take them from; ask for fewer{instead}."
+        )
 
 
 def _ordered(splits: Splits) -> Splits:

@@ -8,9 +8,10 @@ from typing import Any
 
 from medcontrast.data.listing import Tree, tree_from_source, tree_inside
 from medcontrast.data.source import Source, read_source, read_table
-from medcontrast.data.split import fold_cases, patients_from_file, patients_from_pattern, split_cases
-from medcontrast.errors import InputError
+from medcontrast.data.split import Splits, fold_cases, patients_from_file, patients_from_pattern, split_cases
+from medcontrast.errors import InputError, ManifestError
 from medcontrast.files import require_free
+from medcontrast.labels import LabelTable
 
 
 @dataclass(frozen=True)
@@ -54,36 +55,43 @@ def split_trees(request: SplitRequest, *, overwrite: bool = False) -> tuple[dict
 
 
 def _from_source(request: SplitRequest, source: Source, paths: list[Path]) -> tuple[dict[Path, Tree], list[str]]:
-    names = [case.name for case in source.labeled]
-    everyone = [*names, *(case.name for case in source.unlabeled)]
+    everyone = [case.name for case in source.cases]
     patients = None
     if request.patients is not None:
         patients = patients_from_file(request.patients, everyone)
     elif request.patient_pattern is not None:
         patients = patients_from_pattern(request.patient_pattern, everyone)
-    if request.folds is None:
-        numbers = {"validation": request.validation, "test": request.test}
-        drawn = [split_cases(names, labeled=request.labeled, seed=request.seed, patients=patients, **numbers)]
-    else:
-        drawn = fold_cases(
-            names,
-            folds=request.folds,
-            labeled=request.labeled,
-            test=request.test,
-            seed=request.seed,
-            patients=patients,
-        )
     table = _table(request)
+    drawn = _drawn(request, source, patients)
     trees = {
         path: tree_from_source(source, splits, out=path, root=request.root, table=table, patients=patients)
         for path, splits in zip(paths, drawn, strict=True)
     }
-    notes = []
+    notes = [f"{source.folder}: {note}." for note in source.notes]
     for path, tree in trees.items():
         lost = len(everyone) - sum(len(entries) for entries in tree.values() if isinstance(entries, list))
         if lost:
             notes.append(f"{path}: {lost} scan(s) without labels left out, whose patients are in validation or test.")
     return trees, notes
+
+
+def _drawn(request: SplitRequest, source: Source, patients: dict[str, str] | None) -> list[Splits]:
+    names = [case.name for case in source.labeled]
+    if not names:
+        none = "; ".join([f"none of its {len(source.cases)} scan(s) has a label", *source.notes])
+        raise ManifestError(
+            f"{source.folder}: {none}; labels belong into labels/ or labelsTr/ or, called label, beside each image."
+        )
+    numbers = {"labeled": request.labeled, "test": request.test, "seed": request.seed}
+    try:
+        if request.folds is not None:
+            return fold_cases(names, folds=request.folds, patients=patients, **numbers)
+        return [split_cases(names, validation=request.validation, patients=patients, **numbers)]
+    except ManifestError as error:
+        # what was not taken may be the labels that are too few
+        known = [f"{len(source.unlabeled)} scan(s) have no label"] if source.unlabeled else []
+        parts = [str(error).removesuffix("."), *known, *source.notes]
+        raise ManifestError(f"{source.folder}: {'; '.join(parts)}.") from None
 
 
 def _require_possible(request: SplitRequest) -> None:
@@ -115,10 +123,15 @@ def _table(request: SplitRequest) -> dict[str, Any] | None:
         return read_table(request.labels_from)
     if not request.labels:
         return None
-    table = {"0": "background"}
+    given: dict[str, str] = {}
     for item in request.labels:
-        value, equals, name = item.partition("=")
-        if not equals or not value.strip().isdigit() or not name.strip():
+        text, equals, name = item.partition("=")
+        if not equals or not text.strip().isdecimal() or not name.strip():
             raise InputError(f"--label {item}: expected VALUE=NAME, for example --label '1=left atrium'.")
-        table[value.strip()] = name.strip()
-    return {"labels": table}
+        value = str(int(text))  # 01 is 1
+        if value in given:
+            raise InputError(f"--label {item}: value {value} is called {given[value]} already; name each value once.")
+        given[value] = name.strip()
+    table = {"labels": {"0": "background", **given}}
+    LabelTable.from_json(table, where="--label")
+    return table

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcontrast.data.manifest import Manifest
+from medcontrast.data.manifest import Manifest, root_advice
+from medcontrast.data.pairing import holds_dicom
 from medcontrast.errors import ManifestError, VolumeError
 from medcontrast.volume import KNOWN_SUFFIXES, is_dicom, output_stem
 
@@ -86,7 +87,7 @@ def scans_of_split(manifest: Manifest, split: str) -> list[Scan]:
         listed = "".join(f"\n  - {image}" for image in missing[:5]) + ("\n  - ..." if len(missing) > 5 else "")
         raise ManifestError(
             f"{manifest.path}: {len(missing)} image file(s) of the split {split} are not there; "
-            f"set MEDCONTRAST_DATA to the folder that its paths start from:{listed}"
+            f"{root_advice(manifest.raw)}:{listed}"
         )
     stems = [re.sub(r"[^\w.\-]+", "_", case.name) for case in cases]
     names = unique_names(stems, ["" for _ in cases])
@@ -147,7 +148,7 @@ def _of_folder(path: Path, faults: list[str]) -> list[Path]:
         faults.append(f"{lost[0]}: is a link to a file that is not there{_and_more(lost)}; fetch it, or take it away.")
         return []
     scans = [entry for entry in entries if _is_scan(entry)]
-    slices = _holds_dicom(path)
+    slices = holds_dicom(path)
     if scans and slices:
         faults.append(
             f"{path}: holds DICOM slices beside other volumes, such as {scans[0].name}; give the files themselves, or "
@@ -155,11 +156,19 @@ def _of_folder(path: Path, faults: list[str]) -> list[Path]:
         )
         return []
     if not scans and not slices:
-        faults.append(
-            f"{path}: no volume in this folder; expected {', '.join(KNOWN_SUFFIXES)} files or a DICOM series."
-        )
+        faults.append(_no_volume(path, entries))
         return []
     return scans or [path]
+
+
+def _no_volume(folder: Path, entries: Sequence[Path]) -> str:
+    fault = f"{folder}: no volume in this folder; expected {', '.join(KNOWN_SUFFIXES)} files or a DICOM series"
+    # as in the folders that `data split` takes: images/ and labels/, or one folder a case
+    deeper = [entry for entry in entries if entry.is_dir() and any(map(_is_scan, sorted(entry.iterdir())))]
+    if not deeper:
+        return f"{fault}."
+    shown = ", ".join(map(str, deeper[:3])) + (f" and {len(deeper) - 3} more" if len(deeper) > 3 else "")
+    return f"{fault}, but volumes lie deeper, in {shown}; give the folder or the files of the scans."
 
 
 def _and_more(paths: Sequence[Path]) -> str:
@@ -168,14 +177,8 @@ def _and_more(paths: Sequence[Path]) -> str:
 
 def _is_scan(entry: Path) -> bool:
     if entry.is_dir():
-        return _holds_dicom(entry)
+        return holds_dicom(entry)
     return _is_volume(entry) and entry.is_file() and not _is_own_output(entry)
-
-
-def _holds_dicom(folder: Path) -> bool:
-    # a DICOMDIR begins as slices do, and lists those of the folders beside it
-    files = (entry for entry in sorted(folder.iterdir()) if entry.name.upper() != "DICOMDIR" and not _is_volume(entry))
-    return any(is_dicom(entry) for entry in files if entry.is_file())
 
 
 def _is_volume(path: Path) -> bool:

@@ -29,6 +29,47 @@ def test_check_names_faults_and_opens_no_scan(cli, refused, tiny, place):
     refused(cli("check", other), "nowhere.json: there is no such manifest.")
 
 
+def test_check_says_what_leads_to_the_data(cli, tiny, place, tmp_path, monkeypatch):
+    """Only what the folder was found by is worth correcting."""
+    monkeypatch.delenv("MEDCONTRAST_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "data" / "manifest.json"
+    tree = json.loads(path.read_text())
+    end = "to the folder that its paths start from."
+
+    def note(root, *words):
+        path.write_text(json.dumps({**tree, "root": root} if root else {**tree, "root": ""}))
+        result = cli("check", place, *words)
+        assert result.code == 0
+        return result.out.splitlines()[-1]
+
+    moved = tmp_path / "data" / "moved"
+    assert note("moved") == f"Note: {moved} is not there; before training, correct the manifest's root moved {end}"
+    monkeypatch.setenv("MEDCONTRAST_DATA", "/nowhere")
+    assert note("") == f"Note: /nowhere is not there; before training, set MEDCONTRAST_DATA {end}"
+    given = note("moved", "--set", "data.root=/gone")
+    assert given == f"Note: /gone is not there; before training, correct the recipe's data.root /gone {end}"
+    note("moved")
+    result = cli("train", place, "-o", tmp_path / "run")
+    assert result.code == 2 and f"; correct the manifest's root moved {end}" in result.err
+
+
+def test_check_of_a_manifest_says_so(cli, refused, tiny, place, tmp_path):
+    path = place.parent / "data" / "manifest.json"
+    sentence = (
+        f"{path}: this is a manifest, not a recipe; `medcontrast recipe new --manifest {path} -o my.yaml` makes a "
+        "recipe of it.\n"
+    )
+    result = cli("check", path)
+    assert (result.code, result.err) == (2, sentence)
+    images = tmp_path / "images.json"
+    images.write_text('{"kind": "images"}')
+    refused(cli("check", images), f"{images}: this is a manifest of images, not a recipe; name it under data.manifest")
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text("{}")
+    refused(cli("check", recipe), "method: missing")
+
+
 def test_check_refuses_overlapping_splits(cli, refused, place):
     path = place.parent / "data" / "manifest.json"
     manifest = json.loads(path.read_text())

@@ -115,7 +115,7 @@ def test_brackets_in_names_are_printed_as_they_are(tmp_path: Path, cli: Cli, tin
         (("data", "import", "x", ".", "-o", "out"), "there is no importer 'x'; choose one of la-h5, la-nrrd.\n"),
         (
             ("data", "import", "la-h5", ".", "-o", "out", "--train-list", "none"),
-            "none: cannot be read as a list of names ([Errno 2] No such file or directory: 'none').\n",
+            "none: there is no such file; name a list of cases, one name a line.\n",
         ),
         (("recipe", "new", "--manifest", "none.json", "-o", "r.yaml"), "none.json: there is no such manifest.\n"),
     ],

@@ -43,6 +43,15 @@ def test_import_writes_a_manifest_that_checks(tmp_path: Path, cli: Cli) -> None:
     answer = cli("data", "import", "la-h5", tmp_path / "in", "-o", tmp_path / "all")
     assert answer.out == f"{tmp_path}/all: 3 case(s).\n"
     assert not (tmp_path / "all" / "manifest.json").exists()
+    answer = cli(*words, "--train-list", tmp_path / "none", "--overwrite")
+    assert (answer.code, answer.err) == (
+        2,
+        f"{tmp_path}/none: there is no such file; name a list of cases, one name a line.\n",
+    )
+    answer = cli(*words, "--train-list", tmp_path, "--overwrite")
+    assert (
+        answer.err == f"{tmp_path}: cannot be read (Is a directory); name a list of cases, one name a line in UTF-8.\n"
+    )
     (tmp_path / "train").write_text("B\nB\n")
     answer = cli(*words, *lists, "--overwrite")
     assert answer.err == (

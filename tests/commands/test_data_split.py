@@ -160,7 +160,21 @@ def test_patients(decathlon: Path, cli: Cli, tmp_path: Path) -> None:
     [
         (
             ("--labeled", "9", "--test", "2"),
-            "wanted 2 test + 9 labeled, but there are only 10 labeled cases to take them from.",
+            "{task}: wanted 2 test + 9 labeled, but there are only 10 labeled cases to take them from; ask for fewer; "
+            "2 scan(s) have no label.",
+        ),
+        (
+            ("--labeled", "8", "--validation", "3"),
+            "{task}: wanted 3 validation + 8 labeled, but there are only 10 labeled cases to take them from; ask for "
+            "fewer, or with few labels take --folds 5 or --validation 0; 2 scan(s) have no label.",
+        ),
+        (
+            ("--labeled", "1", "--label", "1=a", "--label", "01=b"),
+            "--label 01=b: value 1 is called a already; name each value once.",
+        ),
+        (
+            ("--labeled", "1", "--label", "1=a", "--label", "2=a"),
+            "--label: label names must differ, but got ['a', 'a'].",
         ),
         (
             ("--labeled", "1", "--label", "liver"),
@@ -183,7 +197,7 @@ def test_patients(decathlon: Path, cli: Cli, tmp_path: Path) -> None:
 def test_what_cannot_be_split(words: tuple[str, ...], sentence: str, decathlon: Path, cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "m.json"
     answer = cli("data", "split", decathlon, "-o", out, *words)
-    assert (answer.code, answer.out, answer.err) == (2, "", f"{sentence}\n")
+    assert (answer.code, answer.out, answer.err) == (2, "", f"{sentence.format(task=decathlon)}\n")
     assert not out.exists()
 
 
@@ -198,7 +212,7 @@ def test_sources_that_do_not_hold_together(decathlon: Path, cli: Cli, tmp_path: 
     described = decathlon / "dataset.json"
     tree = json.loads(described.read_text())
     described.write_text(json.dumps({**tree, "modality": {"0": "T1", "1": "T2"}}))
-    assert "dataset.json names 2 channels, but each case has one file" in fails(described)
+    assert "2 channels are named, but each case has one file; a manifest lists one file a channel" in fails(described)
     described.write_text(json.dumps({**tree, "test": ["imagesTr/c1.nii.gz"]}))
     assert "two scans are called c1" in fails(described)
     described.write_text(json.dumps({**tree, "training": [{"image": "imagesTr/c1.nii.gz", "label": 5}]}))
@@ -210,7 +224,83 @@ def test_sources_that_do_not_hold_together(decathlon: Path, cli: Cli, tmp_path: 
     described.write_text("{")
     assert "not valid JSON" in fails(described)
     (tmp_path / "empty").mkdir()
-    assert "no scans found. Expected imagesTr/ and labelsTr/" in fails(tmp_path / "empty")
+    assert fails(tmp_path / "empty").startswith(f"{tmp_path}/empty: no scans found; expected imagesTr/ and labelsTr/")
+
+
+def test_what_is_not_taken_is_said(tmp_path: Path, cli: Cli) -> None:
+    folder, out = tmp_path / "own", tmp_path / "m.json"
+    touch(*(folder / part / f"c{number}.nii.gz" for part in ("images", "labels") for number in range(3)))
+    touch(folder / "images/c3.nii.gz", folder / "images/c0.png", folder / "images/series/notes.txt")
+    words = ("data", "split", folder, "-o", out, "--labeled", 2, "--label", "1=a")
+    answer = cli(*words)
+    assert (answer.code, answer.out.splitlines()) == (
+        0,
+        [f"{out}: 2 labeled, 2 unlabeled.", f"{folder}: not taken: images/series/."],
+    )
+    (folder / "labels/c2.nii.gz").rename(folder / "labels/cc2.nii.gz")
+    answer = cli(*words, "--overwrite")
+    assert (answer.code, answer.out, answer.err) == (
+        2,
+        "",
+        f"{folder}: 1 label file matches no scan: labels/cc2.nii.gz; scans without a label: images/c2.nii.gz, "
+        "images/c3.nii.gz; not taken: images/series/; a label is called what its scan is called, without the channel's "
+        "_0000: rename, or take the label away.\n",
+    )
+    (folder / "labels").rename(folder / "masks")
+    answer = cli(*words, "--overwrite")
+    assert (answer.code, answer.err) == (
+        2,
+        f"{folder}: none of its 4 scan(s) has a label; not taken: images/series/, masks/; labels belong into labels/ "
+        "or labelsTr/ or, called label, beside each image.\n",
+    )
+
+
+def test_a_label_table_of_nnunet(tmp_path: Path, cli: Cli) -> None:
+    """It writes name: value, and its ignored value under a name of its own."""
+    folder, table, out = tmp_path / "own", tmp_path / "nnunet.json", tmp_path / "m.json"
+    touch(*(folder / part / f"c{number}.nii.gz" for part in ("images", "labels") for number in range(2)))
+    labels = {"background": 0, "wall": 1, "blood": 3, "ignore": 4}
+    table.write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": labels, "license": "CC0", "numTraining": 2}))
+    words = ("data", "split", folder, "-o", out, "--labeled", 1, "--labels-from", table)
+    assert cli(*words).code == 0
+    manifest = load_manifest(out)
+    assert [(label.value, label.name) for label in manifest.labels.labels] == [(1, "wall"), (3, "blood")]
+    assert (manifest.labels.ignore_value, manifest.channels, manifest.licence) == (4, ("CT",), "CC0")
+    # what is wrong with a table is said of the file it stands in
+    for faulty, sentence in (
+        ({"a": 1, "b": 1}, "label value 1 has several names: a, b; keep one."),
+        ({"1": "a", "x": "b"}, "label values are whole numbers, but got 'x'."),
+    ):
+        table.write_text(json.dumps({"labels": faulty}))
+        answer = cli(*words, "--overwrite")
+        assert (answer.code, answer.err) == (2, f"{table}: {sentence}\n")
+
+
+def test_channels_are_faulted_once(tmp_path: Path, cli: Cli) -> None:
+    folder, out = tmp_path / "two", tmp_path / "m.json"
+    for case in ("a", "b", "c"):
+        touch(*(folder / f"images/{case}_000{channel}.nrrd" for channel in (0, 1)), folder / f"labels/{case}.nrrd")
+    words = ("data", "split", folder, "-o", out, "--labeled", 2, "--label", "1=x")
+    answer = cli(*words)
+    assert (answer.code, answer.err) == (
+        2,
+        f"{folder}: each case has 2 image files (images/a_0000.nrrd, images/a_0001.nrrd), but nothing names these "
+        f'channels; write "channel_names": {{"0": "NAME", "1": "NAME"}} into {folder}/dataset.json or the file of '
+        "--labels-from.\n",
+    )
+    (folder / "dataset.json").write_text('{"channel_names": {"0": "T1", "1": "T2"}}')
+    assert cli(*words).code == 0
+    assert load_manifest(out).channels == ("T1", "T2")
+    (folder / "dataset.json").write_text('{"channel_names": {"0": "T1", "1": "T2", "2": "CT"}}')
+    answer = cli(*words, "--overwrite")
+    assert answer.code == 2 and "), but 3 channel(s) are named; write " in answer.err
+    (folder / "images/b_0001.nrrd").unlink()
+    answer = cli(*words, "--overwrite")
+    assert (answer.code, answer.err) == (
+        2,
+        f"{folder}: 1 of 3 cases have not 2 image file(s), one a channel, as the others have: images/b_0000.nrrd; add "
+        "what is missing, or take them away.\n",
+    )
 
 
 def test_inside(decathlon: Path, cli: Cli, tmp_path: Path) -> None:

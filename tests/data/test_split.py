@@ -93,10 +93,16 @@ def test_inside_keeps_the_order_and_draws_nothing() -> None:
 
 
 def test_too_few_cases_are_said() -> None:
-    with pytest.raises(ManifestError, match=r"wanted 10 test \+ 8 validation \+ 4 labeled, but there are only 20"):
+    with pytest.raises(
+        ManifestError, match=r"wanted 10 test \+ 8 validation \+ 4 labeled, but there are only 20 .* --folds 5 or"
+    ):
         split_cases(NAMES, labeled=4, validation=8, test=10)
-    with pytest.raises(ManifestError, match=r"wanted 3 labeled \+ 3 validation, but there are only 5"):
+    with pytest.raises(
+        ManifestError, match=r"wanted 3 labeled \+ 3 validation, but there are only 5 .*; ask for fewer\.$"
+    ):
         split_inside(list("abcde"), labeled=3, validation=3)
+    with pytest.raises(ManifestError, match=r"wanted 16 labeled, .* only 15 .*; ask for fewer or for more folds\.$"):
+        fold_cases(NAMES, folds=4, labeled=16)
     with pytest.raises(ManifestError, match=r"21 folds need as many cases or patients, but only 20 are left"):
         fold_cases(NAMES, folds=21, labeled=1)
     with pytest.raises(ManifestError, match=r"at least 2 folds, but got 1"):
@@ -126,7 +132,7 @@ def test_patients_from_csv_and_json(tmp_path: Path) -> None:
     tree.write_text("[1]")
     with pytest.raises(ManifestError, match=r"expected lines `case,patient`"):
         patients_from_file(tree, ["a"])
-    with pytest.raises(ManifestError, match=r"No such file"):
+    with pytest.raises(ManifestError, match=r"none\.csv: there is no such file; name the list of cases"):
         patients_from_file(tmp_path / "none.csv", ["a"])
 
 

@@ -133,6 +133,20 @@ def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_folders_that_hold_the_volumes_are_named(tmp_path: Path) -> None:
+    touch(*(tmp_path / folder / "a.nii.gz" for folder in ("images", "labels")), tmp_path / "notes" / "a.txt")
+    touch(*(tmp_path / "cases" / f"c{number}" / "image.nii.gz" for number in range(5)))
+    known = "no volume in this folder; expected .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd files or a DICOM series"
+    for folder, deeper in (
+        (tmp_path, f"{tmp_path}/images, {tmp_path}/labels"),
+        (tmp_path / "cases", ", ".join(f"{tmp_path}/cases/c{number}" for number in range(3)) + " and 2 more"),
+    ):
+        with pytest.raises(VolumeError) as caught:
+            find_scans([folder], ["image"])
+        sentence = f"{known}, but volumes lie deeper, in {deeper}; give the folder or the files of the scans."
+        assert str(caught.value) == f"{folder}: {sentence}"
+
+
 def test_equal_names_get_their_folders_name_then_a_number(tmp_path: Path) -> None:
     paths = [
         tmp_path / name for name in ("x/scan.nii.gz", "y/scan.nii.gz", "y/scan.mha", "y/Other.nrrd", "y/x_scan.nii")
@@ -203,5 +217,12 @@ def test_the_record_names_no_folder_outside_the_root(tmp_path: Path) -> None:
 
 def test_missing_images_of_a_split(tmp_path: Path) -> None:
     cases = [{"image": f"i/{n}.nii.gz"} for n in range(7)]
-    with pytest.raises(ManifestError, match=r"7 image file\(s\) of the split test are not there; set MEDCONTRAST_DATA"):
-        scans_of_split(load_manifest(manifest(tmp_path, cases)), "test")
+    path = manifest(tmp_path, cases)
+    # the variable would change nothing where a root is written
+    root = r"correct the manifest's root data to the folder that its paths start from:\n  - "
+    with pytest.raises(ManifestError, match=rf"7 image file\(s\) of the split test are not there; {root}"):
+        scans_of_split(load_manifest(path), "test")
+    tree = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in tree.items() if key != "root"}))
+    with pytest.raises(ManifestError, match=r"are not there; set MEDCONTRAST_DATA to the folder that its paths start"):
+        scans_of_split(load_manifest(path), "test")

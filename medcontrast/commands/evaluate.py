@@ -20,7 +20,10 @@ def evaluate(
     manifest: Annotated[Path | None, typer.Option("--manifest", help="Other cases than the run's own.")] = None,
     predictions: Annotated[Path | None, typer.Option("--predictions", help="Folder of masks, by anybody.")] = None,
     labels: Annotated[Path | None, typer.Option("--labels", help="Folder of label files beside --predictions.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for tables and pictures.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for tables, and with --ckpt a picture of the worst cases."),
+    ] = None,
     tolerance_mm: Annotated[float | None, typer.Option("--tolerance-mm", help="Of the surface Dice.")] = None,
     voxels: Annotated[bool, typer.Option("--voxels", help="Distances in voxels too.")] = False,
     flips: Annotated[bool | None, typer.Option("--flips/--no-flips", help="Average mirrored versions.")] = None,

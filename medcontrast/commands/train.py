@@ -53,8 +53,8 @@ def _prepare(
     recipe: Path | None, output: Path | None, resume: Path | None, settings: list[str], overwrite: bool
 ) -> tuple[Path, AnyRecipe]:
     """The run folder, which the first process makes, and its recipe, which every process reads itself."""
-    from medcontrast.engine.run import Run
     from medcontrast.data.fit import require_no_manifest
+    from medcontrast.engine.run import Run
     from medcontrast.settings import load_recipe
     from medcontrast.settings.shipped import find_recipe
 

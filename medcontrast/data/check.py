@@ -14,6 +14,7 @@ from medcontrast.data.manifest import Case, Manifest
 from medcontrast.errors import VolumeError
 from medcontrast.labels import LabelTable
 from medcontrast.volume import Volume, far_values, read_volume
+from medcontrast.volume.segments import read_label_map
 
 _SHOWN = 3
 
@@ -197,11 +198,11 @@ def _check_image(split: str, case: Case, volume: Volume, report: CheckReport) ->
 def _check_label(split: str, case: Case, image: Volume, table: LabelTable, report: CheckReport) -> dict[str, float]:
     assert case.label is not None
     try:
-        label = read_volume(case.label, "label")
+        label, told = read_label_map(case.label, table)
     except VolumeError as error:
         report.faults.append(Finding(split, case.name, str(error)))
         return {}
-    report.warnings += [Finding(split, case.name, text) for text in label.grid.warnings]
+    report.warnings += [Finding(split, case.name, text) for text in (*told, *label.grid.warnings)]
     _same_grid(split, case, image, label, report)
     values, counts = np.unique(label.array, return_counts=True)
     known = {*table.values, table.ignore_value}

@@ -28,6 +28,7 @@ from medcontrast.labels import LabelTable
 from medcontrast.settings.data import DataSettings
 from medcontrast.transforms.volume3d import prepare_image, prepare_label, require_same_grid
 from medcontrast.volume import Grid, NiftiFields, read_volume, require_usable_image
+from medcontrast.volume.segments import read_label_map
 
 _FORMAT = 1
 """Goes up when files of the disk cache change their meaning."""
@@ -81,7 +82,7 @@ def load_case(case: Case, data: DataSettings, labels: LabelTable, *, read_label:
             raise ManifestError(
                 f"case {case.name}: it has no label file, but its label is needed; name one in the manifest."
             )
-        stored = read_volume(case.label, "label")
+        stored, _ = read_label_map(case.label, labels)  # what it reads by name is told by `data check`
         require_same_grid(stored, volumes[0])
         indices = prepare_label(stored, labels, spacing_mm=data.spacing_mm).as_tensor().numpy().astype(np.int16)
     affine = image.affine.numpy().astype(np.float64)

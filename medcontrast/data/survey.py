@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from medcontrast.data.manifest import Case, Manifest
 from medcontrast.errors import ManifestError
 from medcontrast.volume import Grid, canonical_axes, read_volume
+from medcontrast.volume.segments import read_label_map
 
 Vector = NDArray[np.float64]
 _VOXELS_A_SCAN = 20_000
@@ -81,7 +82,7 @@ def _scan(case: Case, labeled: bool, manifest: Manifest) -> Scan:
         )
     extent, structure = None, flat[:, :0]
     if labeled and case.label is not None:
-        label = np.asarray(read_volume(case.label, "label").array)
+        label = np.asarray(read_label_map(case.label, manifest.labels)[0].array)
         if label.shape != image.shape[1:]:
             raise ManifestError(f"{case.label}: its shape {label.shape} is not the image's, {image.shape[1:]}.")
         extent, structure = _structure(label, image, grid, manifest)

@@ -16,6 +16,14 @@ from medcontrast.metrics.case import TargetScore, score_case
 from medcontrast.metrics.report import Report
 from medcontrast.render import OverlayRow, overlay_grid_png
 from medcontrast.volume import KNOWN_SUFFIXES, Volume, output_stem, read_grid, read_volume, voxels_by_value
+from medcontrast.volume.segments import (
+    SAVED_WHOLE,
+    is_own_export,
+    named_segments,
+    names_of_values,
+    read_label_map,
+    require_one_layer,
+)
 from medcontrast.volume_names import volume_suffix
 
 WORST_SHOWN = 4
@@ -90,7 +98,8 @@ def _on_the_grid(pair: Pair) -> Volume:
     if turned is None:
         raise VolumeError(
             f"Case {pair.case}: the prediction {prediction.path} is not on the grid of {pair.reference.path}: "
-            f"{difference}. Masks are compared on the scan's own grid; `medcontrast infer` writes them there."
+            f"{difference}. Masks are compared on the scan's own grid: `medcontrast infer` writes them there; of one "
+            f"that was edited in 3D Slicer, {SAVED_WHOLE}."
         )
     return turned
 
@@ -98,11 +107,11 @@ def _on_the_grid(pair: Pair) -> Volume:
 def folder_pairs(predictions: Path, labels: Path) -> list[tuple[str, Path, Path]]:
     """Pairs files by name: `CASE.nii.gz` or `CASE_seg.nii.gz` with `CASE.nii.gz`.
 
-    A `.seg.nrrd` beside a mask of its name is an export of that mask, and left aside.
+    A `.seg.nrrd` beside a mask of its name is an export of that mask, and left aside, unless it was saved since.
 
     Raises:
-        InputError: A folder is empty, two files stand for one case, or a label has no prediction: a missing mask is an
-            error, never skipped.
+        InputError: A folder is empty, two files stand for one case, be it a mask and its edited export, or a label has
+            no prediction: a missing mask is an error, never skipped.
     """
     references, found = _by_stem(labels), _by_stem(predictions)
     pairs, missing = [], []
@@ -119,6 +128,14 @@ def folder_pairs(predictions: Path, labels: Path) -> list[tuple[str, Path, Path]
             "A missing mask is not skipped: make it, or take its label away."
         )
     return pairs
+
+
+def without_label(predictions: Path, pairs: Sequence[tuple[str, Path, Path]]) -> list[str]:
+    """Names of the masks of a folder that no pair takes; the maps that `infer` writes beside a mask are none."""
+    found = _by_stem(predictions)
+    maps = {f"{stem.removesuffix('_seg')}_{kind}" for stem in found for kind in ("prob", "entropy")}
+    paired = {output_stem(mask) for _, mask, _ in pairs}
+    return [files[0].name for stem, files in found.items() if stem not in paired | maps]
 
 
 def table_beside(predictions: list[Path]) -> LabelTable | None:
@@ -141,18 +158,21 @@ def table_beside(predictions: list[Path]) -> LabelTable | None:
     return None
 
 
-def table_of_values(references: list[Path]) -> LabelTable:
-    """A nameless table of the values found in label files, for masks that come without any names.
+def table_of_values(references: list[Path], predictions: Sequence[Path] = ()) -> LabelTable:
+    """A table of the values found in label files, with the names that headers of .seg.nrrd files give them, if any.
 
     Raises:
-        VolumeError: All label files are empty.
+        VolumeError: All label files are empty, or the headers give one name to several values.
     """
+    names = names_of_values([*references, *predictions])
     values: set[int] = set()
     for path in references:
+        require_one_layer(path)
         values |= set(voxels_by_value(read_volume(path, "label").array))
     if not values:
         raise VolumeError(f"{references[0].parent}: every label file is empty, so there is nothing to score.")
-    return LabelTable.from_json({"labels": {str(value): f"label {value}" for value in sorted(values)}})
+    labels = {str(value): names.get(value) or f"label {value}" for value in sorted(values)}
+    return LabelTable.from_json({"labels": labels}, where=str(references[0].parent))
 
 
 def worst_cases(scores: Mapping[str, Sequence[TargetScore]]) -> list[str]:
@@ -190,7 +210,7 @@ def scored_cases(manifest: Manifest, split: str) -> dict[str, Case]:
 
     Raises:
         InputError: A label file is missing.
-        VolumeError: It lies elsewhere than its scan, or a header cannot be read.
+        VolumeError: It lies elsewhere than its scan, a header cannot be read, or names in it contradict the manifest.
     """
     cases = {case.name: case for case in manifest.split(split)}
     for case in cases.values():
@@ -199,12 +219,15 @@ def scored_cases(manifest: Manifest, split: str) -> dict[str, Case]:
                 f"{manifest.path}: case {case.name} of {split} has no label file ({case.label}) to score against."
             )
         # before anything is predicted: afterwards it would seem to be the prediction that lies elsewhere
+        require_one_layer(case.label)
         difference = read_grid(case.label).difference(read_grid(case.images[0]))
         if difference is not None:
             raise VolumeError(
                 f"{case.label}: the label of case {case.name} does not lie on the grid of its scan {case.images[0]}: "
                 f"{difference}. Resample it onto that grid; `medcontrast data check` lists all such labels."
             )
+        if named_segments(case.label):  # what contradicts the manifest is refused now
+            read_label_map(case.label, manifest.labels)
     return cases
 
 
@@ -216,8 +239,14 @@ def _by_stem(folder: Path) -> dict[str, list[Path]]:
 
 
 def _without_exports(masks: list[Path]) -> list[Path]:
-    """Files of one stem; where there are others, without a .seg.nrrd."""
+    """Files of one stem; where there are others, without a .seg.nrrd that was exported from one of them."""
     others = [path for path in masks if not path.name.lower().endswith(".seg.nrrd")]
+    edited = [path for path in masks if path not in others and not is_own_export(path)]
+    if others and edited:
+        raise InputError(
+            f"{edited[0]}: was saved by 3D Slicer or another program and may hold corrections that {others[0].name} "
+            "beside it lacks; keep the one of the two that shall be scored, and move the other away."
+        )
     return others or masks
 
 

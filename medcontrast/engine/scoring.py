@@ -21,9 +21,10 @@ from medcontrast.engine.evaluate import (
     scored_cases,
     table_beside,
     table_of_values,
+    without_label,
 )
 from medcontrast.engine.run import run_beside
-from medcontrast.errors import InputError
+from medcontrast.errors import InputError, OutputError
 from medcontrast.files import require_free, write_text
 from medcontrast.labels import LabelTable
 from medcontrast.metrics.case import TargetScore
@@ -39,11 +40,13 @@ from medcontrast.say import say
 from medcontrast.settings import require_segmentation
 from medcontrast.settings.train import EvaluationSettings
 from medcontrast.volume import Volume, canonical_axes, read_volume, to_canonical
+from medcontrast.volume.segments import read_label_map
 
 if TYPE_CHECKING:  # scores of masks need no torch
     from medcontrast.inference.predict import Predictor
 
-FILES = ("cases.csv", "report.json", "evaluation.json", "worst_cases.png")
+TABLES = ("cases.csv", "report.json", "evaluation.json")
+PICTURE = "worst_cases.png"
 
 
 def score_folders(
@@ -60,29 +63,32 @@ def score_folders(
 ) -> Report:
     """Scores anybody's masks against label files of the same names.
 
-    Names of the labels come from the manifest, else from the JSON record beside a mask, else from the values found.
+    Names of the labels come from the manifest, else from the JSON record beside a mask, else from the headers of
+    .seg.nrrd files and the values found. There are no scans here, and so no picture.
 
     Raises:
         InputError: A prediction is missing, a folder is empty, or `against` is no report on the same cases.
     """
     console = console or Console()
     if output is not None:
-        require_free(*(output / name for name in FILES), overwrite=overwrite)
+        require_free(*(output / name for name in TABLES), overwrite=overwrite)
     files = folder_pairs(predictions, labels)
-    if manifest is not None:
-        table = load_manifest(manifest).labels
-    else:
-        table = table_beside([prediction for _, prediction, _ in files]) or table_of_values(
-            [label for *_, label in files]
-        )
+    table = _table(files, manifest)
     rules = ScoringRules(table, tolerance_mm or EvaluationSettings().tolerance_mm, voxels)
     other = _other(against, [name for name, *_ in files], rules)
     warnings: list[str] = []
-    report = score_pairs(_read(files, warnings, console), rules)
+
+    def warn(sentence: str) -> None:
+        say(console, f"Warning: {sentence}")
+        warnings.append(sentence)
+
+    _warn_of_unscored(warn, predictions, labels, files)
+    report = score_pairs(_read(files, table, warn), rules)
     _show(console, report)
     facts = {"predictions": str(predictions), "labels": str(labels), "label_table": table.to_json()}
     facts |= _compared(console, report, other, against)
     if output is not None:
+        _leave_no_picture(output / PICTURE, overwrite, warn)
         _write(output, report, {**facts, "warnings": warnings})
         say(console, f"Written to {output}")
     return report
@@ -128,7 +134,7 @@ def score_checkpoints(
     manifest = manifest or _own_manifest(checkpoints[0])
     cases = scored_cases(manifest, split)
     folder = output or _default_output(checkpoints, split)
-    require_free(*(folder / name for name in FILES), overwrite=overwrite)
+    require_free(*(folder / name for name in (*TABLES, PICTURE)), overwrite=overwrite)
     predictor = Predictor.load(checkpoints, device=device, overrides={} if flips is None else {"flips": flips})
     require_same_channels(manifest.channels, predictor.channels, manifest.path)
     _require_same_labels(predictor.labels, manifest)
@@ -141,7 +147,7 @@ def score_checkpoints(
         worst.add(pair, scores)
         progress()
 
-    report = score_pairs(_predicted(predictor, cases, console), rules, on_case=on_case)
+    report = score_pairs(_predicted(predictor, cases, manifest.labels, console), rules, on_case=on_case)
     _show(console, report)
     facts = {
         "checkpoints": [_describe(path) for path in checkpoints],
@@ -154,42 +160,58 @@ def score_checkpoints(
 
     def row(case: str) -> OverlayRow:
         prediction = worst.predictions[case]
-        return overlay_row(cases[case], prediction, _title(case, report), manifest.labels.ignore_value)
+        return overlay_row(cases[case], prediction, _title(case, report), manifest.labels)
 
-    draw_worst(folder / "worst_cases.png", report, row, manifest.labels)
+    draw_worst(folder / PICTURE, report, row, manifest.labels)
     say(console, f"Written to {folder}")
     return report
 
 
-def overlay_row(case: Case, prediction: Volume, title: str, ignore_value: int | None = None) -> OverlayRow:
+def overlay_row(case: Case, prediction: Volume, title: str, labels: LabelTable) -> OverlayRow:
     """A case with reference and prediction, turned to canonical orientation for a picture, without what is ignored."""
     assert case.label is not None
-    image, label = read_volume(case.images[0], "image"), read_volume(case.label, "label")
-    kept = True if ignore_value is None else label.array != ignore_value
+    image, label = read_volume(case.images[0], "image"), read_label_map(case.label, labels)[0]
+    kept = True if labels.ignore_value is None else label.array != labels.ignore_value
     shown = (image.array, label.array * kept, prediction.array * kept)
     arrays = [to_canonical(array, image.grid) for array in shown]
     spacing = [image.grid.spacing_mm[axis] for axis in canonical_axes(image.grid)]
     return OverlayRow(arrays[0], arrays[1], arrays[2], spacing, title)
 
 
-def _read(files: Sequence[tuple[str, Path, Path]], warnings: list[str], console: Console) -> Iterator[Pair]:
-    """Mask after mask; what is odd about a label's grid, by which millimetres are counted, is said and kept."""
-    for name, prediction, reference in files:
-        pair = Pair(name, read_volume(prediction, "label"), read_volume(reference, "label"))
-        for warning in pair.reference.grid.warnings:
-            say(console, f"Warning: {warning}")
-            warnings.append(warning)
-        yield pair
+def _table(files: Sequence[tuple[str, Path, Path]], manifest: Path | None) -> LabelTable:
+    if manifest is not None:
+        return load_manifest(manifest).labels
+    predictions, references = [mask for _, mask, _ in files], [label for *_, label in files]
+    return table_beside(predictions) or table_of_values(references, predictions)
 
 
-def _predicted(predictor: Predictor, cases: dict[str, Case], console: Console) -> Iterator[Pair]:
+def _warn_of_unscored(
+    warn: Callable[[str], None], predictions: Path, labels: Path, files: Sequence[tuple[str, Path, Path]]
+) -> None:
+    left = without_label(predictions, files)
+    if left:
+        shown = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
+        masks = "1 mask has" if len(left) == 1 else f"{len(left)} masks have"
+        warn(f"{predictions}: {masks} no label in {labels}, and no score ({shown}); {len(files)} are scored.")
+
+
+def _read(files: Sequence[tuple[str, Path, Path]], labels: LabelTable, warn: Callable[[str], None]) -> Iterator[Pair]:
+    """Mask after mask; said is what was read by name, and what is odd about a label's grid, which gives millimetres."""
+    for name, *paths in files:
+        (prediction, told), (reference, more) = (read_label_map(path, labels) for path in paths)
+        for warning in (*told, *more, *reference.grid.warnings):
+            warn(warning)
+        yield Pair(name, prediction, reference)
+
+
+def _predicted(predictor: Predictor, cases: dict[str, Case], labels: LabelTable, console: Console) -> Iterator[Pair]:
     for name, case in cases.items():
         assert case.label is not None
         found = predictor.predict_scan(case.images)
-        for warning in found.grid.warnings:
+        reference, told = read_label_map(case.label, labels)
+        for warning in (*found.grid.warnings, *told):
             say(console, f"Warning: {warning}")
-        prediction = Volume(found.label_map, found.grid, Path(f"{name} (predicted)"))
-        yield Pair(name, prediction, read_volume(case.label, "label"))
+        yield Pair(name, Volume(found.label_map, found.grid, Path(f"{name} (predicted)")), reference)
 
 
 def _progress(console: Console, total: int) -> Callable[[], None]:
@@ -294,6 +316,22 @@ def _write(folder: Path, report: Report, facts: dict[str, Any]) -> None:
     report.to_csv(folder / "cases.csv")
     report.to_json(folder / "report.json")
     write_text(folder / "evaluation.json", json.dumps(facts, indent=1) + "\n")
+
+
+def _leave_no_picture(path: Path, overwrite: bool, warn: Callable[[str], None]) -> None:
+    """A picture of an earlier evaluation goes with its tables; one that nobody allows to replace is said to be old."""
+    if not path.is_file():
+        return
+    if not overwrite:
+        warn(f"{path}: is of an earlier evaluation and shows other cases than these tables; move it away.")
+        return
+    try:
+        path.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"{path}: is of an earlier evaluation and cannot be removed ({error.strerror or error}); "
+            "name another output."
+        ) from None
 
 
 def _title(case: str, report: Report) -> str:

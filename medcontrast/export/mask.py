@@ -6,12 +6,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from medcontrast.data.source import names_by_value
 from medcontrast.errors import InputError, VolumeError
 from medcontrast.export.color_table import write_color_table
 from medcontrast.export.slicer import require_known_values, write_seg_nrrd
 from medcontrast.files import read_json, require_free
 from medcontrast.labels import LabelTable
-from medcontrast.volume import Grid, Volume, output_stem, read_grid, read_volume, write_label
+from medcontrast.volume import Grid, Volume, output_stem, read_grid, write_label
+from medcontrast.volume.segments import SAVED_WHOLE, read_label_map, require_one_layer
 from medcontrast.volume_names import NIFTI_SUFFIXES, volume_suffix
 
 FORMATS = ("seg.nrrd", "nii.gz")
@@ -41,17 +43,18 @@ def export_mask(
         output_path: The file to write; by default beside the mask, with the mask's name.
         format: One of FORMATS.
         overwrite: Whether existing files may be replaced.
-        tell: Called with each warning of the grid.
+        tell: Called with each warning of the grid, and of segments whose names say other than their values.
 
     Returns:
         The files written.
 
     Raises:
-        InputError: No label table, an unusable mask, a mask off the scan's grid, an output that exists already, or a
-            .seg.nrrd of a grid that does not say where it lies.
+        InputError: No label table, an unusable mask, one whose names contradict the table or that lies off the scan's
+            grid, an output that exists already, or a .seg.nrrd of a grid that does not say where it lies.
     """
     if format not in FORMATS:
         raise InputError(f"{format!r} is not a known format; choose {' or '.join(FORMATS)}.")
+    require_one_layer(mask_path)
     read_grid(mask_path)  # a missing or unusable mask is said before a missing table
     labels = read_label_table(mask_path, labels_path)
     output = output_path or mask_path.with_name(f"{output_stem(mask_path)}.{format}")
@@ -61,13 +64,13 @@ def export_mask(
     in_place = format == "nii.gz" and output.resolve() == mask_path.resolve()  # then only its table is missing
     written = {"seg.nrrd": (output,), "nii.gz": (table,) if in_place else (output, table)}[format]
     require_free(*written, overwrite=overwrite)
-    mask = read_volume(mask_path, "label")
+    mask, told = read_label_map(mask_path, labels)
     if reference_path is not None:
         mask = _on_reference(mask, reference_path)
     grid = mask.grid
     if format == "seg.nrrd":
         _require_placed(grid, reference_path or mask_path, "use the NIfTI mask as it is: it")
-    for warning in grid.warnings:
+    for warning in (*told, *grid.warnings):
         tell(warning)
     if format == "seg.nrrd":
         write_seg_nrrd(output, mask.array, grid, labels, source=mask_path, overwrite=overwrite)
@@ -101,7 +104,7 @@ def read_label_table(mask_path: Path, labels_path: Path | None = None) -> LabelT
             f"{mask_path}: the names of its labels are not known: there is no record {path.name} beside it. "
             "Name a manifest, dataset.json or record that has them with --labels."
         )
-    return LabelTable.from_record(read_json(path), where=str(path))
+    return LabelTable.from_record(names_by_value(read_json(path), where=path), where=str(path))
 
 
 def _require_placed(grid: Grid, path: Path, instead: str) -> None:
@@ -123,6 +126,7 @@ def _on_reference(mask: Volume, reference_path: Path) -> Volume:
     if turned is None:
         raise VolumeError(
             f"{mask.path}: does not lie on the grid of {reference_path}: {difference}. "
-            "Give the scan the mask was made from, or leave --reference out."
+            "Give the scan the mask was made from, or leave --reference out; of a mask that 3D Slicer cropped, "
+            f"{SAVED_WHOLE}."
         )
     return turned

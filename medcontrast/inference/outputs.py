@@ -13,9 +13,9 @@ from medcontrast.inference.inputs import Scan
 from medcontrast.inference.predict import Prediction
 from medcontrast.inference.record import write_record
 from medcontrast.volume import write_image, write_label
+from medcontrast.volume.segments import is_own_export
 
-_EXPORTS = {"seg.nrrd": b"NRRD0004\ntype: ", "ctbl": b"# Color table file: index name R G B A\n"}
-"""How the files that an export makes begin; what 3D Slicer saves in their place begins otherwise, and is a person's."""
+_EXPORT_ENDINGS = ("seg.nrrd", "ctbl")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def plan_outputs(
             entropy_map if entropy else None,
             tuple(folder / f"{name}_seg.{ending}" for ending in export_endings),
         )
-        possible = (probability_map, entropy_map, *(folder / f"{name}_seg.{ending}" for ending in _EXPORTS))
+        possible = (probability_map, entropy_map, *(folder / f"{name}_seg.{ending}" for ending in _EXPORT_ENDINGS))
         written = outputs.files()
         others = (path for path in possible if path not in written and path.resolve() not in inputs)
         return replace(outputs, others=tuple(others))
@@ -77,7 +77,8 @@ def require_outputs(outputs: Sequence[Outputs], scans: Iterable[Scan], *, overwr
     """Checks that every file can be written; changes nothing.
 
     Raises:
-        OutputError: An output exists already, is one of the inputs, or its folder cannot be written to.
+        OutputError: An output exists already, is one of the inputs, its folder cannot be written to, or it is an export
+            that somebody has saved since.
     """
     files = [path for planned in outputs for path in planned.files()]
     inputs = {image.resolve() for scan in scans for image in scan.images}
@@ -85,6 +86,9 @@ def require_outputs(outputs: Sequence[Outputs], scans: Iterable[Scan], *, overwr
         if path.resolve() in inputs:
             raise OutputError(f"{path}: is one of the inputs and would be written over; choose another folder with -o.")
     require_free(*files, overwrite=overwrite)
+    if overwrite:
+        for planned in outputs:
+            _require_no_edits(planned)
 
 
 def write_prediction(prediction: Prediction, outputs: Outputs, *, overwrite: bool) -> None:
@@ -94,10 +98,11 @@ def write_prediction(prediction: Prediction, outputs: Outputs, *, overwrite: boo
     mask must never stand beside a new one.
 
     Raises:
-        OutputError: A file exists already or cannot be written.
+        OutputError: A file exists already or cannot be written, or is an export that was saved since; all is then left.
     """
     grid, record = prediction.grid, dict(prediction.record)
     if overwrite:
+        _require_no_edits(outputs)  # again: somebody may have corrected it while this was predicted
         _remove_earlier(outputs)
     if outputs.probabilities is not None and prediction.probabilities is not None:
         write_image(outputs.probabilities, prediction.probabilities, grid, overwrite=overwrite)
@@ -109,6 +114,15 @@ def write_prediction(prediction: Prediction, outputs: Outputs, *, overwrite: boo
     write_record(outputs.record, {"mask": outputs.mask.name, **record}, overwrite=overwrite)
 
 
+def _require_no_edits(outputs: Outputs) -> None:
+    for path in outputs.exported:
+        if path.exists() and not is_own_export(path):
+            raise OutputError(
+                f"{path}: was saved by 3D Slicer or another program since it was exported, and --overwrite would "
+                "delete the manual edits that it may hold; move it away, or name another output with -o."
+            )
+
+
 def _remove_earlier(outputs: Outputs) -> None:
     """Removes what the files of an old mask are known to be by; anything else of such a name is somebody's."""
     try:
@@ -118,7 +132,7 @@ def _remove_earlier(outputs: Outputs) -> None:
     named = [str(record.get(key)) for key in ("probabilities", "entropy")] if isinstance(record, dict) else []
     for path in outputs.others:
         ours = any(words.startswith(f"{path.name}: ") for words in named)
-        if ours or any(path.name.endswith(f".{ending}") and _begins(path, words) for ending, words in _EXPORTS.items()):
+        if ours or is_own_export(path):
             _remove(path)
     for path in (*outputs.exported, outputs.record):  # the record last: until then the others can be known
         _remove(path)
@@ -132,11 +146,3 @@ def _remove(path: Path) -> None:
             f"{path}: is of an earlier run and cannot be removed ({error.strerror or error}); choose another folder "
             "with -o."
         ) from None
-
-
-def _begins(path: Path, words: bytes) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(words)) == words
-    except OSError:
-        return False

@@ -149,7 +149,10 @@ def test_masks_against_an_earlier_evaluation(cli, refused, tiny, masks):
         cli("evaluate", *words, "--against", before),
         f"{before}: needs the same cases to be compared, but 1 of them stand in only one of the two: case_1.",
     )
-    refused(cli("evaluate", *words, "--against", folder / "none.json"), "none.json: cannot be read as a report")
+    refused(
+        cli("evaluate", *words, "--against", folder / "none.json"),
+        "none.json: cannot be read (No such file or directory); name the report.json of an evaluation.",
+    )
 
 
 def test_a_checkpoint_against_an_earlier_evaluation(cli, refused, trained, tmp_path):
@@ -290,6 +293,49 @@ def test_exports_of_the_masks_are_left_aside(cli, refused, tiny, masks):
     assert cli(*words).code == 0  # then the export is all there is
     (predictions / "case_1.nrrd").write_bytes((predictions / "case_1_seg.seg.nrrd").read_bytes())
     refused(cli(*words), "both case_1.nrrd and case_1_seg.seg.nrrd are a prediction of case_1; keep one.")
+
+
+def test_masks_without_a_label_are_counted(cli, tiny, masks):
+    predictions, labels, folder = masks
+    words = ("evaluate", "--predictions", predictions, "--labels", labels, "-o", folder / "scores", "--overwrite")
+    _, label = tiny.make_scan(0, (20, 18, 22), [1, 2])
+    for name in ("case_0_prob", "case_0_entropy"):  # maps of a mask
+        tiny.write_nifti(predictions / f"{name}.nii", label)
+    assert "Warning" not in cli(*words).out
+    for number, (count, shown) in enumerate(
+        (
+            ("1 mask has", "case_2_seg.nii"),
+            ("2 masks have", "case_2_seg.nii, case_3_seg.nii"),
+            ("6 masks have", ", ".join(f"case_{case}_seg.nii" for case in range(2, 7)) + ", ..."),
+        )
+    ):
+        for case in range(2, (3, 4, 8)[number]):
+            tiny.write_nifti(predictions / f"case_{case}_seg.nii", label)
+        result = cli(*words)
+        assert result.code == 0, result.err
+        sentence = f"{predictions}: {count} no label in {labels}, and no score ({shown}); 2 are scored."
+        assert f"Warning: {sentence}\n" in result.out
+        assert json.loads((folder / "scores" / "evaluation.json").read_text())["warnings"] == [sentence]
+
+
+def test_no_picture_of_an_earlier_evaluation_is_left_beside_new_tables(cli, refused, masks):
+    predictions, labels, folder = masks
+    scores = folder / "scores"
+    picture = scores / "worst_cases.png"
+    words = ("evaluate", "--predictions", predictions, "--labels", labels, "-o", scores)
+    scores.mkdir()
+    picture.touch()
+    result = cli(*words)  # the picture alone is in nobody's way, and not ours to take away
+    assert result.code == 0, result.err
+    sentence = f"{picture}: is of an earlier evaluation and shows other cases than these tables; move it away."
+    assert f"Warning: {sentence}\n" in result.out and picture.exists()
+    refused(
+        cli(*words), f"{scores / 'cases.csv'}: exists already (and 2 more); add --overwrite, or name another output."
+    )
+    assert picture.exists()
+    result = cli(*words, "--overwrite")
+    assert result.code == 0 and "Warning" not in result.out, result.err
+    assert sorted(path.name for path in scores.iterdir()) == ["cases.csv", "evaluation.json", "report.json"]
 
 
 def test_two_labels_of_one_case_are_refused(cli, refused, tiny, masks):

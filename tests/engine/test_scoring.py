@@ -5,18 +5,21 @@ from __future__ import annotations
 import gc
 import io
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from rich.console import Console
 
-from medcontrast.data.manifest import Manifest, load_manifest
+from medcontrast.data.manifest import Case, Manifest, load_manifest
 from medcontrast.engine import evaluate, scoring, validate
 from medcontrast.engine.evaluate import WORST_SHOWN, Pair, WorstPredictions, worst_cases
 from medcontrast.engine.validate import Validator
+from medcontrast.errors import VolumeError
 from medcontrast.inference.predict import Predictor
 from medcontrast.labels import LabelTable
 from medcontrast.metrics import score_case
@@ -47,6 +50,7 @@ class HandPredictor:
 
     def __init__(self, labels: LabelTable) -> None:
         self.labels, self.settings = labels, InferenceSettings()
+        self.channels = ("channel 0",)
         self.lost = dict(zip(range(1, 10), (1, 4, 0, 2, 7, 5, 3, 6, 1), strict=True))
         self.members = [SimpleNamespace(recipe=SimpleNamespace(evaluation=SimpleNamespace(tolerance_mm=1.0)))]
         self.given: list[weakref.ref[Any]] = []
@@ -125,9 +129,50 @@ def test_nothing_is_taken_out_of_a_picture_where_nothing_is_ignored(manifest: Ma
     assert case.label is not None
     label = read_volume(case.label, "label")
     prediction = Volume(np.ones(SHAPE, np.uint16), label.grid, Path("x"))
-    row = scoring.overlay_row(case, prediction, "x")
+    table = LabelTable.from_json({"labels": {"1": "front", "2": "back"}})
+    row = scoring.overlay_row(case, prediction, "x", table)
     assert row.prediction is not None and row.prediction.all()
     np.testing.assert_array_equal(row.reference, label.array)
+
+
+def name_segments(case: Case, segments: dict[str, int]) -> Case:
+    """The case with its label file as 3D Slicer saves it, structures 1 and 2 under other values."""
+    assert case.label is not None
+    image = sitk.ReadImage(str(case.label))
+    values = sitk.GetArrayFromImage(image)
+    new = np.select([values == 1, values == 2], list(segments.values()), values.astype(int)).astype(np.uint8)
+    saved = sitk.GetImageFromArray(new)
+    saved.CopyInformation(image)
+    for number, (name, value) in enumerate(segments.items()):
+        saved.SetMetaData(f"Segment{number}_ID", f"Segment_{number}")
+        saved.SetMetaData(f"Segment{number}_Name", name)
+        saved.SetMetaData(f"Segment{number}_LabelValue", str(value))
+    path = case.label.with_name(f"{case.name}.seg.nrrd")
+    sitk.WriteImage(saved, str(path), True)
+    return replace(case, label=path)
+
+
+def test_labels_are_read_by_the_names_of_their_segments(
+    manifest: Manifest, hand: HandPredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[OverlayRow] = []
+    monkeypatch.setattr(evaluate, "overlay_grid_png", lambda path, rows, **_: drawn.extend(rows))
+    before, text = score(manifest, tmp_path)
+    assert "by name" not in text
+    named = tuple(name_segments(case, {"front": 2, "back": 1}) for case in manifest.validation)
+    after, text = score(replace(manifest, validation=named), tmp_path)
+    assert after.cases == before.cases
+    assert text.count("and are read by name: front 2 as 1, back 1 as 2.") == len(named)
+    for one, other in zip(drawn[:WORST_SHOWN], drawn[WORST_SHOWN:], strict=True):
+        np.testing.assert_array_equal(one.reference, other.reference)
+    # before anything is predicted
+    hand.given.clear()
+    named = (*named[:8], name_segments(manifest.validation[8], {"front": 2, "tail": 1}))
+    with pytest.raises(
+        VolumeError, match=r"case_09\.seg\.nrrd: its segments are 2 front, 1 tail, which contradicts the"
+    ):
+        score(replace(manifest, validation=named), tmp_path)
+    assert not hand.given
 
 
 def test_folders_and_names_are_no_markup_and_misses_are_said_once(

@@ -85,6 +85,50 @@ def test_a_mask_stored_in_another_order_is_put_on_its_scan(mask: Path, tmp_path:
     np.testing.assert_array_equal(after.array, before.array)
 
 
+def swap_in_slicer(export: Path) -> None:
+    """Saved again with its two segments in another order, and their values with them."""
+    image = sitk.ReadImage(str(export))
+    values = sitk.GetArrayFromImage(image)
+    swapped = sitk.GetImageFromArray(np.select([values == 1, values == 2], [2, 1]).astype(np.uint8))
+    swapped.CopyInformation(image)
+    for key in image.GetMetaDataKeys():
+        if key.startswith("Segment"):
+            other = key.translate(str.maketrans("01", "10")) if key.startswith(("Segment0", "Segment1")) else key
+            swapped.SetMetaData(other, image.GetMetaData(key))
+    for number in (0, 1):
+        swapped.SetMetaData(f"Segment{number}_LabelValue", str(number + 1))
+    sitk.WriteImage(swapped, str(export), True)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_segments_in_another_order_keep_their_names(mask: Path, tmp_path: Path, format: str) -> None:
+    edited = export_mask(mask)[0].rename(tmp_path / "edited.seg.nrrd")
+    swap_in_slicer(edited)
+    segmentation = slicerio.read_segmentation(str(edited))
+    assert [segment["name"] for segment in segmentation["segments"]] == ["scar", "left atrium"]
+    assert segmentation["voxels"][1, 2, 3] == 1
+    told: list[str] = []
+    record = mask.with_name("scan_seg.json")
+    written = export_mask(edited, None, record, tmp_path / f"again.{format}", format, tell=told.append)
+    np.testing.assert_array_equal(read_volume(written[0], "label").array, read_volume(mask, "label").array)
+    assert told == [
+        f"{edited}: its segments have other values than in the label table, and are read by name: scar 1 as 2."
+    ]
+
+
+def test_names_that_contradict_the_table_become_no_export(mask: Path, tmp_path: Path) -> None:
+    edited = export_mask(mask)[0].rename(tmp_path / "edited.seg.nrrd")
+    other = tmp_path / "other.json"
+    array = read_volume(mask, "label").array.copy()
+    array[0] = 1
+    write_label(mask, array, GRID, overwrite=True)
+    export_mask(mask, output_path=edited, overwrite=True)
+    other.write_text(json.dumps({"labels": {"1": "scar", "2": "tissue"}}))
+    with pytest.raises(VolumeError, match=r"contradicts the label table .* as the table knows no left atrium; in 3D"):
+        export_mask(edited, labels_path=other, output_path=tmp_path / "x.seg.nrrd")
+    assert not (tmp_path / "x.seg.nrrd").exists()
+
+
 def unplaced(folder: Path) -> Path:
     """A scan with sform and qform codes 0, and its mask with a record: codes 0 too."""
     scan = nib.Nifti1Image(np.zeros(GRID.shape, np.int16), None)
@@ -149,7 +193,9 @@ def test_refusals(mask: Path, tmp_path: Path) -> None:
     refused(
         VolumeError,
         r"scan_seg\.nii\.gz: does not lie on the grid of .*other\.nii: its corners lie up to 2\.5 mm off: 4 x 5 "
-        r"x 6 voxels of 1 x 2 x 3 mm, .*, not 4 x 5 x 6 voxels of 1 x 2 x 3\.5 mm, .*\. Give the scan",
+        r"x 6 voxels of 1 x 2 x 3 mm, .*, not 4 x 5 x 6 voxels of 1 x 2 x 3\.5 mm, .*\. Give the scan "
+        r"the mask was made from, or leave --reference out; of a mask that 3D Slicer cropped, make the "
+        r"scan its reference geometry there \(Segment Editor, Specify geometry\) and save it again",
         mask,
         tmp_path / "other.nii",
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from medcontrast.errors import OutputError
 from medcontrast.export import export_mask
@@ -159,6 +160,37 @@ def test_what_somebody_else_wrote_stays(tmp_path: Path) -> None:
     record.write_text("{")
     write_prediction(prediction(1), planned, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def save_in_slicer(export: Path) -> None:
+    """Opened and saved again: the same segments behind another program's first lines."""
+    sitk.WriteImage(sitk.ReadImage(str(export)), str(export), True)
+
+
+@pytest.mark.parametrize("ending", ["seg.nrrd", "ctbl"])
+def test_an_export_that_was_edited_is_never_replaced(tmp_path: Path, ending: str) -> None:
+    """Neither where it is found before any work, nor where it was edited while the work was done."""
+    write_everything(tmp_path, "a")
+    scans = [scan(Path("a.nii"))]
+    planned = plan_outputs(scans, tmp_path, export_endings=[ending])
+    require_outputs(planned, scans, overwrite=True)  # nobody has touched it
+    edited = tmp_path / f"a_seg.{ending}"
+    if ending == "ctbl":
+        edited.write_text("# Color table file C:/Users/me/a_seg.ctbl\n# 3 values\n")
+    else:
+        save_in_slicer(edited)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    sentence = (
+        rf"^{edited}: was saved by 3D Slicer or another program since it was exported, and --overwrite would delete "
+        r"the manual edits that it may hold; move it away, or name another output with -o\.$"
+    )
+    with pytest.raises(OutputError, match=sentence):
+        require_outputs(planned, scans, overwrite=True)
+    with pytest.raises(OutputError, match=sentence):
+        write_prediction(prediction(2), planned[0], overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with pytest.raises(OutputError, match="exists already"):
+        require_outputs(planned, scans, overwrite=False)
 
 
 def test_an_input_is_never_removed(tmp_path: Path) -> None:

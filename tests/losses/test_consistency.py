@@ -10,6 +10,7 @@ from medcontrast.losses.consistency import (
     entropy,
     maximum_entropy,
     mse_consistency,
+    mutual_consistency,
     sharpen,
 )
 
@@ -106,6 +107,26 @@ def test_the_student_carries_gradient_and_the_target_none():
     mse_consistency(student, teacher.softmax(1)).backward()
     assert teacher.grad is None
     assert (student.grad.flatten(1).abs().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_each_decoder_learns_from_the_others_and_teaches_without_gradient(count):
+    """By hand: the gradient at decoder i is that of its own differences to constant, sharpened others."""
+    generator = torch.Generator().manual_seed(3)
+    logits = [
+        torch.randn(2, 3, 2, 3, 2, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(count)
+    ]
+    value = mutual_consistency(logits, 0.5)
+    found = torch.autograd.grad(value, logits)
+    squares = [each.detach().softmax(1).square() for each in logits]
+    targets = [each / each.sum(1, keepdim=True) for each in squares]
+    learned = [
+        sum((logits[i].softmax(1) - targets[j]).square().mean() for j in range(count) if j != i) for i in range(count)
+    ]
+    torch.testing.assert_close(value, sum(learned))
+    for gradient, own, each in zip(found, learned, logits, strict=True):
+        torch.testing.assert_close(gradient, torch.autograd.grad(own, each)[0])
+        assert float(gradient.abs().sum()) > 1e-3
 
 
 def test_perturbing_the_student_changes_the_term():

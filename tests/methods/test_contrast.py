@@ -11,10 +11,10 @@ from medcontrast.networks.regions import split_cells
 from medcontrast.settings.methods import ContrastSettings
 
 
-def make(region=4, memory=8, **other):
+def make(region=4, memory=8, classes=2, **other):
     torch.manual_seed(0)
     settings = ContrastSettings(region=region, memory=memory, embedding_channels=8, **other)
-    return ForegroundBackgroundContrast(settings, feature_channels=5, classes=2).train()
+    return ForegroundBackgroundContrast(settings, feature_channels=5, classes=classes).train()
 
 
 def inputs(rows=3, side=8):
@@ -58,6 +58,18 @@ def test_terms_are_means_over_classes_and_push_goes_both_ways():
         "push": sum(pushes) / 4,
     }
     for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 4, 8])
+def test_a_class_that_is_nowhere_changes_nothing(classes):
+    """The terms of one class with a border are the same however many there could be."""
+    features, maps, known = inputs()
+    others = torch.zeros(len(maps), classes - 1, *maps.shape[2:])
+    alone = make(classes=1)(features, maps[:, :1], known, labeled_rows=2)
+    terms = make(classes=classes)(features, torch.cat([others, maps[:, :1]], dim=1), known, labeled_rows=2)
+    for name, value in alone.items():
+        assert float(value.detach()) > 0.01
         torch.testing.assert_close(terms[name], value)
 
 
@@ -117,6 +129,33 @@ def test_memory_changes_the_terms_and_is_in_the_state():
     again = twin(features * 0.5 + 1, maps, known, labeled_rows=2)
     assert all(torch.equal(after[name], again[name]) for name in after)
     assert any(not torch.equal(before[name], after[name]) for name in after)
+
+
+def test_the_memory_is_half_of_pull_and_more_to_push_from():
+    """By hand, values and gradients, once the memory holds the two labeled rows of an earlier step."""
+    features, maps, known = inputs()
+    contrast = make(region=0, memory=4)
+    contrast(features * 0.5 + 1, maps, known, labeled_rows=2)
+    contrast.remember()
+    terms = contrast(features, maps, known, labeled_rows=2)
+    now, old = contrast.head(features, maps), contrast.head(features.detach()[:2] * 0.5 + 1, maps[:2])
+    expected = dict.fromkeys(terms, 0.0)
+    for k in range(2):
+        inside, outside = now.foreground[:, k], now.background[:, k]
+        old_inside, old_outside = old.foreground[:, k].detach(), old.background[:, k].detach()
+        for kind, new, past in (("foreground", inside, old_inside), ("background", outside, old_outside)):
+            halves = pull(new, rank_decay=0.0) + pull(new, past, rank_decay=0.0)
+            expected[f"pull_{kind}"] = expected[f"pull_{kind}"] + halves / 4
+        pushes = (
+            push(inside, torch.cat([outside, old_outside]), rank_decay=0.0),
+            push(outside, torch.cat([inside, old_inside]), rank_decay=0.0),
+        )
+        expected["push"] = expected["push"] + sum(pushes) / 4
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value)
+        found, by_hand = (torch.autograd.grad(each, features, retain_graph=True)[0] for each in (terms[name], value))
+        assert by_hand.norm() > 1e-4
+        torch.testing.assert_close(found, by_hand)
 
 
 def test_no_more_cells_than_asked_for():

@@ -28,6 +28,18 @@ def make(tiny):
     return build
 
 
+def trained(method):
+    """Parameters of everything that learns by itself: both networks, or the own layers of every decoder."""
+    if hasattr(method, "partner"):
+        networks = {"first": [method.student], "second": [method.partner]}
+    else:
+        networks = {f"decoder {number + 2}": [each] for number, each in enumerate(method.student.others)}
+        networks["decoder 1, last step up"] = [method.student.body.upsample]
+        networks["decoder 1, last layer"] = [method.student.final]
+        networks["encoder"] = [method.student.body.downsample]
+    return {name: [value for each in found for value in each.parameters()] for name, found in networks.items()}
+
+
 def gradient(value, parameters):
     found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
     return sum(float(each.abs().sum()) for each in found if each is not None)
@@ -74,41 +86,60 @@ def test_mc_net_is_the_sum_over_ordered_pairs_of_decoders(tiny, make):
     logits = answers(method, batch)
     terms = method.losses(batch, INFO)
     probabilities = [each.softmax(1) for each in logits]
-    sharpened = [each**2 / (each**2).sum(1, keepdim=True) for each in probabilities]
+    sharpened = [(each**2 / (each**2).sum(1, keepdim=True)).detach() for each in probabilities]
     expected = sum((probabilities[i] - sharpened[j]).square().mean() for i in range(3) for j in range(3) if i != j)
     torch.testing.assert_close(terms["consistency"], expected)
     supervised = sum(dice_cross_entropy(each[:2], batch["label"][:2]) for each in logits) / 3
     torch.testing.assert_close(terms["loss"], supervised + 0.7 * expected)
+    parameters = list(method.student.parameters())
+    found, by_hand = (torch.autograd.grad(each, parameters) for each in (terms["loss"], supervised + 0.7 * expected))
+    torch.testing.assert_close(found, by_hand, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", MUTUAL)
 def test_every_term_reaches_every_trained_tensor(tiny, make, name):
     method = make(name)
     terms = method.losses(tiny.make_batch(), INFO)
-    for network in [method.student, *([method.partner] if name == "cps" else method.student.others)]:
+    for network, parameters in trained(method).items():
         for term, value in terms.items():
-            assert gradient(value, list(network.parameters())) > 0, term
+            assert gradient(value, parameters) > 0, (network, term)
     terms["loss"].backward()
     assert all(parameter.grad is not None for parameter in method.parameters())
 
 
 @pytest.mark.parametrize("name", MUTUAL)
-def test_the_consistency_changes_with_the_student(tiny, make, name):
-    method, batch = make(name), tiny.make_batch()
-    with torch.no_grad():
-        before = method.losses(batch, INFO)["consistency"]
-        for parameter in method.student.parameters():
-            parameter += 0.1
-        after = method.losses(batch, INFO)["consistency"]
-    assert abs(float(after - before)) > 1e-6
+def test_every_term_changes_with_each_trained_part(tiny, make, name):
+    batch = tiny.make_batch()
+    for network in trained(make(name)):
+        method = make(name)
+        with torch.no_grad():
+            before = method.losses(batch, INFO)
+            for parameter in trained(method)[network]:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+            after = method.losses(batch, INFO)
+        for term in before:
+            assert abs(float(after[term] - before[term])) > 1e-6, (network, term)
 
 
-def test_no_gradient_flows_through_what_is_learned_from(tiny, make):
-    """The first network's share of the consistency sends nothing to the partner."""
+def test_each_network_of_cps_learns_from_a_constant_answer_of_the_other(tiny, make):
+    """The gradient of the consistency is that of each network's own loss, to labels that depend on nothing."""
     method, batch = make("cps"), tiny.make_batch()
-    share = method._learn_from(method.student(batch["image"]).logits, method.partner(batch["image"]).logits)
-    assert gradient(share, list(method.partner.parameters())) == 0
-    assert gradient(share, list(method.student.parameters())) > 0
+    first, second = answers(method, batch)
+    labels = [each.detach()[2:].argmax(1, keepdim=True) for each in (first, second)]
+    consistency = method.losses(batch, INFO)["consistency"]
+    for network, logits, label in ((method.student, first, labels[1]), (method.partner, second, labels[0])):
+        parameters = list(network.parameters())
+        expected = torch.autograd.grad(dice_cross_entropy(logits[2:], label), parameters)
+        found = torch.autograd.grad(consistency, parameters, retain_graph=True)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_without_consistency_a_step_of_cps_is_a_supervised_step(tiny, make):
+    batch, moved = tiny.make_batch(), []
+    for method in (make("cps", consistency_weight=0.0), make("supervised")):
+        method.losses(batch, INFO)["loss"].backward()
+        moved.append({name: value.detach() - 0.1 * value.grad for name, value in method.student.named_parameters()})
+    torch.testing.assert_close(moved[0], moved[1], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", MUTUAL)

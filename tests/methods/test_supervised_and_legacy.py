@@ -64,8 +64,8 @@ def test_legacy_loss_is_the_weighted_sum_of_its_terms(tiny, make):
             torch.testing.assert_close(terms["loss"], expected)
 
 
-def gradient_sum(value, method):
-    found = torch.autograd.grad(value, list(method.student.parameters()), retain_graph=True, allow_unused=True)
+def gradient_sum(value, module):
+    found = torch.autograd.grad(value, list(module.parameters()), retain_graph=True, allow_unused=True)
     assert all(bool(torch.isfinite(each).all()) for each in found if each is not None)
     return sum(float(each.abs().sum()) for each in found if each is not None)
 
@@ -79,19 +79,42 @@ def tell_images_apart(method):
                 linear.bias.zero_()
 
 
-def test_every_legacy_term_reaches_the_student(tiny, make):
+def test_supervised_reaches_every_layer(tiny, make):
+    method = make("supervised")
+    method.losses(tiny.make_batch(), INFO)["loss"].backward()
+    gradients = {name: value.grad for name, value in method.named_parameters()}
+    assert None not in gradients.values()
+    # a bias goes out again in the normalisation after it
+    assert [name for name, each in gradients.items() if each.ndim > 1 and not each.any()] == []
+
+
+def test_every_legacy_term_reaches_every_decoder(tiny, make):
     method = make("fba_legacy")
     terms = method.losses(tiny.make_batch(), INFO)
     for term, value in terms.items():
-        reached = gradient_sum(value, method)
+        reached = gradient_sum(value, method.student)
         # embeddings are alike to 0.9995 at first, where the clamp stops pull
         assert reached == 0 if term.startswith("pull") else reached > 0, term
     terms["loss"].backward()
     assert all(parameter.grad is not None for parameter in method.parameters())
     tell_images_apart(method)
-    other = method.losses(tiny.make_batch(), INFO)
-    for term in ("pull_foreground", "pull_background", "push"):
-        assert gradient_sum(other[term], method) > 0, term
+    for term, value in method.losses(tiny.make_batch(), INFO).items():
+        for part in (method.student.encoder, *method.student.decoders):
+            assert gradient_sum(value, part) > 0, term
+
+
+@pytest.mark.parametrize("name", ["supervised", "fba_legacy"])
+def test_every_term_changes_with_the_student(tiny, make, name):
+    method, batch = make(name), tiny.make_batch()
+    if name == "fba_legacy":
+        tell_images_apart(method)
+    with torch.no_grad():
+        before = method.losses(batch, INFO)
+        for parameter in method.student.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+        after = method.losses(batch, INFO)
+    for term, value in before.items():
+        assert abs(float(after[term] - value)) > 1e-6, term
 
 
 def test_legacy_contrast_by_the_equations(tiny, make):

@@ -30,6 +30,7 @@ class BCP(TeacherMethod):
     Deviation: Every pair is exchanged in both directions, where the public code takes half of the pairs for each, so
         that every labeled row is seen whole in every step, as in the other methods. Each pair draws its own box. The
         pre-training is the first part of the same run, and its network keeps being averaged into the teacher.
+        Dice leaves the background out and the teacher is in evaluation mode; the public code does neither.
     """
 
     def __init__(self, settings: BCPSettings, make_network: MakeNetwork) -> None:

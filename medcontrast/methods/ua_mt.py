@@ -28,6 +28,7 @@ class UAMT(TeacherMethod):
     Paper: Yu et al. 2019, "Uncertainty-aware Self-ensembling Model", section 2.
     Deviation: The target is the teacher's plain answer on the weak view, without noise; its batch norm goes by
         its running statistics; dropout acts in the noisy passes where the network has any. Means are taken row by row.
+        The public teacher is in training mode throughout, and its student is what is tested.
     """
 
     def __init__(self, settings: UAMTSettings, make_network: MakeNetwork) -> None:

@@ -43,7 +43,8 @@ class ConsistencySettings(Settings):
     """After the ramp-up."""
     ramp_up_steps: int = Field(default=300, ge=0)
     perturbation: Literal["noise", "copy_paste"] = "copy_paste"
-    """noise: the strong view alone; copy_paste: boxes are exchanged between labeled and unlabeled rows too."""
+    """noise: the strong view alone; copy_paste: some unlabeled rows take a box of a labeled row
+    too, or all of it but a box."""
     paste_fraction: float = Field(default=0.667, gt=0.0, lt=1.0)
     """Side of the exchanged box as a share of the patch's side (copy_paste)."""
     paste_probability: float = Field(default=0.5, ge=0.0, le=1.0)

@@ -23,7 +23,8 @@ class FBANet(TeacherMethod):
 
     The student sees the strong view of unlabeled rows, some of which take a box of a labeled row, or all of it but a
     box; labeled rows stay whole. Its target is mixed in the same way from the teacher's answer to the weak view and the
-    labels. Contrast maps are the labels and those targets. Every foreground class has its own foreground and background; binary is a case of it.
+    labels. Contrast maps are the labels and those targets. Every foreground class has its own foreground and
+    background; binary is a case of it.
 
     Paper: Chung et al. 2023, FBA-Net (contrast); Tarvainen and Valpola 2017 (teacher); Bai et al. 2023, BCP
         (exchange of boxes).

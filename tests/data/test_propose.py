@@ -20,6 +20,7 @@ from medcontrast.data.survey import Scan, survey
 from medcontrast.errors import InputError, ManifestError
 from medcontrast.labels import LabelTable
 from medcontrast.settings import Recipe, load_recipe, recipe_from_tree
+from medcontrast.volume import segments
 
 TABLE = LabelTable.from_json({"labels": {"0": "background", "1": "liver"}})
 
@@ -88,6 +89,7 @@ def test_survey_reads_labeled_first_and_no_label_of_an_unlabeled_case(
         return read(file, kind)
 
     monkeypatch.setattr(survey_room, "read_volume", watch)
+    monkeypatch.setattr(segments, "read_volume", watch)
     (tmp_path / "labels/case_02.nii").unlink()
     told: list[str] = []
     scans = survey(load_manifest(path), most=3, tell=told.append)

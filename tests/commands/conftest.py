@@ -22,6 +22,16 @@ def trained(tiny, tmp_path_factory):
 
 
 @pytest.fixture
+def masks(tiny, tmp_path):
+    """Two label files and equal predictions."""
+    for number in range(2):
+        _, label = tiny.make_scan(number, (20, 18, 22), [1, 2])
+        tiny.write_nifti(tmp_path / "labels" / f"case_{number}.nii", label)
+        tiny.write_nifti(tmp_path / "masks" / f"case_{number}_seg.nii", label)
+    return tmp_path / "masks", tmp_path / "labels", tmp_path
+
+
+@pytest.fixture
 def refused():
     """Fails unless a command ended with exit code 2 and said these sentences."""
 

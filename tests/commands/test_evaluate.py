@@ -95,16 +95,6 @@ def test_flips_and_several_checkpoints_score_what_infer_writes(cli, tiny, traine
     assert (tmp_path / "alone" / "cases.csv").read_text() != rows[0]
 
 
-@pytest.fixture
-def masks(tiny, tmp_path):
-    """Two label files and equal predictions."""
-    for number in range(2):
-        _, label = tiny.make_scan(number, (20, 18, 22), [1, 2])
-        tiny.write_nifti(tmp_path / "labels" / f"case_{number}.nii", label)
-        tiny.write_nifti(tmp_path / "masks" / f"case_{number}_seg.nii", label)
-    return tmp_path / "masks", tmp_path / "labels", tmp_path
-
-
 def test_evaluate_masks(cli, tiny, masks):
     predictions, labels, folder = masks
     result = cli("evaluate", "--predictions", predictions, "--labels", labels, "-o", folder / "scores")

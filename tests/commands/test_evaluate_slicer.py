@@ -10,16 +10,6 @@ import pytest
 import SimpleITK as sitk
 
 
-@pytest.fixture
-def masks(tiny, tmp_path):
-    """Two label files and equal predictions."""
-    for number in range(2):
-        _, label = tiny.make_scan(number, (20, 18, 22), [1, 2])
-        tiny.write_nifti(tmp_path / "labels" / f"case_{number}.nii", label)
-        tiny.write_nifti(tmp_path / "masks" / f"case_{number}_seg.nii", label)
-    return tmp_path / "masks", tmp_path / "labels", tmp_path
-
-
 def save_in_slicer(path, array, segments):
     """As 3D Slicer does, through ITK: a voxel of 1 mm at 0, 0, 0 as `write_nifti` has it, and segments by name."""
     image = sitk.GetImageFromArray(array.transpose(2, 1, 0))

@@ -86,10 +86,12 @@ def score_folders(
     report = score_pairs(_read(files, table, warn), rules)
     _show(console, report)
     facts = {"predictions": str(predictions), "labels": str(labels), "label_table": table.to_json()}
-    facts |= _compared(console, report, other, against)
     if output is not None:
         _leave_no_picture(output / PICTURE, overwrite, warn)
-        _write(output, report, {**facts, "warnings": warnings})
+        _write_scores(output, report)
+    facts |= _compared(console, report, other, against)
+    if output is not None:
+        _write_facts(output, {**facts, "warnings": warnings})
         say(console, f"Written to {output}")
     return report
 
@@ -156,7 +158,8 @@ def score_checkpoints(
         "label_table": manifest.labels.to_json(),
         "inference": predictor.settings.model_dump(mode="json"),
     }
-    _write(folder, report, {**facts, **_compared(console, report, other, against)})
+    _write_scores(folder, report)
+    _write_facts(folder, {**facts, **_compared(console, report, other, against)})
 
     def row(case: str) -> OverlayRow:
         prediction = worst.predictions[case]
@@ -312,9 +315,13 @@ def _show(console: Console, report: Report) -> None:
         console.print(line, markup=False, highlight=False)
 
 
-def _write(folder: Path, report: Report, facts: dict[str, Any]) -> None:
+def _write_scores(folder: Path, report: Report) -> None:
+    """Before anything is compared: labels that turn out to be others must not cost what was predicted."""
     report.to_csv(folder / "cases.csv")
     report.to_json(folder / "report.json")
+
+
+def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
     write_text(folder / "evaluation.json", json.dumps(facts, indent=1) + "\n")
 
 

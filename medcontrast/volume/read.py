@@ -111,9 +111,9 @@ def far_values(volume: Volume) -> str | None:
     thinned = array.reshape(-1)[:: max(1, array.size // _SAMPLE)].astype(np.float64)
     low, high = np.percentile(thinned, (0.5, 99.5))
     reach = _FAR * (high - low)
-    far = (array < low - reach) | (array > high + reach)
-    if reach == 0 or not far.any():
+    if reach == 0 or (array.min() >= low - reach and array.max() <= high + reach):
         return None
+    far = (array < low - reach) | (array > high + reach)
     first = _first(far)
     return (
         f"{volume.path}: {np.count_nonzero(far)} of {far.size} voxels are more than {_FAR:,} times as far out as the "

@@ -145,6 +145,18 @@ def test_masks_against_an_earlier_evaluation(cli, refused, tiny, masks):
     )
 
 
+def test_scores_stay_where_the_other_report_is_of_other_labels(cli, refused, masks):
+    predictions, labels, folder = masks
+    words = ("evaluate", "--predictions", predictions, "--labels", labels)
+    assert cli(*words, "-o", folder / "first").code == 0
+    before = folder / "first" / "report.json"
+    content = json.loads(before.read_text())
+    content["cases"]["case_0"][0]["volume_ml_reference"] *= 2
+    before.write_text(json.dumps(content))
+    refused(cli(*words, "-o", folder / "second", "--against", before), "Paired reports need the same labels")
+    assert (folder / "second" / "report.json").is_file() and (folder / "second" / "cases.csv").is_file()
+
+
 def test_a_checkpoint_against_an_earlier_evaluation(cli, refused, trained, tmp_path):
     words = ("evaluate", "--ckpt", trained.folder, "--device", "cpu")
     assert cli(*words, "-o", tmp_path / "first").code == 0

@@ -21,11 +21,12 @@ _users = 0
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Within it, memory that is freed stays with the process; afterwards it goes back to the system.
+    """Within it, memory that is freed stays with the process; at its end that goes back to the system.
 
     Without it the GNU C library maps every block above 32 MiB anew, and the system clears it page by page on first
     use: a network on windows of a million voxels spends 40 % of its time on that (docs/performance.md). Nests, and may
-    be entered from several threads. Elsewhere, and where the environment sets up malloc, it does nothing.
+    be entered from several threads. Afterwards the process is at most as large as it was here: a block that fits where
+    one stood may take that place, and keep it. Elsewhere, and where the environment sets up malloc, it does nothing.
     """
     library = _library()
     if library is None:

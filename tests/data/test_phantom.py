@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -135,12 +136,18 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     assert write_phantom(tmp_path, overwrite=True, **options) == path  # type: ignore[arg-type]
 
 
-def test_a_case_takes_less_than_a_third_of_a_second() -> None:
-    make_phantom(0, 0)
-    start = time.process_time()
-    for index in range(3):
-        make_phantom(0, index)
-    assert (time.process_time() - start) / 3 < 0.3
+def test_a_case_costs_less_than_a_hundred_smoothings_of_its_size() -> None:
+    noise = np.random.default_rng(0).random((64, 64, 40), dtype=np.float32)
+
+    def seconds(work: Callable[[], object]) -> float:
+        def once() -> float:
+            start = time.process_time()
+            work()
+            return time.process_time() - start
+
+        return min(once() for _ in range(3))
+
+    assert seconds(lambda: make_phantom(0, 0)) < 100 * seconds(lambda: ndimage.gaussian_filter(noise, 2.0))
 
 
 def test_rotation_is_about_x_then_y_then_z() -> None:

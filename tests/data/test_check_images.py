@@ -91,7 +91,7 @@ def test_a_split_whose_files_are_not_there_leaves_the_others_to_be_checked(path:
     shutil.rmtree(tmp_path / "validation")
     report = report_of(path)
     (sentence,) = findings(report)["faults"]
-    where = f"{path}: validation[0]: {tmp_path}/validation/00.png is not there; set MEDCONTRAST_DATA"
+    where = f"{path}: validation[0]: {tmp_path}/validation/00.png is not there; correct the manifest's root"
     assert sentence.startswith(f"validation: {where}")
     assert len(report.images) == 36 and report.cases["validation"] == ()
 

@@ -47,6 +47,19 @@ def test_splits_root_and_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert loaded(tmp_path, **{**tree, "root": None}).root == Path("/data")
 
 
+def test_what_to_do_where_files_are_not_there_follows_what_their_folder_came_from(tmp_path: Path) -> None:
+    def fault(given: Path | None = None, **tree: Any) -> str:
+        loaded(tmp_path, train=[{"image": "gone.png"}], **tree)
+        with pytest.raises(ManifestError) as refusal:
+            load_image_manifest(tmp_path / "m.json", given).cases("train")
+        return str(refusal.value).partition("is not there; ")[2]
+
+    start = "to the folder that its paths start from."
+    assert fault() == f"correct the manifest's root . {start}"
+    assert fault(root=None) == f"set MEDCONTRAST_DATA {start}"
+    assert fault(tmp_path / "else") == f"correct {tmp_path}/else, the folder that was given for its paths."
+
+
 def test_the_files_of_an_idx_source_are_its_images_and_its_table(tmp_path: Path) -> None:
     manifest = loaded(tmp_path, train=[{"csv": "t.csv", "idx": "i.gz", "attributes": ["age"]}])
     assert sorted(manifest.files("train")) == [tmp_path / "i.gz", tmp_path / "t.csv"]

@@ -15,7 +15,7 @@ from typing import Any
 
 from medcontrast.data.images.lesion_boxes import Box, parse_boxes
 from medcontrast.data.images.sources import SOURCES, ImageCase, expand, source_kind
-from medcontrast.data.manifest import root_folder
+from medcontrast.data.manifest import root_advice, root_folder
 from medcontrast.errors import ManifestError
 from medcontrast.files import read_object
 
@@ -37,6 +37,8 @@ class ImageManifest:
         classes: Names of the targets, target 0 first; empty where no image has one.
         sources: Split -> its sources as they stand in the file.
         lesion_boxes: Image -> its lesion boxes, of those in the manifest's own table.
+        raw: What stands in the file.
+        advice: What to do where files are not there.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class ImageManifest:
     sources: dict[str, tuple[dict[str, Any], ...]]
     lesion_boxes: dict[str, tuple[Box, ...]] = field(default_factory=dict)
     raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    advice: str = field(default="", repr=False, compare=False)
     _cases: dict[str, tuple[ImageCase, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def splits(self) -> Iterator[str]:
@@ -69,7 +72,8 @@ class ImageManifest:
             return self._cases[split]
         found: list[ImageCase] = []
         for number, source in enumerate(self.sources[split]):
-            found += expand(source, self.root, self.classes, where=f"{self.path}: {split}[{number}]")
+            place = f"{self.path}: {split}[{number}]"
+            found += expand(source, self.root, self.classes, where=place, advice=self.advice)
         twice = [name for name, count in Counter(case.name for case in found).items() if count > 1]
         if twice:
             raise ManifestError(f"{self.path}: image {twice[0]} stands in {split} more than once.")
@@ -143,7 +147,8 @@ def load_image_manifest(path: Path, root: Path | None = None) -> ImageManifest:
     if faults:
         raise ManifestError("\n".join([f"{path}: {len(faults)} fault(s):", *(f"  - {fault}" for fault in faults)]))
     name = str(raw.get("name") or path.stem)
-    return ImageManifest(path, name, root_folder(raw, path, root), tuple(classes), sources, boxes, raw)
+    advice = root_advice(raw) if root is None else f"correct {root}, the folder that was given for its paths"
+    return ImageManifest(path, name, root_folder(raw, path, root), tuple(classes), sources, boxes, raw, advice)
 
 
 def overlaps(splits: Mapping[str, Sequence[ImageCase]]) -> list[str]:

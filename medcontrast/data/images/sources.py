@@ -106,16 +106,15 @@ class _Place:
     root: Path
     classes: tuple[str, ...]
     where: str
+    advice: str = ""
 
     def file(self, path: Any) -> Path:
         """A file that the source names."""
         if not isinstance(path, str):
             raise ManifestError(f"{self.where}: expected a path, but got {path!r}.")
         if not (self.root / path).exists():
-            raise ManifestError(
-                f"{self.where}: {self.root / path} is not there; set MEDCONTRAST_DATA or data.root to where the data "
-                "is."
-            )
+            advice = f"; {self.advice}" if self.advice else ""
+            raise ManifestError(f"{self.where}: {self.root / path} is not there{advice}.")
         return self.root / path
 
     def columns(self, names: Any) -> list[str]:
@@ -169,7 +168,9 @@ def source_kind(source: dict[str, Any]) -> str | None:
     return leading[0] if len(leading) == 1 else None
 
 
-def expand(source: dict[str, Any], root: Path, classes: tuple[str, ...], *, where: str) -> list[ImageCase]:
+def expand(
+    source: dict[str, Any], root: Path, classes: tuple[str, ...], *, where: str, advice: str = ""
+) -> list[ImageCase]:
     """Every image of a source.
 
     Args:
@@ -177,6 +178,7 @@ def expand(source: dict[str, Any], root: Path, classes: tuple[str, ...], *, wher
         root: Folder of relative paths.
         classes: Names of the targets.
         where: Place in the manifest, for messages.
+        advice: What to do where a file is not there, for messages.
 
     Raises:
         ManifestError: A file, list or header that is missing or does not fit.
@@ -184,7 +186,7 @@ def expand(source: dict[str, Any], root: Path, classes: tuple[str, ...], *, wher
     kind = source_kind(source)
     if kind is None:
         raise ManifestError(f"{where}: expected one of the keys {', '.join(SOURCES)}, but got {source!r}.")
-    place = _Place(root, classes, where)
+    place = _Place(root, classes, where, advice)
     return SOURCES[kind].expand(source, place.file(source[kind]), place)
 
 

@@ -19,10 +19,10 @@ from medcontrast.data.images.images import make_image_loader
 from medcontrast.data.images.manifest import ImageManifest
 from medcontrast.data.images.parents import parent_rows, training_parents
 from medcontrast.data.images.sources import fields_of, listed_fields
-from medcontrast.data.manifest import Case, Manifest
+from medcontrast.data.manifest import Manifest
 from medcontrast.data.sampler import TwoStreamSampler
+from medcontrast.data.scan_facts import scan_facts
 from medcontrast.data.volumes import make_loader
-from medcontrast.data.voxel_sizes import HEADER_KEY, VoxelSizes
 from medcontrast.engine.build import make_generator_method, make_method, make_pretraining_method
 from medcontrast.engine.generator.generator import header_parents
 from medcontrast.engine.run import Run
@@ -124,23 +124,14 @@ class Segmentation(Job):
         return self.method.student if student else self.method.inference_network()
 
     @cached_property
-    def voxel_sizes(self) -> VoxelSizes:
-        """Of the scans that are trained on, read once from their headers."""
-        return VoxelSizes.of((*self.manifest.labeled, *self._unlabeled))
-
-    @property
-    def _unlabeled(self) -> tuple[Case, ...]:
-        return tuple(self.manifest.unlabeled) if self.recipe.train.unlabeled_rows else ()
+    def _scan_facts(self) -> dict[str, Any]:
+        return scan_facts(self.manifest, self.recipe)
 
     def header(self) -> dict[str, Any]:
         return {
             "labels": self.manifest.labels.to_json(),
             "channels": list(self.manifest.channels),
-            "trained_on": {
-                "labeled": [case.name for case in self.manifest.labeled],
-                "unlabeled": [case.name for case in self._unlabeled],
-            },
-            HEADER_KEY: self.voxel_sizes.to_json(),
+            **self._scan_facts,
         }
 
     def sizes(self) -> dict[str, int]:

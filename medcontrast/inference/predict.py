@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medcontrast.allocator import freed_memory_kept
+from medcontrast.data.seen_values import SeenValues
 from medcontrast.data.voxel_sizes import VoxelSizes, shown
 from medcontrast.errors import InputError, VolumeError
 from medcontrast.inference.members import Member, load_members
@@ -222,7 +223,7 @@ class Predictor:
         return volumes
 
     def _warned(self, volumes: Sequence[Volume], sides: Sequence[int]) -> Grid:
-        """The scan's grid, with warnings of far values, and of voxel sizes and thin scans that a network never saw.
+        """The scan's grid, with warnings of far values, and of values, voxel sizes and thin scans never seen before.
 
         Args:
             volumes: The scan's channels.
@@ -231,7 +232,15 @@ class Predictor:
         grid = volumes[0].grid
         far = [sentence for volume in volumes if (sentence := far_values(volume))]
         unlike = self._unlike(volumes[0]) if self.members[0].recipe.data.spacing_mm is None else []
+        unlike += self._strange(volumes)
         return replace(grid, warnings=(*grid.warnings, *far, *unlike, *self._thin(volumes[0], sides)))
+
+    def _strange(self, volumes: Sequence[Volume]) -> list[str]:
+        """Channels whose values are unlike those that the networks saw; several members say the same once."""
+        intensity = self.members[0].recipe.data.intensity
+        every = (SeenValues.from_header(member.header) for member in self.members)
+        seen = dict.fromkeys(values for values in every if values is not None)
+        return [sentence for values in seen for sentence in values.unlike(volumes, intensity)]
 
     def _thin(self, volume: Volume, sides: Sequence[int]) -> list[str]:
         """Along which axis a scan shows so little that most of every patch is padding."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from medcontrast.checkpoint import checkpoint_hash, load_weights
+from medcontrast.checkpoint import checkpoint_hash, load_weights, save_weights
 from medcontrast.engine.pack import FIGURES, in_half
 from medcontrast.errors import CheckpointError, NonFiniteLossError
 from medcontrast.volume import read_volume
@@ -67,6 +67,18 @@ def test_the_packed_model_is_the_run_in_16_bits(cli, trained, tmp_path):
         (file,) = (tmp_path / f"of_{model.name}").glob("*_seg.nii.gz")
         masks.append(read_volume(file, "label").array)
     assert np.mean(masks[0] != masks[1]) < 0.001
+
+
+def test_what_checkpoints_of_before_do_not_say_of_their_scans_is_added(cli, tiny, tmp_path):
+    tree = tiny.set_key(tiny.recipe_tree(steps=1), "data.intensity", {"kind": "as_stored"})
+    run = tiny.make_run(tmp_path, tree, validation=1)
+    tiny.train(run)
+    weights, header = load_weights(run.folder / "last.safetensors")
+    said = {key: header.pop(key) for key in ("values", "spacing_mm")}
+    save_weights(run.folder / "last.safetensors", weights, header)
+    assert cli("pack", run.folder, "-o", tmp_path / "model", "--device", "cpu").code == 0
+    _, packed = load_weights(tmp_path / "model" / "model.safetensors")
+    assert {key: packed[key] for key in said} == said
 
 
 def test_one_case_has_figures_without_an_interval(cli, trained, tmp_path):

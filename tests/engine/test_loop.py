@@ -18,6 +18,7 @@ from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run
 from medcontrast.engine.stopping import StopRequest
 from medcontrast.errors import CheckpointError, InputError, RecipeError
+from medcontrast.volume import read_volume
 
 
 def saved_tensors(run):
@@ -303,6 +304,22 @@ def test_checkpoints_say_which_voxels_were_trained_on(tiny, tmp_path):
     (tmp_path / "data" / "images").rename(tmp_path / "elsewhere")
     trainer.save()
     assert read_header(run.folder / "last.safetensors")["spacing_mm"] == kept
+
+
+def test_checkpoints_say_which_values_were_trained_on(tiny, tmp_path):
+    """Of labeled scans, in the units of the scans where those are the network's; z-scored scans have none."""
+    stored = tiny.set_key(tiny.recipe_tree(steps=1), "data.intensity", {"kind": "as_stored"})
+    runs = {
+        name: tiny.make_run(tmp_path, tree, name=name)
+        for name, tree in (("stored", stored), ("z", tiny.recipe_tree(steps=1)))
+    }
+    headers = {}
+    for name, run in runs.items():
+        tiny.train(run)
+        headers[name] = read_header(run.folder / "last.safetensors")
+    means = [float(read_volume(case.images[0], "image").array.mean()) for case in runs["stored"].manifest.labeled]
+    assert headers["stored"]["values"]["means"] == [pytest.approx([min(means), max(means)], rel=1e-3)]
+    assert "values" not in headers["z"]
 
 
 def test_validation_chooses_best_by_its_dice(tiny, tmp_path):

@@ -62,3 +62,22 @@ def test_far_voxels_are_said(tmp_path: Path, tools: SimpleNamespace) -> None:
     assert "voxels are more than 1,000 times as far out as the middle 99 %" in warning
     assert "at index (1, 2, 3), is -1e+20" in warning
     assert found.record["geometry"]["warnings"] == [warning.removeprefix(f"{path}: ")]
+
+
+def test_values_that_the_network_never_saw_are_said(tmp_path: Path, tools: SimpleNamespace) -> None:
+    path = tools.write_nifti(tmp_path / "a.nii.gz", tools.marked(SHAPE), tools.oblique_affine())
+    predictor = tools.threshold_predictor()
+    mean = float(np.mean(tools.marked(SHAPE)))
+
+    def trained(low: float, high: float) -> Predictor:
+        (member,) = predictor.members
+        kept = {"means": [[low, high]], "deviations": [[0.5, 1.0]]}
+        return replace(predictor, members=(replace(member, header={**member.header, "values": kept}),))
+
+    far = trained(mean + 50.0, mean + 60.0)
+    (warning,) = far.predict_scan([path]).grid.warnings
+    assert warning.startswith(f"{path}: its values have mean ")
+    assert "so that its mask may be wrong" in warning
+    several = replace(predictor, members=(*far.members, *far.members, *predictor.members))
+    assert several.predict_scan([path]).grid.warnings == (warning,)
+    assert predictor.predict_scan([path]).grid.warnings == ()  # a checkpoint of before does not say

@@ -135,6 +135,21 @@ def test_a_miss_counts_once_and_conditions_in_which_rows_differ_are_said(tmp_pat
     assert "which predicts student (supervised), teacher (mean_teacher); spacing, mm as stored;" in text
 
 
+def test_a_row_in_which_counts_differ_is_said_with_its_counts(tmp_path):
+    rows = {
+        "mean_teacher": {"recipe": "mean_teacher.yaml"},
+        "supervised": {"recipe": "supervised.yaml", "labeled": [2, 4]},
+        "full": {"recipe": "supervised.yaml", "labeled": ["all"]},
+    }
+    records = {
+        "supervised-2-0": make("supervised", 0, [0.5, 0.6], flips=True),
+        "supervised-4-0": make("supervised", 0, [0.6, 0.7], labeled=4, flips=False),
+        "full-all-0": make("full", 0, [0.8, 0.8], labeled="all", flips=False),
+    }
+    text = write_report(settings(rows=rows), records, tmp_path / "out")
+    assert "averaged yes (supervised with 2 labels), no (supervised with 4 labels, full);" in text
+
+
 def test_records_of_other_cases_are_not_compared(tmp_path):
     records = {
         "supervised-2-0": make("supervised", 0, [0.5, 0.6]),

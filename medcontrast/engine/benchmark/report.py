@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -180,14 +180,23 @@ def _conditions(lines: Sequence[MethodLine]) -> str:
     """What masks came to be by, from recipes and facts of the records; where rows differ, each value with its rows."""
     parts = []
     for words, place in _CONDITIONS.items():
-        found: dict[str, list[str]] = {}
+        found: dict[str, dict[str, list[int | str]]] = {}
         for line in lines:
             for record in line.records if line.peer is None else ():
-                rows = found.setdefault(_said(record, place), [])
-                rows += [line.row] if line.row not in rows else []
-        values = list(found) if len(found) == 1 else [f"{value} ({', '.join(rows)})" for value, rows in found.items()]
+                counts = found.setdefault(_said(record, place), {}).setdefault(line.row, [])
+                counts += [line.labeled] if line.labeled not in counts else []
+        values = list(found) if len(found) == 1 else [f"{value} ({_rows(value, found)})" for value in found]
         parts.append(f"{words} {', '.join(values)}")
     return f"Conditions: {'; '.join(parts)}."
+
+
+def _rows(value: str, found: Mapping[str, Mapping[str, Sequence[int | str]]]) -> str:
+    """The rows of a value, each with its labeled counts where it stands under another value too."""
+    split = {row for other, rows in found.items() if other != value for row in rows}
+    return ", ".join(
+        f"{row} with {' and '.join(map(str, counts))} labels" if row in split else row
+        for row, counts in found[value].items()
+    )
 
 
 def _said(record: Record, place: Sequence[str]) -> str:

@@ -1,0 +1,255 @@
+"""Geometry: DICOM series against positions computed from their tags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from medcontrast.errors import VolumeError
+from medcontrast.volume import read_grid, read_volume, write_label
+
+VALUES = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+
+
+def write_series(
+    folder: Path,
+    positions: np.ndarray,
+    *,
+    orientation: tuple[float, ...] = (1, 0, 0, 0, 1, 0),
+    names: list[str] | None = None,
+    series: str = "1.2.3.4",
+    slopes: list[float] | None = None,
+) -> list[np.ndarray]:
+    """One CT slice a position; slice k holds 100 k + column + 10 row. Returns the stored slices (rows, columns)."""
+    folder.mkdir(exist_ok=True)
+    slices = []
+    for index, position in enumerate(positions):
+        pixels = (100 * index + np.arange(3)[None] + 10 * np.arange(4)[:, None]).astype(np.int16)
+        slices.append(pixels)
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        item = pydicom.Dataset()
+        item.file_meta = meta
+        item.SOPClassUID, item.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        item.SeriesInstanceUID, item.StudyInstanceUID, item.Modality = series, "1.2.3", "CT"
+        item.ImageOrientationPatient, item.ImagePositionPatient = list(orientation), [round(v, 6) for v in position]
+        item.PixelSpacing = [0.7, 0.5]  # between rows, between columns
+        item.Rows, item.Columns, item.SamplesPerPixel, item.PhotometricInterpretation = 4, 3, 1, "MONOCHROME2"
+        item.BitsAllocated, item.BitsStored, item.HighBit, item.PixelRepresentation = 16, 16, 15, 1
+        item.RescaleSlope, item.RescaleIntercept = (slopes[index] if slopes else 1), -1000
+        item.InstanceNumber = index + 1
+        item.PixelData = pixels.tobytes()
+        item.save_as(folder / (names[index] if names else f"slice{index}.dcm"), enforce_file_format=True)
+    return slices
+
+
+@pytest.mark.parametrize("reverse_names", [False, True])
+@pytest.mark.parametrize("direction", [1, -1])
+def test_dicom_slices_are_sorted_by_position(tmp_path: Path, direction: int, reverse_names: bool) -> None:
+    positions = np.array([[10, 20, 30 + direction * 2.5 * k] for k in range(5)], dtype=float)
+    names = [f"{9 - k if reverse_names else k}.dcm" for k in range(5)]
+    slices = write_series(tmp_path / "scan", positions, names=names)
+    volume = read_volume(tmp_path / "scan", "image")
+    assert volume.array.shape == (3, 4, 5)
+    lowest = 0 if direction == 1 else 4
+    # columns run to the patient's left (-x in RAS), rows to the back (-y), slices upwards
+    expected = np.diag([-0.5, -0.7, 2.5, 1.0])
+    expected[:3, 3] = [-10, -20, positions[lowest, 2]]
+    np.testing.assert_allclose(volume.grid.affine, expected, atol=1e-9)
+    for k in range(5):
+        stored = slices[k if direction == 1 else 4 - k]
+        np.testing.assert_array_equal(volume.array[:, :, k], stored.T - 1000.0)
+    assert read_grid(tmp_path / "scan").same_as(volume.grid, 0.0)
+
+
+def test_dicom_oblique_and_tilted_gantry(tmp_path: Path) -> None:
+    row, column = np.array([0.8, 0.6, 0.0]), np.array([-0.6, 0.8, 0.0])
+    step = np.array([0.0, 0.5, 2.0])  # not along the normal: a tilted gantry
+    positions = np.array([[5.0, -6.0, 7.0] + k * step for k in range(4)])
+    slices = write_series(tmp_path / "scan", positions, orientation=(*row, *column))
+    volume = read_volume(tmp_path / "scan", "image")
+    for i, j, k in [(0, 0, 0), (2, 3, 3), (1, 2, 2)]:
+        x, y, z = positions[k] + row * 0.5 * i + column * 0.7 * j
+        np.testing.assert_allclose(volume.grid.affine @ [i, j, k, 1], [-x, -y, z, 1], atol=1e-6)
+        assert volume.array[i, j, k] == slices[k][j, i] - 1000
+
+
+def test_a_tilted_gantry_is_a_warning_because_itk_opens_no_nifti_mask_of_it(tmp_path: Path) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0.5 * k, 2.0 * k] for k in range(4)]))
+    grid = read_grid(tmp_path / "scan")
+    assert grid.warnings == read_volume(tmp_path / "scan", "image").grid.warnings
+    (warning,) = grid.warnings
+    assert warning.startswith(f"{tmp_path / 'scan'}: its axes are not at right angles (a tilted gantry, or a sheared h")
+    assert "cannot be opened by 3D Slicer" in warning and warning.endswith("write its mask with --export seg.nrrd.")
+    write_label(tmp_path / "mask.nii", np.ones(grid.shape, np.uint8), grid)
+    with pytest.raises(RuntimeError, match="only supports orthonormal direction cosines"):
+        sitk.ReadImage(str(tmp_path / "mask.nii"))
+    write_series(tmp_path / "upright", np.array([[0, 0, 2.0 * k] for k in range(4)]))
+    assert read_grid(tmp_path / "upright").warnings == ()
+
+
+def test_dicom_order_does_not_depend_on_the_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(4)]))
+    expected = read_volume(tmp_path / "scan", "image")
+    find = sitk.ImageSeriesReader.GetGDCMSeriesFileNames
+    monkeypatch.setattr(sitk.ImageSeriesReader, "GetGDCMSeriesFileNames", lambda *of: find(*of)[2:] + find(*of)[:2])
+    volume = read_volume(tmp_path / "scan", "image")
+    np.testing.assert_array_equal(volume.array, expected.array)
+    assert volume.grid.same_as(expected.grid, 0.0)
+
+
+def test_dicom_slope_of_each_slice(tmp_path: Path) -> None:
+    positions = np.array([[0, 0, k] for k in range(3)], dtype=float)
+    slices = write_series(tmp_path / "scan", positions, slopes=[1, 0.5, 0.25])
+    array = read_volume(tmp_path / "scan", "image").array
+    for k, slope in enumerate([1, 0.5, 0.25]):
+        np.testing.assert_allclose(array[:, :, k], slices[k].T * slope - 1000)
+
+
+def test_dicom_single_slice(tmp_path: Path) -> None:
+    slices = write_series(tmp_path / "scan", np.array([[1.0, 2.0, 3.0]]))
+    volume = read_volume(tmp_path / "scan", "image")
+    assert volume.array.shape == (3, 4, 1)
+    np.testing.assert_array_equal(volume.array[:, :, 0], slices[0].T - 1000)
+    np.testing.assert_allclose(volume.grid.affine[:3, 3], [-1, -2, 3])
+
+
+def test_dicom_faults(tmp_path: Path) -> None:
+    even = np.array([[0, 0, 3.0 * k] for k in range(6)])
+
+    def refused(name: str, sentence: str) -> None:
+        for read in (read_grid, lambda path: read_volume(path, "image")):
+            with pytest.raises(VolumeError, match=sentence):
+                read(tmp_path / name)
+
+    (tmp_path / "empty").mkdir()
+    refused("empty", r"empty: holds no DICOM slices; give a volume file, or a folder with one series\.$")
+    write_series(tmp_path / "two", even, series="1.2.5")
+    write_series(tmp_path / "two", even, series="1.2.6", names=[f"b{k}" for k in range(6)])
+    refused("two", r"two: holds 2 DICOM series \(.*1\.2\.5.*1\.2\.6.*\); move each into a folder of its own")
+    write_series(tmp_path / "gap", np.delete(even, 3, axis=0))
+    refused(
+        "gap",
+        r"gap: slices are missing or unevenly spaced: 6 mm between slices 3 and 4 in order of position, 3 mm else",
+    )
+    write_series(tmp_path / "twice", np.vstack([even, even[2:3]]))
+    refused("twice", r"twice: two slices lie at the same position")
+    write_series(tmp_path / "mixed", even[:3])
+    write_series(tmp_path / "mixed", even[3:], orientation=(0, 1, 0, 0, 0, 1), names=["x", "y", "z"])
+    refused("mixed", r"mixed: its slices differ in size, spacing or orientation")
+    for name, index in (("cut", 2), ("cut at the end", 5)):
+        write_series(tmp_path / name, even)
+        path = tmp_path / name / f"slice{index}.dcm"
+        path.write_bytes(path.read_bytes()[:-8])
+        refused(
+            name, rf"{name}: 1 of its DICOM files cannot be read, the first slice{index}\.dcm; copy the series again"
+        )
+
+
+def test_a_file_that_may_not_be_read_may_be_a_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(3)]))
+    (tmp_path / "scan" / "notes.txt").write_text("CT of the chest")
+    whole = Path.open
+
+    def closed(path: Path, *args: Any, **named: Any) -> IO[Any]:
+        if path.name == "notes.txt":
+            raise PermissionError(13, "Permission denied", str(path))
+        return whole(path, *args, **named)
+
+    monkeypatch.setattr(Path, "open", closed)
+    sentence = (
+        r"notes\.txt: cannot be read \(Permission denied\), and may be a slice of its folder; allow reading it, or"
+    )
+    with pytest.raises(VolumeError, match=sentence):
+        read_grid(tmp_path / "scan")
+
+
+@pytest.mark.parametrize("method", ["exists", "iterdir"])
+def test_a_folder_that_may_not_be_entered_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(3)]))
+
+    def closed(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, method, closed)
+    for read in (read_grid, lambda path: read_volume(path, "image")):
+        with pytest.raises(VolumeError, match=r"scan: cannot be read \(Permission denied\)\.$"):
+            read(tmp_path / "scan")
+
+
+def without(folder: Path, *keywords: str, every: int = 1) -> Path:
+    """Takes tags away from every n-th slice."""
+    for path in sorted(folder.iterdir())[::every]:
+        item = pydicom.dcmread(path)
+        for keyword in keywords:
+            delattr(item, keyword)
+        item.save_as(path)
+    return folder
+
+
+@pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
+@pytest.mark.parametrize(("every", "missing"), [(1, 4), (2, 2)])
+def test_dicom_slices_that_do_not_say_where_they_lie(tmp_path: Path, tag: str, every: int, missing: int) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(4)]))
+    sentence = (
+        rf"scan: does not say where its slices lie: {missing} of 4 have no {tag}; export the series again with it"
+    )
+    for read in (read_grid, lambda path: read_volume(path, "image")):
+        with pytest.raises(VolumeError, match=sentence):
+            read(without(tmp_path / "scan", tag, every=every) if read is read_grid else tmp_path / "scan")
+
+
+def test_what_one_dicom_slice_leaves_out(tmp_path: Path) -> None:
+    def slice_without(*tags: str) -> Path:
+        write_series(tmp_path / "scan", np.array([[1.0, 2.0, 3.0]]), orientation=(0, 1, 0, 0, 0, -1))
+        return without(tmp_path / "scan", *tags)
+
+    sides = "does not say how it lies or which side is left (its header has no ImageOrientationPatient); its axes are"
+    place = (
+        "does not say where it lies (its header has no ImagePositionPatient); its first voxel is taken as at 0, 0, 0"
+    )
+    thick = "does not say how thick its one slice is (its header has no SliceThickness); 1 mm is taken, for millilitres"
+    for tags, expected in (
+        ((), [thick]),
+        (("ImagePositionPatient",), [place, thick]),
+        (("ImagePositionPatient", "ImageOrientationPatient"), [sides, place, thick]),
+    ):
+        grid = read_grid(slice_without(*tags))
+        assert grid.warnings == read_volume(tmp_path / "scan", "image").grid.warnings
+        for warning, text in zip(grid.warnings, expected, strict=True):
+            assert warning.startswith(f"{tmp_path / 'scan'}: {text}")
+    np.testing.assert_array_equal(grid.affine, np.diag([-0.5, -0.7, 1, 1]))
+    for read in (read_grid, lambda path: read_volume(path, "image")):
+        with pytest.raises(
+            VolumeError, match=r"scan: does not say how large its voxels are: .* has no PixelSpacing; a"
+        ):
+            read(slice_without("PixelSpacing"))
+
+
+@pytest.mark.parametrize(
+    ("thickness", "distance", "expected"), [(5.0, None, 5.0), (5.0, 6.5, 6.5), (None, 6.5, 6.5), (4.0, -2.0, 4.0)]
+)
+def test_one_dicom_slice_is_as_thick_as_it_says(
+    tmp_path: Path, thickness: float | None, distance: float | None, expected: float
+) -> None:
+    write_series(tmp_path / "scan", np.array([[1.0, 2.0, 3.0]]))
+    item = pydicom.dcmread(tmp_path / "scan" / "slice0.dcm")
+    item.SliceThickness, item.SpacingBetweenSlices = thickness, distance
+    item.save_as(tmp_path / "scan" / "slice0.dcm")
+    grid = read_grid(tmp_path / "scan")
+    assert grid.spacing_mm == (0.5, 0.7, expected) and grid.warnings == ()
+
+
+def test_dicom_folder_may_hold_other_files(tmp_path: Path) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(3)]))
+    (tmp_path / "scan" / "notes.txt").write_text("CT of the chest")
+    (tmp_path / "scan" / "DICOMDIR").write_bytes((tmp_path / "scan" / "slice0.dcm").read_bytes()[:200])
+    assert read_grid(tmp_path / "scan").shape == (3, 4, 3)

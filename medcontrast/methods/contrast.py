@@ -84,7 +84,7 @@ class ForegroundBackgroundContrast(nn.Module):
         """Moves this step's embeddings into the memory; once per optimiser step."""
         for k, foreground, background in self._fresh:
             for memory, new in ((self.foreground_memory, foreground), (self.background_memory, background)):
-                memory.enqueue_class(k, new)
+                memory.enqueue(k, new)
         self._fresh.clear()
 
     def _embed(

@@ -52,7 +52,7 @@ class MomentumMethod(AveragedMethod):
         """Moves the momentum encoder, and this step's keys into the queue."""
         super().after_step(info)
         for place, keys in self._fresh:
-            self.queue.enqueue_class(place, keys)
+            self.queue.enqueue(place, keys)
         self._fresh.clear()
 
     def queries(self, image: Tensor) -> Tensor:

@@ -26,22 +26,11 @@ class EmbeddingQueue(nn.Module):
         self.register_buffer("count", torch.zeros(classes, dtype=torch.int64))
 
     @torch.no_grad()
-    def enqueue(self, embeddings: Tensor, valid: Tensor | None = None) -> None:
-        """Takes in embeddings, over the oldest.
-
-        Args:
-            embeddings: (n, classes, channels), oldest first.
-            valid: (n, classes) bool; False is left out. Default: all.
-        """
-        classes, _, channels = self.rows.shape
-        if embeddings.ndim != 3 or embeddings.shape[1:] != (classes, channels):
-            raise ValueError(f"expected embeddings (n, {classes}, {channels}), but got {tuple(embeddings.shape)}")
-        for k in range(classes):
-            self.enqueue_class(k, embeddings[:, k] if valid is None else embeddings[valid[:, k], k])
-
-    @torch.no_grad()
-    def enqueue_class(self, k: int, embeddings: Tensor) -> None:
+    def enqueue(self, k: int, embeddings: Tensor) -> None:
         """Takes in embeddings (n, channels) of class k, oldest first, over the oldest."""
+        channels = self.rows.shape[2]
+        if embeddings.ndim != 2 or embeddings.shape[1] != channels:
+            raise ValueError(f"expected embeddings (n, {channels}), but got {tuple(embeddings.shape)}")
         length = self.rows.shape[1]
         if length == 0:
             return

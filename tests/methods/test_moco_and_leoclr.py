@@ -44,7 +44,7 @@ def fill(method, seed=3):
     with torch.no_grad():
         for weight in method.momentum.parameters():
             weight.mul_(1.1).add_(0.01)
-    method.queue.enqueue_class(0, torch.randn(8, 6, generator=torch.Generator().manual_seed(seed)))
+    method.queue.enqueue(0, torch.randn(8, 6, generator=torch.Generator().manual_seed(seed)))
     return method
 
 
@@ -125,7 +125,7 @@ def test_leoclr_is_symmetric_in_its_crops_and_the_first_term_alone_is_moco():
 def plane():
     """Two crops' directions, and LeOCLR on embeddings themselves; past keys pull nowhere out of the crops' plane."""
     method, every = make("leoclr", reduction="sum", temperature=0.2), torch.eye(6)
-    method.queue.enqueue_class(0, torch.cat([every[2:], -every[2:]]))
+    method.queue.enqueue(0, torch.cat([every[2:], -every[2:]]))
     method.queries, method.keys = (lambda image: image), (lambda image, *_: image)
     crops = torch.nn.functional.normalize(torch.tensor([[1.0, 0.2, 0, 0, 0, 0], [0.1, 0.9, 0, 0, 0, 0]]), dim=1)
 
@@ -179,7 +179,7 @@ def test_values_of_the_fact_sheet(queue, temperature, similarity, expected):
 def test_sums_of_the_fact_sheet(queue, temperature, similarity, expected):
     method = make("leoclr", reduction="sum", temperature=temperature, queue=queue, embedding_channels=3)
     method.queries, method.keys = (lambda image: image), (lambda image, *_: image)
-    method.queue.enqueue_class(0, torch.tensor([[0.0, 0.0, 1.0]]).expand(queue, 3))
+    method.queue.enqueue(0, torch.tensor([[0.0, 0.0, 1.0]]).expand(queue, 3))
     crop = torch.tensor([[similarity, math.sqrt(1 - similarity**2), 0.0]])
     views = {"anchor": torch.tensor([[1.0, 0.0, 0.0]]), "first": crop, "second": crop}
     assert float(method.losses({"views": views}, info())["loss"]) == pytest.approx(expected, abs=2e-4)
@@ -188,7 +188,7 @@ def test_sums_of_the_fact_sheet(queue, temperature, similarity, expected):
 def test_how_the_crops_stand_to_each_other_does_not_matter():
     """The second crop turns about the anchor: its cosine with the first changes, with the anchor and the past not."""
     method, every = make("leoclr", reduction="sum", temperature=0.2), torch.eye(6)
-    method.queue.enqueue_class(0, every[4:])
+    method.queue.enqueue(0, every[4:])
     method.queries, method.keys = (lambda image: image), (lambda image, *_: image)
     found = []
     for turn in (0.0, 1.0, 2.5):

@@ -44,7 +44,7 @@ def fill(method, seed=3):
     """Keys in both queues, different ones."""
     generator = torch.Generator().manual_seed(seed)
     for quality in (HIGH, LOW):
-        method.queue.enqueue_class(quality, torch.randn(8, 6, generator=generator))
+        method.queue.enqueue(quality, torch.randn(8, 6, generator=generator))
     return method
 
 
@@ -159,7 +159,7 @@ def test_flat_similarities_give_the_logarithm_of_the_queue():
             head.last.weight.zero_()
             head.last.bias.fill_(1.0)
     for quality in (HIGH, LOW):
-        method.queue.enqueue_class(quality, torch.ones(8, 6))
+        method.queue.enqueue(quality, torch.ones(8, 6))
     for name, value in method.losses(make_batch(), info()).items():
         if name in LEVELS:
             assert float(value.detach()) == pytest.approx(math.log(1 + 8), abs=1e-5)

@@ -15,7 +15,8 @@ def evaluate(
         list[Path] | None, typer.Option("--ckpt", help="Run folder or checkpoint; several are averaged.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option("--split", help="labeled, validation or test; validation if not said.")
+        str | None,
+        typer.Option("--split", help="labeled, unlabeled, validation or test, with label files; default: validation."),
     ] = None,
     manifest: Annotated[Path | None, typer.Option("--manifest", help="Other cases than the run's own.")] = None,
     predictions: Annotated[Path | None, typer.Option("--predictions", help="Folder of masks, by anybody.")] = None,

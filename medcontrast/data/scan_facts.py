@@ -9,6 +9,17 @@ from medcontrast.data.manifest import Manifest
 from medcontrast.settings import Recipe
 
 
+def with_scan_facts(header: dict[str, Any], manifest: Manifest, recipe: Recipe) -> dict[str, Any]:
+    """The header of a checkpoint, and what one of before does not say of its scans; they are read where it lacks any.
+
+    Raises:
+        VolumeError: As `scan_facts`.
+    """
+    wanted = {"trained_on", voxel_sizes.HEADER_KEY}
+    wanted |= set() if recipe.data.intensity.kind == "zscore" else {seen_values.HEADER_KEY}
+    return header if wanted <= header.keys() else {**scan_facts(manifest, recipe), **header}
+
+
 def scan_facts(manifest: Manifest, recipe: Recipe) -> dict[str, Any]:
     """Entries of a header: names of the training scans, their voxel sizes, and values of labeled ones unless z-scored.
 

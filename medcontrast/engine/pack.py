@@ -18,7 +18,7 @@ from torch import Tensor
 import medcontrast
 from medcontrast.checkpoint import checkpoint_hash, header_recipe, load_weights, resolve_checkpoint, save_weights
 from medcontrast.data.manifest import Manifest
-from medcontrast.data.scan_facts import scan_facts
+from medcontrast.data.scan_facts import with_scan_facts
 from medcontrast.engine.run import Run
 from medcontrast.engine.scoring import score_checkpoints
 from medcontrast.errors import CheckpointError, InputError
@@ -75,7 +75,7 @@ def pack(
     cases, half = len(opened.manifest.split(split)), in_half(tensors, source)  # before anything is written
     with staged(output, *FILES) as stage:
         weights = stage / WEIGHTS
-        save_weights(weights, half, {**scan_facts(opened.manifest, recipe), **_with_own_scores(header)})
+        save_weights(weights, half, with_scan_facts(_with_own_scores(header), opened.manifest, recipe))
         say(console, f"Scoring {cases} {split} case(s).")
         score_checkpoints(
             [weights],

@@ -81,6 +81,13 @@ def test_what_checkpoints_of_before_do_not_say_of_their_scans_is_added(cli, tiny
     assert {key: packed[key] for key in said} == said
 
 
+def test_training_scans_are_not_needed_where_the_checkpoint_says_all(cli, tiny, tmp_path):
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=1), validation=1)
+    tiny.train(run)
+    run.manifest.labeled[0].images[0].unlink()
+    assert cli("pack", run.folder, "-o", tmp_path / "model", "--device", "cpu").code == 0
+
+
 def test_one_case_has_figures_without_an_interval(cli, trained, tmp_path):
     folder = tmp_path / "models" / "one"
     done = cli("pack", trained.folder, "-o", folder, "--split", "test", "--device", "cpu")

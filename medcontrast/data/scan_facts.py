@@ -16,7 +16,7 @@ def with_scan_facts(header: dict[str, Any], manifest: Manifest, recipe: Recipe) 
         VolumeError: As `scan_facts`.
     """
     wanted = {"trained_on", voxel_sizes.HEADER_KEY}
-    wanted |= set() if recipe.data.intensity.kind == "zscore" else {seen_values.HEADER_KEY}
+    wanted |= {seen_values.HEADER_KEY} if seen_values.units_count(recipe.data.intensity) else set()
     return header if wanted <= header.keys() else {**scan_facts(manifest, recipe), **header}
 
 

@@ -45,7 +45,7 @@ class SeenValues:
         Raises:
             VolumeError: A scan is missing, or cannot be used.
         """
-        if intensity.kind == "zscore":
+        if not units_count(intensity):
             return None
         chosen = cases[:: -(-len(cases) // _CASES)]
         figures = np.array(
@@ -84,6 +84,11 @@ class SeenValues:
                 "be wrong; give it in the units of the training scans."
             )
         return sentences
+
+
+def units_count(intensity: IntensitySettings) -> bool:
+    """Whether a network depends on the units of its scans: not where each is z-scored by itself."""
+    return intensity.kind != "zscore"
 
 
 def _figures(volume: Volume, intensity: IntensitySettings) -> tuple[float, float]:

@@ -18,17 +18,18 @@ from medcontrast.methods.base import TeacherMethod
 from medcontrast.methods.hvae import energy_of
 from medcontrast.networks.hvae import HVAE
 from medcontrast.networks.parents import Parents
-from medcontrast.networks.predictor import Predictor
+from medcontrast.networks.predictor import PREDICTOR_SHIFT, Predictor
 from medcontrast.settings.generator import HVAEFinetuneSettings
 from medcontrast.transforms.draws import row_generator
+from medcontrast.transforms.shift import shifted
 
 
 class HVAEFinetune(TeacherMethod):
     """The predictor's loss on counterfactuals to parents drawn anew, under a bound on the free energy of real images.
 
-    First steps: the predictor learns from real images, and the free energy that the generator starts with is measured.
-    All others: the decoder, its layers for the parents and the likelihood learn; the predictor is frozen. The encoder
-    never moves.
+    First steps: the predictor learns from real images, moved by a few pixels, and the free energy that the generator
+    starts with is measured. All others: the decoder, its layers for the parents and the likelihood learn; the predictor
+    is frozen. The encoder never moves.
 
     Attributes:
         predictor: Of all parents; group norm, so that it sees rows one by one, whatever the number of processes.
@@ -96,7 +97,9 @@ class HVAEFinetune(TeacherMethod):
             self._fresh.append(mean_over_processes(energy.loss))
         image, own = batch["image"], batch["attributes"]
         if learns:
-            terms = self._predicted(image, own)
+            rows = batch["index"].tolist()
+            draws = [row_generator(info.seed, info.step, row, "predictor's shift") for row in rows]
+            terms = self._predicted(shifted(image, PREDICTOR_SHIFT, draws), own)
             # 0 times itself: several processes wait for a gradient of every parameter
             loss = _total(terms) + 0.0 * sum(each.sum() for each in self.parts()["generator"])
             return {"loss": loss, **self._logged(energy), **_named("real", self.student.parents, terms)}

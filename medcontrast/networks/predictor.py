@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from medcontrast.networks.encoders2d import build_encoder
 
+PREDICTOR_SHIFT = 0.1
+"""Of the sides: how far a predictor's training images are moved, lest it learn those of rare domains by heart."""
+
 
 class Predictor(nn.Module):
     """The parents of an image, as a generator's numbers: logits of categories, standardised numbers."""

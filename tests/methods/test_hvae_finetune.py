@@ -17,8 +17,11 @@ from medcontrast.methods.hvae import energy_of
 from medcontrast.methods.hvae_finetune import drawn_parents
 from medcontrast.networks.hvae import HVAE
 from medcontrast.networks.parents import Parent, Parents
+from medcontrast.networks.predictor import PREDICTOR_SHIFT
 from medcontrast.settings.generator import HVAEFinetuneSettings
 from medcontrast.settings.train import OptimizerSettings
+from medcontrast.transforms.draws import row_generator
+from medcontrast.transforms.shift import shifted
 
 PARENTS = (Parent("domain", ("a", "b", "c")), Parent("age", mean=2.0, std=0.5))
 KINDS = {"domain": "category", "age": "number"}
@@ -94,10 +97,13 @@ def energy(method, step):
 # --- what a step minimises
 
 
-def test_first_steps_learn_the_predictor_from_real_images():
+def test_first_steps_learn_the_predictor_from_real_images_that_are_moved():
     method, batch = make(), make_batch()
     terms = losses(method, 0, batch)
-    expected = parent_losses(method.predictor(batch["image"]), batch["attributes"], [3, 1])
+    draws = [row_generator(5, 0, row, "predictor's shift") for row in range(4)]
+    moved = shifted(batch["image"], PREDICTOR_SHIFT, draws)
+    assert not torch.equal(moved, batch["image"])
+    expected = parent_losses(method.predictor(moved), batch["attributes"], [3, 1])
     torch.testing.assert_close(terms["loss"], torch.stack(expected).sum())
     torch.testing.assert_close([terms["real_domain"], terms["real_age"]], expected)
     torch.testing.assert_close(terms["free_energy"], energy(method, 0))

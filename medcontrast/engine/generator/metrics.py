@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medcontrast.data.images.images import Images
 from medcontrast.data.images.manifest import ImageManifest
@@ -29,14 +28,13 @@ from medcontrast.losses.parents import parent_losses
 from medcontrast.metrics.counterfactual import MeanDifference, category_effect, number_effect
 from medcontrast.networks.modes import evaluating
 from medcontrast.networks.parents import Parent
-from medcontrast.networks.predictor import Predictor
+from medcontrast.networks.predictor import PREDICTOR_SHIFT, Predictor
 from medcontrast.transforms.draws import row_generator
+from medcontrast.transforms.shift import shifted
 
 SCORES = "metrics.json"
 PREDICTOR_ROWS = 64
 _LR = 0.002
-_SHIFT = 0.1
-"""Of an image's sides: how far the predictor's images are moved, lest it knows those of rare domains by heart."""
 
 
 def train_predictor(
@@ -68,7 +66,8 @@ def train_predictor(
 
     def loss_at(step: int) -> Tensor:
         places = [key.case_index for key in next(rows)]
-        found = predictor(_moved(images.load(places), seed, step).to(device))
+        draws = [row_generator(seed, step, row, "predictor's shift") for row in range(len(places))]
+        found = predictor(shifted(images.load(places), PREDICTOR_SHIFT, draws).to(device))
         return torch.stack(parent_losses(found, numbers[places].to(device), widths)).sum()
 
     def tell_some(step: int, loss: Tensor) -> None:
@@ -177,16 +176,6 @@ def write_scores(
         "predictor": predictor,
     }
     write_text(folder / SCORES, json.dumps({**facts, **found}, indent=1) + "\n")
-
-
-def _moved(image: Tensor, seed: int, step: int) -> Tensor:
-    """Each row moved by whole pixels, up to `_SHIFT` of the sides; the edge's pixels fill what is uncovered."""
-    rows, _, *sides = image.shape
-    most = [round(_SHIFT * side) for side in sides]
-    padded = functional.pad(image, (most[1], most[1], most[0], most[0]), mode="replicate")
-    draws = row_generator(seed, step, 0, "predictor's shift")
-    x, y = (draws.integers(0, 2 * limit + 1, rows).tolist() for limit in most)
-    return torch.stack([padded[r, :, x[r] : x[r] + sides[0], y[r] : y[r] + sides[1]] for r in range(rows)])
 
 
 def _predicted(predictor: nn.Module, image: Tensor, generator: Generator) -> Tensor:

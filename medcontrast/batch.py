@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 if TYPE_CHECKING:  # this floor stays free of torch
     from torch import Tensor
 
+ON_CPU = ("index", "labeled")
+"""These stay on the CPU whatever the device: draws are made there by the row's number, and a mask takes its rows."""
+
 
 class Batch(TypedDict):
     """Rows of a step; labeled rows come first.
@@ -18,10 +21,10 @@ class Batch(TypedDict):
         image: (b, c, x, y, z) float32, after the deterministic transforms and the crop; (b, c, x, y) in 0..1 where
             images train.
         case: Case names, one a row.
-        index: (b,) int64, the row's place in the step, the same whatever the number of processes.
+        index: (b,) int64, the row's place in the step, the same whatever the number of processes; on the CPU.
         label: (b, 1, x, y, z) int64 class indices; -1 where ignored, and everywhere in an unlabeled row. Of volumes, as
             the next two.
-        labeled: (b,) bool.
+        labeled: (b,) bool; on the CPU, as `index`.
         spacing_mm: (b, 3) float32.
         target: (b,) int64 class of the whole image, -1 where it has none. Of images, as the next one.
         quality: (b,) int64, 1 for images that are of low quality as they are, else 0.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from far_device import train_far
 
 from medcontrast.data.fit import recipe_manifest, require_fit
 from medcontrast.engine.build import make_method
@@ -90,6 +91,12 @@ def recipe_patch(network):
     return [2 * max(4, math.prod(stride[axis] for stride in strides)) for axis in range(3)]
 
 
+def require_same_far(run, records):
+    """A device that is not the CPU (its stand-in) refuses nothing of two steps, and gives the same terms."""
+    for terms, record in zip(train_far(run, steps=2), records, strict=True):
+        assert terms == pytest.approx({name: record[name] for name in terms}, rel=2e-3, abs=1e-6)
+
+
 @pytest.mark.parametrize("path", SEGMENTATION, ids=name_of)
 def test_it_trains_two_steps_when_shrunken(tiny, tmp_path, path):
     recipe = load_recipe(path)
@@ -106,6 +113,7 @@ def test_it_trains_two_steps_when_shrunken(tiny, tmp_path, path):
     assert trainer.state.step == 2
     records = tiny.read_log(trainer.run)
     assert all(math.isfinite(value) for record in records for value in record.values())
+    require_same_far(tiny.create_run(tmp_path / "far", load_recipe(written), written), records)
 
 
 def shrink_pretraining(recipe: PretrainRecipe) -> PretrainRecipe:
@@ -163,6 +171,7 @@ def test_it_pretrains_two_steps_when_shrunken(tiny, tmp_path, path):
     assert trainer.state.step == 2
     records = tiny.read_log(trainer.run)
     assert all(math.isfinite(value) for record in records for value in record.values())
+    require_same_far(tiny.create_run(tmp_path / "far", load_recipe(written), written), records)
 
 
 @pytest.mark.parametrize(

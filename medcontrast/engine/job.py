@@ -56,7 +56,7 @@ class Job(ABC):
 
     @abstractmethod
     def with_views(self, batch: Batch, info: StepInfo) -> Batch:
-        """The batch with its views, made on the device it lies on; `index` stays where it is."""
+        """The batch with its views, made on the device it lies on; what is `ON_CPU` stays where it is."""
 
     @abstractmethod
     def network(self) -> nn.Module:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medcontrast import checkpoint
 from medcontrast.allocator import freed_memory_kept
-from medcontrast.batch import Batch, StepInfo
+from medcontrast.batch import ON_CPU, Batch, StepInfo
 from medcontrast.distributed import mean_over_processes
 from medcontrast.engine.build import learning_rate, make_optimizer
 from medcontrast.engine.curves import Curves
@@ -188,7 +188,9 @@ class Trainer:
 
     def _on_device(self, batch: Batch, info: StepInfo) -> Batch:
         moved = self.fabric.to_device(batch)
-        moved["index"] = batch["index"]  # numbers of rows are needed where draws are made: on the CPU
+        for name in ON_CPU:
+            if name in batch:
+                moved[name] = batch[name]  # type: ignore[literal-required]
         return self.job.with_views(moved, info)
 
     def _record(self, step: int, terms: dict[str, float], curves: Curves | None) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from torch import nn
+from ddp_step import Step
 from torch.nn.parallel import DistributedDataParallel
 
 from medcontrast.batch import StepInfo
@@ -22,17 +22,6 @@ SETTINGS = {
     "simclr": SimCLRSettings(name="simclr", embedding_channels=5),
     "moco_v2": MoCoSettings(name="moco_v2", embedding_channels=5, queue=12, ema_decay=0.5),
 }
-
-
-class Step(nn.Module):
-    """DDP watches forward alone, so the method's losses are made it; Fabric does the same."""
-
-    def __init__(self, method):
-        super().__init__()
-        self.method = method
-
-    def forward(self, batch, info):
-        return self.method.losses(batch, info)
 
 
 def make_step(name):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from torch import nn
+from ddp_step import Step
 from torch.nn.parallel import DistributedDataParallel
 
 from medcontrast.batch import StepInfo
@@ -19,17 +19,6 @@ from medcontrast.settings.train import OptimizerSettings
 
 PROCESSES, ROWS, FIRST, TOTAL = 2, 6, 2, 5
 PARENTS = (Parent("domain", ("a", "b", "c")), Parent("age", mean=2.0, std=0.5))
-
-
-class Step(nn.Module):
-    """DDP watches forward alone, so the method's losses are made it; Fabric does the same."""
-
-    def __init__(self, method):
-        super().__init__()
-        self.method = method
-
-    def forward(self, batch, info):
-        return self.method.losses(batch, info)
 
 
 def make_step():

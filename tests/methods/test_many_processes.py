@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from torch import nn
+from ddp_step import Step
 from torch.nn.parallel import DistributedDataParallel
 
 from medcontrast.batch import StepInfo
@@ -41,17 +41,6 @@ CASES = {
 }
 """Method, settings over the tiny recipe's, and labeled and unlabeled rows."""
 THREE_DECODERS = ("mc_net", "fba_net, three decoders")
-
-
-class Step(nn.Module):
-    """DDP watches forward alone, so the method's losses are made it; Fabric does the same."""
-
-    def __init__(self, method):
-        super().__init__()
-        self.method = method
-
-    def forward(self, batch, info):
-        return self.method.losses(batch, info)
 
 
 def make_step(case, settings):

@@ -57,8 +57,8 @@ class Rows:
         ]
         self.intensity = Compose(
             [
-                RandGaussianNoise(prob=0.1, mean=0.0, std=math.sqrt(0.1)),
-                RandGaussianSmooth(prob=0.2, sigma_x=(0.5, 1.0), sigma_y=(0.5, 1.0), sigma_z=(0.5, 1.0)),
+                RandGaussianNoise(prob=0.1, mean=0.0, std=0.1),  # its "variance" is drawn and used as a deviation
+                RandGaussianSmooth(prob=0.1, sigma_x=(0.5, 1.0), sigma_y=(0.5, 1.0), sigma_z=(0.5, 1.0)),
                 RandScaleIntensity(factors=0.25, prob=0.15),
                 RandScaleIntensityFixedMean(prob=0.15, factors=0.25, preserve_range=True),
                 RandSimulateLowResolution(prob=0.125, zoom_range=(0.5, 1.0)),

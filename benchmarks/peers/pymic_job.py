@@ -114,7 +114,7 @@ def _dataset(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         "test_csv": str(folder / "test.csv"),
         "modal_num": job["channels"],
         "num_worker": 0,
-        "patch_size": list(job["patch"]),
+        "patch_size": list(job["patch"])[::-1],  # depth, height, width
         "train_batch_size": job["labeled_rows"],
         "train_batch_size_unlab": job["unlabeled_rows"],
         "train_transform": ["NormalizeWithMeanStd", *_VIEWS, *_CHANGES, "LabelToProbability"],

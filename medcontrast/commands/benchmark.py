@@ -33,7 +33,7 @@ def benchmark(
     from medcontrast.engine.benchmark.benchmark import SegmentationBenchmark
     from medcontrast.engine.benchmark.encoders import ProbeBenchmark
     from medcontrast.engine.stopping import parse_duration
-    from medcontrast.errors import InputError
+    from medcontrast.errors import InputError, MedcontrastError
     from medcontrast.settings.grid import GridSettings, find_grid, load_grid
 
     path = find_grid(grid)
@@ -51,8 +51,13 @@ def benchmark(
             raise InputError(
                 f"--only {name}: neither a row nor a cell of {path}; its rows: {', '.join(settings.rows)}."
             )
+    failed: dict[str, str] = {}
     if not report:
-        unfinished = chosen.run(Console(), max_time_s=parse_duration(max_time) if max_time else None, only=only or ())
+        unfinished, failed = chosen.run(
+            Console(), max_time_s=parse_duration(max_time) if max_time else None, only=only or ()
+        )
         if unfinished:
             typer.echo(f"{len(unfinished)} cells are not finished; the same command goes on with them.")
     typer.echo(chosen.report(into))
+    if failed:
+        raise MedcontrastError("Failed: " + " ".join(f"{name}: {why}" for name, why in failed.items()))

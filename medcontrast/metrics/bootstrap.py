@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _CHUNK = 1000
-_DECIMALS = 12
-"""Kept of a resampled mean: the digits below are the processor's order of summation, not the data."""
+DECIMALS = 12
+"""Kept of a mean: the digits below are the processor's order of summation, not the data."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,6 @@ def _resampled_means(values: NDArray[np.float64], resamples: int, seed: int) -> 
         counts = generator.multinomial(cases, share, size=min(_CHUNK, resamples - start))
         chunks.append(counts @ values / cases)
     means: NDArray[np.float64] = np.concatenate(chunks)
-    means.round(_DECIMALS, out=means)
+    means.round(DECIMALS, out=means)
     means += 0.0  # -0 becomes 0
     return means

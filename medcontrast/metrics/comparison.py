@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.errors import InputError
-from medcontrast.metrics.bootstrap import Interval, bootstrap_intervals
+from medcontrast.metrics.bootstrap import DECIMALS, Interval, bootstrap_intervals
 
 Scores = Mapping[int, NDArray[np.float64]]
 """Run -> (n,) score of every case, the cases in one order."""
@@ -121,11 +121,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _change(first: Scores, second: Scores, runs: Sequence[int]) -> NDArray[np.float64]:
-    """(n,) first minus second, each averaged over the runs."""
+    """(n,) first minus second, each averaged over the runs; cases that are equal but for rounding are ties."""
     ours, theirs = _stacked(first, runs).mean(axis=0), _stacked(second, runs).mean(axis=0)
     if ours.shape != theirs.shape:
         raise InputError(f"Paired scores need the same cases, but got {len(ours)} and {len(theirs)}.")
-    change: NDArray[np.float64] = ours - theirs
+    change: NDArray[np.float64] = (ours - theirs).round(DECIMALS)
     return change
 
 

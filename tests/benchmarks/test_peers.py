@@ -130,7 +130,7 @@ def test_an_installed_package_is_left_alone(peers, monkeypatch):
 
 
 def make_job(method, **changes):
-    job = {"method": method, "steps": 100, "seed": 3, "channels": 1, "classes": 3, "patch": [32, 48, 32]}
+    job = {"method": method, "steps": 100, "seed": 3, "channels": 1, "classes": 3, "patch": [32, 48, 24]}
     return {**job, "labeled_rows": 4, "unlabeled_rows": 4, "mirror_axes": [0], **changes}
 
 
@@ -143,7 +143,7 @@ def test_the_configuration_asks_what_the_job_asks(peers, tmp_path):
     )
     assert made["training"]["random_seed"] == 3
     assert (made["dataset"]["train_batch_size"], made["dataset"]["train_batch_size_unlab"]) == (4, 4)
-    assert made["dataset"]["patch_size"] == [32, 48, 32]
+    assert made["dataset"]["patch_size"] == [24, 48, 32]
     assert made["semi_supervised_learning"]["rampup_end"] == 30
     assert made["network"]["net_type"] == "UNet"
     assert "deep_supervise" not in made["training"]

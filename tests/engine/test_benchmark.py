@@ -14,9 +14,11 @@ import yaml
 from filelock import FileLock
 
 from medcontrast import checkpoint
+from medcontrast.engine.benchmark import benchmark
 from medcontrast.engine.benchmark.records import Record
 from medcontrast.engine.loop import Trainer
 from medcontrast.engine.stopping import StopRequest
+from medcontrast.errors import NonFiniteLossError
 
 
 @pytest.fixture
@@ -165,6 +167,24 @@ def test_a_time_limit_in_a_cells_last_step_keeps_its_record_and_ends_the_grid(cl
     assert found.code == 0
     assert recorded() == ["supervised-2-0"]
     assert "3 cells are not finished; the same command goes on with them." in found.out
+
+
+def test_a_cell_whose_loss_is_not_finite_keeps_no_other_from_its_turn(cli, grid, monkeypatch):
+    train, broken = benchmark.train_run, "supervised-2-0"
+
+    def some(folder, **options):
+        if folder.name == broken:
+            raise NonFiniteLossError("Loss is NaN at step 1.")
+        return train(folder, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmark, "train_run", some)
+        found = cli("benchmark", grid)
+    assert (found.code, found.err) == (1, f"Failed: {broken}: Loss is NaN at step 1.\n")
+    assert recorded() == [name for name in NAMES if name != broken]
+    assert f"{broken}: Loss is NaN at step 1." in found.out and "1 cells are not finished" in found.out
+    assert "| supervised | 1 of 2 |" in found.out
+    assert cli("benchmark", grid).code == 0 and recorded() == NAMES
 
 
 def test_no_time_left_leaves_every_cell_for_later(cli, grid):

@@ -78,6 +78,38 @@ def test_stray_pieces_of_the_teacher_are_no_target(make):
     assert counts == {"none": [72, 108], "each": [64, 60], "joint": [64, 48]}
 
 
+class Says(torch.nn.Module):
+    """A teacher that says the same whatever it sees."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, image):
+        return self
+
+
+def test_the_student_does_not_learn_a_stray_piece(tiny, make):
+    """By hand: the loss is that of the larger piece alone."""
+    method, batch, boxes = make(largest_component="each"), tiny.make_batch(), boxes_of(INFO)
+    kept = torch.zeros(2, 1, 16, 16, 16, dtype=torch.int64)
+    kept[:, :, 2:9, 2:9, 2:9] = 1
+    said = kept.clone()
+    said[:, :, 11:15, 2:6, 11:15] = 1
+    method.teacher = Says(10.0 * (said == torch.arange(3).view(1, 3, 1, 1, 1)))
+    strong = batch["views"]["strong"]
+    with torch.no_grad():
+        found = method.losses(batch, INFO)["consistency"]
+        inside = method.student(torch.where(boxes, strong[:2], strong[2:])).logits
+        outside = method.student(torch.where(boxes, strong[2:], strong[:2])).logits
+    loss = {
+        name: dice_cross_entropy(inside, target, weight=~boxes) + dice_cross_entropy(outside, target, weight=boxes)
+        for name, target in (("kept", kept), ("said", said))
+    }
+    torch.testing.assert_close(found, loss["kept"] / 2)
+    assert abs(float(found - loss["said"] / 2)) > 1e-3
+
+
 @pytest.mark.parametrize(("labeled", "unlabeled"), [(3, 2), (2, 3)])
 def test_unequal_halves_take_turns(tiny, make, labeled, unlabeled):
     """Every labeled row is mixed once each way; the third one with the first unlabeled row again."""

@@ -44,6 +44,18 @@ def test_p_is_scipys_wilcoxon_and_1_without_any_difference():
     assert (equal.p, equal.interval.mean, equal.better) == (1.0, 0.0, 0)
 
 
+def test_cases_that_are_equal_but_for_rounding_are_ties():
+    """Means over three runs of the same three values in another order, and a rank that several cases share."""
+    first = scores([0.1, 0.7, 0.5, 0.3, 0.9], [0.2, 0.6, 0.5, 0.2, 0.8], [0.3, 0.5, 0.2, 0.1, 0.7])
+    second = scores([0.3, 0.6, 0.4, 0.2, 0.8], [0.2, 0.5, 0.4, 0.1, 0.7], [0.1, 0.4, 0.1, 0.0, 0.6])
+    means = [np.mean([each[run] for run in each], axis=0) for each in (first, second)]
+    noise = means[0] - means[1]
+    assert noise[0] != 0 and len(set(noise[1:])) > 1  # else this shows nothing
+    found = difference(first, second)
+    assert found.better == 4
+    assert found.p == pytest.approx(float(wilcoxon([0, 1, 1, 1, 1]).pvalue))
+
+
 def test_without_a_common_run_there_is_no_difference():
     assert difference({0: np.ones(3)}, {1: np.ones(3)}) is None
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -28,7 +28,7 @@ from medcontrast.engine.benchmark.report import write_report
 from medcontrast.engine.run import Run, resolve_paths
 from medcontrast.engine.scoring import score_checkpoints
 from medcontrast.engine.session import train_run
-from medcontrast.errors import InputError
+from medcontrast.errors import InputError, NonFiniteLossError
 from medcontrast.files import make_folder, write_text
 from medcontrast.say import say
 from medcontrast.settings import AnyRecipe, Recipe, load_segmentation_recipe
@@ -39,6 +39,18 @@ AnyCell = TypeVar("AnyCell", Cell, ProbeCell)
 
 _DESCRIBES = {"name", "description", "source", "licence", "root"}
 """Keys of a manifest that say nothing of its cases."""
+
+
+class Unfinished(NamedTuple):
+    """What a session leaves to do.
+
+    Attributes:
+        names: Of the cells without a record.
+        failed: Those of them whose training failed -> why.
+    """
+
+    names: list[str]
+    failed: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -103,7 +115,7 @@ class Benchmark(ABC, Generic[AnyCell]):
             )
         return run
 
-    def run(self, console: Console, *, max_time_s: float | None = None, only: Sequence[str] = ()) -> list[str]:
+    def run(self, console: Console, *, max_time_s: float | None = None, only: Sequence[str] = ()) -> Unfinished:
         """Works through the cells that have no record and that no other process works on.
 
         Args:
@@ -112,8 +124,9 @@ class Benchmark(ABC, Generic[AnyCell]):
             only: Take only these rows or cells, by name; nothing means all.
 
         Returns:
-            Names of the cells that are not finished.
+            The cells that are not finished. One whose loss became NaN keeps no other from its turn.
         """
+        failed: dict[str, str] = {}
         deadline = None if max_time_s is None else time.monotonic() + max_time_s
         make_folder(self.work)
         wanted = [cell for cell in self.cells() if not only or cell.row in only or cell.name in only]
@@ -127,7 +140,10 @@ class Benchmark(ABC, Generic[AnyCell]):
                         break
             except Timeout:
                 say(console, f"{cell.name}: another process works on it.")
-        return [cell.name for cell in wanted if not self.record_path(cell).exists()]
+            except NonFiniteLossError as error:
+                failed[cell.name] = str(error)
+                say(console, f"{cell.name}: {error}")
+        return Unfinished([cell.name for cell in wanted if not self.record_path(cell).exists()], failed)
 
     def record_path(self, cell: AnyCell) -> Path:
         """Where the cell's record is, or will be."""

@@ -128,7 +128,7 @@ def _notes(grid: ProbeGridSettings, lines: Sequence[EncoderLine]) -> str:
         "over units, each averaged over its images (of the group, where a column is of one) and over runs, with its "
         "95 % bootstrap interval over units (10,000 resamples); SD is that of the runs' accuracies. "
         f"{over_runs} Differences are paired by unit; p is Wilcoxon's signed-rank test over units, "
-        "Holm-corrected over the rows of the table. Intervals over units do not cover the noise of pre-training; SD "
+        "Holm-corrected over the rows of its column. Intervals over units do not cover the noise of pre-training; SD "
         "says how large it is."
     ) + ("" if grid.drop is None else lost)
 

@@ -169,7 +169,7 @@ def _notes(by_count: dict[int | str, list[MethodLine]]) -> str:
         f"{len(first.cases)} {first.facts['split']} cases, last checkpoint, {first.facts['step']} steps. Means are "
         "over cases, each averaged over its runs, with 95 % bootstrap intervals over cases (10,000 resamples); SD is "
         f"that of the runs' means. Run k has seed k and labeled subset k. {over_runs} Differences "
-        f"are paired by case.{shares} p is Wilcoxon's signed-rank test, Holm-corrected over the rows of the table. "
+        f"are paired by case.{shares} p is Wilcoxon's signed-rank test, Holm-corrected over the rows of its column. "
         "Missed: structures, summed over cases and runs, that are there and were not found; Dice 0, distance the "
         "image's diagonal. HD95 pooled: the 95th percentile of the distances of both directions together. Distances in "
         f"mm. {_conditions(lines)} Hours are wall time of training; compare them only on one machine."

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -171,8 +172,22 @@ def _boxes(
         turn = np.array([[cos, -sin / tall], [sin * tall, cos]])
         signs = [-1.0 if mirrored and view.flip_axis == axis else 1.0 for axis in (0, 1)]
         matrix = np.diag([height, width]) @ turn @ np.diag(signs)
-        boxes[place] = np.concatenate([matrix, [[middle_x], [middle_y]]], axis=1)
+        middle = np.array([middle_x, middle_y])
+        if lesion is not None:
+            middle += _shift(matrix, middle, lesion)
+        boxes[place] = np.concatenate([matrix, middle[:, None]], axis=1)
     return torch.from_numpy(boxes)
+
+
+def _shift(matrix: NDArray[np.float64], middle: NDArray[np.float64], lesion: Sequence[float]) -> NDArray[np.float64]:
+    """(2,) by how much a part is moved so that, turned, it holds the lesion as it does upright: nothing if it does."""
+    start, end = np.array(lesion[:2]), np.array(lesion[2:])
+    to_view = np.linalg.inv(matrix)
+    reach = np.abs(to_view) @ (end - start)  # of the lesion's half-sides along the view's axes
+    seen = to_view @ (start + end - 1.0 - middle)
+    limit = np.abs(1.0 - reach)
+    found: NDArray[np.float64] = matrix @ (seen - np.clip(seen, -limit, limit))
+    return found
 
 
 def _part(
@@ -181,7 +196,8 @@ def _part(
     """Height, width (shares of the image's) and middle (-1..1) of the part that a view shows.
 
     Its size is drawn alike with and without a lesion (top, left, bottom, right in shares), or scale would tell them
-    apart; its place is drawn uniformly among those where it lies in the image and holds the lesion or lies within it.
+    apart; its place is drawn uniformly among those where, upright, it lies in the image and holds the lesion or lies
+    within it.
 
     Paper: the drawing of area and ratio is that of Inception's crops (Szegedy 2015), as SimCLR and MoCo use it; sides
     are not rounded to pixels here.

@@ -14,6 +14,7 @@ from medcontrast.checkpoint import load_weights, save_weights
 from medcontrast.data.images.counterfactuals import Counterfactuals
 from medcontrast.data.images.images import Images
 from medcontrast.data.images.manifest import load_image_manifest
+from medcontrast.data.sampler import BalancedSampler
 from medcontrast.engine.build import build_generator
 from medcontrast.engine.generator.counterfactuals import write_counterfactuals
 from medcontrast.engine.generator.generator import Action, Generator, actions, load_generator
@@ -117,6 +118,24 @@ def test_a_batch_has_the_parents_of_its_images(run_of):
         expected = [(ages[name] - 2.75) / job.parents[1].std for name in batch["case"]]
         assert batch["attributes"][:, 2].tolist() == pytest.approx(expected)
         assert "views" not in job.with_views(batch, StepInfo(0, 6))
+
+
+@pytest.mark.parametrize(("balance", "shares"), [(0.5, [0.625, 0.375]), (1.0, [0.5, 0.5])])
+def test_rows_are_drawn_by_the_balance_of_the_recipe(tiny, run_of, data, balance, shares):
+    """Six images of domain A and two of B, of which the recipe asks for more than occur."""
+    content = json.loads(data.read_text(encoding="utf-8"))
+    for number, entry in enumerate(content["train"]):
+        entry["domain"] = "A" if number < 6 else "B"
+    data.write_text(json.dumps(content), encoding="utf-8")
+    _, sampler = job_of(run_of(tree=tiny.set_key(generator_tree(), "method.balance", balance))).loader(
+        rank=0, world_size=1, start_step=0
+    )
+    assert isinstance(sampler, BalancedSampler)
+    assert sampler.shares.tolist() == pytest.approx(shares)
+    _, plain = job_of(run_of("plain", tiny.set_key(generator_tree(), "method.balance", 0.0))).loader(
+        rank=0, world_size=1, start_step=0
+    )
+    assert not isinstance(plain, BalancedSampler)
 
 
 # --- interventions

@@ -176,16 +176,17 @@ def test_a_batch_of_one_kind_stays_finite(target):
     assert method.queue.count.tolist() == [4 * (target[0] == 0)] * 2
 
 
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("mining", [{"by": "cosine", "start": -0.5}, {"by": "share", "start": 0.25}])
-def test_mining_lets_in_more_negatives_step_by_step_and_more_queries_epoch_by_epoch(mining):
+def test_mining_lets_in_more_negatives_step_by_step_and_more_queries_epoch_by_epoch(mining, level):
     method = fill(make(mine_negatives={**mining, "ramp_up_steps": 6}))
     found = [method.losses(make_batch(), info(step)) for step in range(7)]
-    kept = [float(terms["negatives_kept_low"]) for terms in found]
+    kept = [float(terms[f"negatives_kept_{level}"]) for terms in found]
     assert kept == sorted(kept) and kept[0] < kept[-1] == 1.0
-    losses = [float(terms["low"].detach()) for terms in found]
-    assert losses == sorted(losses)
+    losses = [float(terms[level].detach()) for terms in found]
+    assert losses == sorted(losses) and losses[0] < losses[-1]
     method = fill(make(mine_queries={"start": 1e-6, "growth": 30.0}))
-    kept = [float(method.losses(make_batch(), info(0, epoch))["queries_kept_low"]) for epoch in range(10)]
+    kept = [float(method.losses(make_batch(), info(0, epoch))[f"queries_kept_{level}"]) for epoch in range(10)]
     assert kept == sorted(kept) and kept[0] == 0.0 and kept[-1] == 1.0
 
 

@@ -163,6 +163,16 @@ def test_abduction_is_deterministic_and_takes_the_posterior_means():
     torch.testing.assert_close(first.latents[0], one.latents[0].mean)
 
 
+def test_dropout_is_off_where_images_are_made():
+    made = network(dropout=0.5)
+    image, own, other = images(), numbers(made), numbers(made, shift=1)
+    torch.testing.assert_close(made.counterfactual(image, own, own), image, rtol=0, atol=1e-5)
+    assert torch.equal(made.counterfactual(image, own, other), made.counterfactual(image, own, other))
+    made.train()  # and on where it learns
+    with torch.no_grad():
+        assert not torch.equal(made.abduct(image, own).residual, made.abduct(image, own).residual)
+
+
 def test_there_and_back_is_the_image_where_nothing_is_clamped_and_latents_are_kept():
     made = network(value_range=(-1.0, 1.0))
     image, own, other = 0.1 * images(), numbers(made), numbers(made, shift=1)
@@ -277,3 +287,15 @@ def test_what_the_network_refuses():
     made = network()
     with pytest.raises(InputError, match=r"made for images of shape \('rows', 1, 8, 6\), but got \(4, 1, 8, 8\)"):
         made(torch.zeros(4, 1, 8, 8), numbers(made))
+
+
+def test_a_temperature_narrows_what_is_drawn_before_the_soft_plus(monkeypatch):
+    """By hand: log2(1 + 2^(0 + ln 0.5)) from the prior's number 0, not half of log2(1 + 2^0) = 1."""
+    block = DecoderBlock(4, 2, 3, told=True, scaled=False, bottleneck=2, kernel=3, dropout=0.0).eval()
+    monkeypatch.setattr(torch, "randn_like", torch.ones_like)
+    features, context = torch.rand(2, 4, 5, 5), torch.rand(2, 3)
+    for temperature in (0.5, 0.8, 1.0):
+        with torch.no_grad():
+            _, latent = block(features, context, seen=None, value=None, temperature=temperature)
+        expected = math.log2(1.0 + 2.0 ** math.log(temperature))
+        torch.testing.assert_close(latent.value - latent.mean, torch.full_like(latent.value, expected))

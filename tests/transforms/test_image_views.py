@@ -212,6 +212,23 @@ def test_a_patch_that_holds_a_lesion_one_way_lies_within_it_the_other_way():
     assert float(found[:, 1].min()) < 0.1 and float(found[:, 3].max()) > 0.9
 
 
+@pytest.mark.parametrize("side", [0.04, 0.1, 0.2])
+@pytest.mark.parametrize("place", [0.5, 0.25, 0.1])
+def test_a_turned_patch_holds_its_lesion_too(side, place):
+    """Corners of the box, seen from the view, lie in -1..1; upright nothing has changed."""
+    box = [place - side / 2, 0.3, place + side / 2, 0.3 + side]
+    corners = torch.tensor([[x, y] for x in box[::2] for y in box[1::2]], dtype=torch.float64) * 2 - 1
+    shares = {}
+    for turn in (0.0, 180.0):
+        boxes = _boxes(lesion(flip=0.5, rotation=turn), (20, 30), range(500), "a", [box] * 500, seed=1, step=2)
+        away = (corners - boxes[:, None, :, 2]) @ torch.linalg.inv(boxes[:, :, :2]).mT
+        reach = away.amax(1) - away.amin(1)
+        held = (away.abs().amax(1) <= 1 + 1e-9) | (reach > 2)  # along an axis where it is larger, the patch lies in it
+        assert bool(held.all())
+        shares[turn] = float((reach <= 2).all(1).double().mean())
+    assert shares[180.0] > 0.7
+
+
 def test_patches_of_lesions_are_as_large_as_others_and_without_boxes_they_are_random_crops():
     some = [[0.3, 0.6, 0.4, 0.7], None] * 10
     found = _boxes(lesion(flip=0.5, rotation=20.0), (20, 30), range(20), "a", some, seed=1, step=2)

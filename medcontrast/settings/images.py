@@ -40,8 +40,8 @@ class CropSettings(Settings):
 
     kind: Literal["random", "lesion", "whole", "centre"] = "random"
     """random: a box of drawn area and shape; lesion: the same, moved so that it holds a lesion box of the manifest (or
-    lies within one that is larger), and random where an image has none; whole: the image as it is; centre: the middle
-    box, `area` of the image."""
+    lies within one that is larger), turned or not, and random where an image has none; whole: the image as it is;
+    centre: the middle box, `area` of the image."""
     area: ShareSpan = (0.2, 1.0)
     """random, lesion: smallest and largest share of the image's area; centre takes the smaller one."""
     ratio: tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]] = (0.75, 1.3333333333333333)

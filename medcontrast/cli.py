@@ -23,7 +23,12 @@ from medcontrast.commands import (
     recipes,
     train,
 )
-from medcontrast.errors import MedcontrastError
+from medcontrast.errors import MedcontrastError, lacks_memory
+
+NO_MEMORY = (
+    "There is not enough memory. In training try --set train.accumulate=2, fewer rows, a smaller data.patch or "
+    "--set train.precision=bf16-mixed; in prediction inference.window_batch: 1 in the recipe, or --device cpu."
+)
 
 app = typer.Typer(
     name="medcontrast",
@@ -72,3 +77,8 @@ def main() -> None:
     except MedcontrastError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        sys.stderr.write(f"{NO_MEMORY}\n")
+        sys.exit(MedcontrastError.exit_code)

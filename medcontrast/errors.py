@@ -57,6 +57,12 @@ class OutputError(InputError):
     """The output cannot be written, or exists already."""
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error of Python or PyTorch says that memory ran out, on whatever device."""
+    told = "can't allocate memory" in str(error) or "out of memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and told)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error of a name that is not in a list; says the list, and the nearest name where one is near.
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import medcontrast
 
@@ -40,6 +41,27 @@ def test_scores_of_masks_need_no_torch():
     code = "import sys, medcontrast.engine.scoring; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")])
+def test_too_little_memory_is_a_sentence(cli, monkeypatch, error):
+    def fails(*words, **options):
+        raise error
+
+    monkeypatch.setattr("medcontrast.settings.shipped.shipped_recipes", fails)
+    done = cli("recipes")
+    assert done.code == 1 and done.err.startswith(
+        "There is not enough memory. In training try --set train.accumulate=2"
+    )
+
+
+def test_other_errors_are_not_hidden(cli, monkeypatch):
+    def fails(*words, **options):
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr("medcontrast.settings.shipped.shipped_recipes", fails)
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        cli("recipes")
 
 
 def test_a_name_that_the_console_cannot_show_is_escaped(tmp_path):

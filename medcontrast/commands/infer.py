@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medcontrast.errors import InputError, MedcontrastError
+from medcontrast.errors import InputError, MedcontrastError, lacks_memory
 from medcontrast.say import say
 from medcontrast.volume_names import KNOWN_SUFFIXES
 
@@ -150,13 +150,11 @@ def _predict_one(
 
 
 def _reason(error: Exception) -> str:
-    import torch
-
     if isinstance(error, MedcontrastError):
         return str(error)
     if isinstance(error, OSError):
         return f"{error.filename or 'A file'}: {error.strerror or error}."
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+    if lacks_memory(error):
         return "There is not enough memory for it; try --device cpu, or a machine with more."
     raise error
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +15,24 @@ from medcontrast.batch import Batch
 from medcontrast.data.sampler import TwoStreamSampler
 
 Row = TypeVar("Row")
+
+
+def _leave_signals_to_training(worker: int) -> None:
+    """A job's end and Ctrl-C reach every process of a group; a worker that dies of them takes the clean stop away."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def reading(loader: DataLoader[Any]) -> Iterator[Iterator[Batch]]:
+    """The loader's batches; its workers end with the block, where nothing else ends those of a loader read in part."""
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        end = getattr(batches, "_shutdown_workers", None)
+        if end is not None:
+            end()
 
 
 def batch_loader(
@@ -31,6 +51,7 @@ def batch_loader(
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=collate,
+        worker_init_fn=_leave_signals_to_training,
         pin_memory=torch.cuda.is_available(),
         # forked processes share the memory cache instead of copying it
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,

@@ -41,7 +41,7 @@ def make_fabric(*, accelerator: str, devices: int, num_nodes: int, precision: st
             raise InputError(f"--{name} {value}: expected one of {', '.join(known)}.")
     _require_started(devices, num_nodes)
     try:
-        return Fabric(
+        fabric = Fabric(
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,
@@ -52,6 +52,10 @@ def make_fabric(*, accelerator: str, devices: int, num_nodes: int, precision: st
         raise InputError(
             f"--accelerator {accelerator}, --devices {devices}, --precision {precision}: {error}"
         ) from None
+    # on several devices Fabric would round a batch to the precision's type before the methods see it; autocast does
+    # what is wanted, and on one device it is all that is done
+    fabric.strategy.precision.convert_input = lambda data: data
+    return fabric
 
 
 def _require_started(devices: int, num_nodes: int) -> None:

@@ -207,7 +207,7 @@ def map_boxes(
         threshold: The share.
         largest: Boxes at most.
     """
-    array = class_map.double().cpu().numpy()
+    array = class_map.cpu().double().numpy()
     if array.max() <= 0.0:
         return ()
     boxes = []

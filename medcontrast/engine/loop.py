@@ -18,6 +18,7 @@ from torch import Tensor
 from medcontrast import checkpoint
 from medcontrast.allocator import freed_memory_kept
 from medcontrast.batch import ON_CPU, Batch, StepInfo
+from medcontrast.data.loading import reading
 from medcontrast.distributed import mean_over_processes
 from medcontrast.engine.build import learning_rate, make_optimizer
 from medcontrast.engine.curves import Curves
@@ -29,6 +30,9 @@ from medcontrast.engine.validate import Validator
 from medcontrast.errors import CheckpointError, InputError, NonFiniteLossError
 from medcontrast.methods import Method
 from medcontrast.say import say
+
+MOST_LEFT_OUT = 30
+"""Steps in a row that a scaler of the loss may leave out: from 65,536 it has then come down to 0.00006."""
 
 
 @dataclass
@@ -64,6 +68,7 @@ class Trainer:
         self.method: Method = self.job.method
         self.optimizer = make_optimizer(self.run.recipe.train.optimizer, self.method)
         self.parameters = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
+        self._left_out = 0
 
     def initialise(self) -> None:
         """Takes tensors over from `train.init_from`, where the recipe names one."""
@@ -120,10 +125,9 @@ class Trainer:
         curves = Curves(self.run.folder, self.state.step) if fabric.is_global_zero else None
         if self.state.step == 0:
             self.save()  # from the first moment on there is something to resume from
-        batches = iter(loader)
         began, before = time.monotonic(), self.state.seconds
         shown = TrainingProgress(self.console, self.state.step, train.steps, enabled=fabric.is_global_zero)
-        with shown:
+        with shown, reading(loader) as batches:
             for step in range(self.state.step, train.steps):
                 wrapped.train()
                 info = StepInfo(step, train.steps, sampler.epoch(step), self.run.recipe.seed)
@@ -131,9 +135,12 @@ class Trainer:
                 self.state.step, self.state.seconds = step + 1, before + time.monotonic() - began
                 shown.advance(step + 1, terms["loss"])
                 self._record(step + 1, terms, curves)
+                stopping = self._should_stop(stop)
                 if validator is not None and every and ((step + 1) % every == 0 or step + 1 == train.steps):
+                    if stopping:
+                        self.save()  # whoever asked may not wait for a validation
                     self._validate(validator, shown, curves)
-                if self._should_stop(stop):
+                if stopping:
                     break
                 if (step + 1) % train.save_every == 0 and step + 1 < train.steps:
                     self.save()
@@ -178,9 +185,10 @@ class Trainer:
 
     def _require_finite_gradient(self, norm: Tensor, info: StepInfo) -> None:
         """A finite loss may have a gradient that is not, and one such step is the end of every weight."""
-        if getattr(self.fabric.strategy.precision, "scaler", None) is not None:
-            return  # in 16-mixed it may happen: the scaler leaves such a step out and lowers its scale
-        if not bool(torch.isfinite(norm)):
+        self._left_out = 0 if bool(torch.isfinite(norm)) else self._left_out + 1
+        # in 16-mixed it may happen: the scaler leaves such a step out and halves its scale
+        scaled = getattr(self.fabric.strategy.precision, "scaler", None) is not None
+        if self._left_out > (MOST_LEFT_OUT if scaled else 0):
             raise NonFiniteLossError(
                 f"The gradient is not finite at step {info.step}, though the loss is. The last checkpoint is from "
                 "before this step. Try a smaller train.optimizer.lr or train.precision 32-true."

@@ -124,8 +124,8 @@ class HVAE(nn.Module):
                 "filters, latent_channels, encoder_blocks and decoder_blocks need one number for each of at least 2 "
                 f"levels, blocks 1 or more, but got {[list(each) for each in lists]}."
             )
-        if not any(latent_channels):
-            raise InputError("latent_channels is 0 at every level; a generator needs a latent channel.")
+        if not latent_channels[-1]:
+            raise InputError("latent_channels is 0 at the last level, where nothing would read what the encoder finds.")
         if prior == "exogenous" and latent_channels[0]:
             raise InputError(
                 "prior exogenous: latent_channels must be 0 at the first level at least, where the parents enter, but "

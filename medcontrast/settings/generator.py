@@ -48,8 +48,8 @@ class HVAENetworkSettings(Settings):
                 "filters, latent_channels, encoder_blocks and decoder_blocks need one number for each of at least 2 "
                 f"levels, but have {', '.join(str(len(each)) for each in lists)}"
             )
-        if not any(self.latent_channels):
-            raise ValueError("latent_channels is 0 at every level; a generator needs a latent channel")
+        if not self.latent_channels[-1]:
+            raise ValueError("latent_channels is 0 at the last level, where nothing would read what the encoder finds")
         if self.prior == "exogenous" and self.latent_channels[0]:
             raise ValueError("prior exogenous needs latent_channels of 0 at the first level, where the parents enter")
         return self

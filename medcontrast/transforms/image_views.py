@@ -125,7 +125,7 @@ def crop_views(image: Tensor, boxes: Tensor, size: int) -> Tensor:
         if level >= 0:
             for _ in range(level):
                 part = F.interpolate(part, [-(-side // 2) for side in part.shape[2:]], mode="area")  # edge to edge
-            part = _sampled(part, _grid(boxes[picked], size))
+            part = _sampled(part, _grid(_near(boxes[picked], image.device), size))
         out.index_copy_(0, places, part)
     return out
 
@@ -137,9 +137,14 @@ def _sampled(image: Tensor, grid: Tensor) -> Tensor:
     return torch.where(inside.to(image.device), values, torch.zeros_like(values))
 
 
+def _near(boxes: Tensor, device: torch.device) -> Tensor:
+    """Boxes where the images are, so that grids are made there, unless it has no float64."""
+    return boxes if device.type == "mps" else boxes.to(device)
+
+
 def _grid(boxes: Tensor, size: int) -> Tensor:
     """Where grid_sample looks (b, s, t, 2) float64, second axis first."""
-    line = (torch.arange(size, dtype=torch.float64) * 2 + 1) / size - 1
+    line = (torch.arange(size, dtype=torch.float64, device=boxes.device) * 2 + 1) / size - 1
     x, y = torch.meshgrid(line, line, indexing="ij")
     across, along, offset = boxes.flip(1)[:, None, None].unbind(-1)  # written out: a product's sum may hang on its size
     return across * x[..., None] + along * y[..., None] + offset

@@ -404,7 +404,9 @@ def test_recipes_that_do_not_fit(cli, tiny, data, tmp_path):
     assert "network.filter: unknown key; did you mean 'filters'?" in faults(
         lambda tree: tree["network"].update(filter=[4])
     )
-    assert "latent_channels is 0 at every level" in faults(lambda tree: tree["network"].update(latent_channels=[0] * 3))
+    assert "latent_channels is 0 at the last level" in faults(
+        lambda tree: tree["network"].update(latent_channels=[0] * 3)
+    )
     assert "need one number for each of at least 2 levels" in faults(lambda tree: tree["network"].update(filters=[4]))
     assert "prior exogenous needs latent_channels of 0 at the first level, where the parents enter" in faults(
         lambda tree: tree["network"].update(prior="exogenous", latent_channels=[2, 2, 2])

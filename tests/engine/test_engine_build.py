@@ -117,3 +117,15 @@ def test_nesterov_without_momentum(tiny):
     tree = tiny.recipe_tree(optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.0, "nesterov": True})
     with pytest.raises(RecipeError, match=r"nesterov needs a momentum above 0"):
         tiny.recipe_from(tree)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_batch_is_not_rounded_before_a_method_sees_it(precision):
+    """On several devices Fabric asks its precision to convert what a method is called with; on one it does not."""
+    fabric = make_fabric(accelerator="cpu", devices=1, num_nodes=1, precision=precision)
+    image = torch.rand(2, 1, 4, 4)
+    assert fabric.strategy.precision.convert_input(image) is image
+    with fabric.autocast():
+        assert (image.flatten(1) @ image.flatten(1).T).dtype == (
+            torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+        )

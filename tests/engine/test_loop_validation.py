@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from medcontrast.checkpoint import load_weights, read_header
+from medcontrast.checkpoint import load_resume, load_weights, read_header
 from medcontrast.engine.run import Run
 from medcontrast.engine.validate import Validator
 from medcontrast.errors import CheckpointError
@@ -35,6 +35,23 @@ def test_the_last_step_is_validated_whatever_the_interval(tiny, tmp_path):
         tiny.train(run)
         assert [record["step"] for record in tiny.read_log(run) if "validation_dice" in record] == expected
         assert (run.folder / "best.safetensors").is_file()
+
+
+def test_a_run_that_is_to_stop_is_saved_before_it_is_validated(tiny, tmp_path, monkeypatch):
+    """Whoever sent the signal may kill what does not end soon."""
+    saved, plain = [], Validator.__call__
+
+    def validate(self, network, step):
+        saved.append(load_resume(run.resume_file)["progress"]["step"])
+        return plain(self, network, step)
+
+    monkeypatch.setattr(Validator, "__call__", validate)
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=4, validate_every=2, save_every=100), validation=1)
+    tiny.train(run, steps=2)
+    assert saved == [2]
+    tiny.train(tiny.open_run(run.folder), resume=True)
+    assert saved == [2, 2]  # at its end nobody waits, and the last state is saved once
+    assert load_resume(run.resume_file)["progress"]["step"] == 4
 
 
 def test_best_names_the_cases_that_chose_it_and_evaluate_says_so(cli, tiny, tmp_path):

@@ -10,8 +10,9 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
+from medcontrast.batch import StepInfo
 from medcontrast.checkpoint import load_resume
-from medcontrast.engine.loop import Trainer
+from medcontrast.engine.loop import MOST_LEFT_OUT, Trainer
 from medcontrast.errors import NonFiniteLossError
 
 
@@ -34,6 +35,18 @@ def test_a_loss_that_is_not_finite_names_step_and_cases(tiny, tmp_path):
     saved = load_resume(run.resume_file)
     assert saved["progress"]["step"] == 2
     assert all(bool(torch.isfinite(tensor).all()) for tensor in saved["method"].values())
+
+
+def test_a_scaler_may_leave_out_some_steps_in_a_row_but_not_all(tiny, tmp_path):
+    """In 16-mixed a gradient may overflow; a run in which every one does would end without having learned."""
+    run = tiny.make_run(tmp_path, tiny.recipe_tree("supervised"))
+    trainer = Trainer(run, Fabric(accelerator="cpu", devices=1), Console(quiet=True))
+    trainer.fabric.strategy.precision.scaler = object()
+    bad, good, info = torch.tensor(math.inf), torch.tensor(1.0), StepInfo(7, 100)
+    for norm in [bad] * MOST_LEFT_OUT + [good] + [bad] * MOST_LEFT_OUT:
+        trainer._require_finite_gradient(norm, info)
+    with pytest.raises(NonFiniteLossError, match=r"^The gradient is not finite at step 7, though the loss is\. "):
+        trainer._require_finite_gradient(bad, info)
 
 
 class FiniteWithoutGradient(torch.autograd.Function):

@@ -278,8 +278,9 @@ def test_a_block_without_latents_has_none():
 def test_what_the_network_refuses():
     with pytest.raises(InputError, match=r"3 levels need image sides that are multiples of 2, but got \[7, 6\]"):
         network(sides=(7, 6))
-    with pytest.raises(InputError, match="latent_channels is 0 at every level"):
-        network(latent_channels=(0, 0, 0))
+    for flat in ((0, 0, 0), (2, 3, 0)):
+        with pytest.raises(InputError, match="latent_channels is 0 at the last level"):
+            network(latent_channels=flat)
     with pytest.raises(InputError, match="need one number for each of at least 2 levels"):
         network(latent_channels=(1, 2))
     with pytest.raises(InputError, match=r"prior exogenous: latent_channels must be 0 at the first level"):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from medcontrast.data.fit import recipe_manifest
@@ -21,6 +20,7 @@ from medcontrast.engine.probe.labels import stratified_subset
 from medcontrast.engine.probe.probe import Frozen
 from medcontrast.engine.probe.run import load_trained
 from medcontrast.engine.run import Run, resolve_paths
+from medcontrast.inference.predict import resolve_device
 from medcontrast.settings import PretrainRecipe, load_recipe, require_pretraining
 from medcontrast.settings.grid import ProbeCell, ProbeGridSettings, probe_cells
 
@@ -79,7 +79,7 @@ class ProbeBenchmark(Benchmark[ProbeCell]):
         assert isinstance(run.manifest, ImageManifest)
         trained = load_trained(run.folder)
         images = probe_images(run.manifest, trained.recipe.data, split=self.grid.split)
-        frozen = Frozen.of(trained.encoder, images.sets, torch.device("cpu"))
+        frozen = Frozen.of(trained.encoder, images.sets, resolve_device(None))
         hits: dict[str, NDArray[np.bool_]] = {}
         for fraction in self.grid.fractions:
             chosen = stratified_subset(images.sets.train.targets, fraction, cell.run)

@@ -56,7 +56,7 @@ def embed(encoder: nn.Module, images: ImageSet, *, device: torch.device | None =
     with evaluating(encoder), torch.no_grad():
         for start in range(0, len(images), ROWS):
             rows = images.load(range(start, min(start + ROWS, len(images))))
-            parts.append(encoder(rows.to(place)).double().cpu().numpy())
+            parts.append(encoder(rows.to(place)).cpu().double().numpy())
     features: NDArray[np.float64] = np.concatenate(parts)
     if not np.isfinite(features).all():
         raise InputError(

@@ -110,7 +110,7 @@ def classify(classifier: nn.Module, images: ImageSet, device: torch.device) -> N
     with evaluating(classifier), torch.no_grad():
         for start in range(0, len(images), ROWS):
             rows = images.load(range(start, min(start + ROWS, len(images))))
-            parts.append(classifier(rows.to(device)).double().softmax(dim=1).cpu().numpy())
+            parts.append(classifier(rows.to(device)).cpu().double().softmax(dim=1).numpy())
     return np.concatenate(parts)
 
 

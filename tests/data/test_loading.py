@@ -1,0 +1,53 @@
+"""Tests of the loader's workers: property (real processes, real signals)."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from medcontrast.data.loading import batch_loader, reading
+from medcontrast.data.sampler import TwoStreamSampler
+
+
+class Numbers(Dataset):
+    def __getitem__(self, key):
+        return float(key.case_index)
+
+
+def make_loader(workers):
+    sampler = TwoStreamSampler(4, 0, 2, 0, seed=0, steps=20)
+    return batch_loader(Numbers(), sampler, torch.tensor, workers=workers)
+
+
+def is_alive(number):
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGTERM)])
+def test_workers_outlive_the_signals_that_ask_training_to_stop_and_end_with_it(signals):
+    with reading(make_loader(2)) as batches:
+        first = next(batches)
+        workers = [worker.pid for worker in batches._workers]
+        for number in signals:
+            for worker in workers:
+                os.kill(worker, number)
+        found = [first, *(next(batches) for _ in range(10))]
+    assert not any(map(is_alive, workers))
+    with reading(make_loader(0)) as batches:
+        assert all(torch.equal(one, next(batches)) for one in found)
+
+
+def test_workers_end_with_an_error_too():
+    with pytest.raises(ValueError, match="somewhere else"), reading(make_loader(2)) as batches:
+        next(batches)
+        workers = [worker.pid for worker in batches._workers]
+        raise ValueError("somewhere else")
+    assert not any(map(is_alive, workers))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from subprocess import Popen, TimeoutExpired
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -19,6 +21,9 @@ from medcontrast.errors import CheckpointError, InputError
 from medcontrast.say import say
 from medcontrast.settings import AnyRecipe
 from medcontrast.settings.train import LoopSettings
+
+_PATIENCE_S = 5.0
+"""How long a process that failed lets those that it started fail by themselves."""
 
 
 def train_run(
@@ -64,7 +69,7 @@ def train_run(
     fabric = make_fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=chosen)
     fabric.launch()
     run = Run.open(folder, overrides)
-    with _held_by_first(folder, fabric), StopRequest(max_time_s) as stop:
+    with _ending_together(fabric), _held_by_first(folder, fabric), StopRequest(max_time_s) as stop:
         trainer = Trainer(run, fabric, console)
         if resume:
             trainer.resume()
@@ -78,6 +83,21 @@ def train_run(
         if fabric.is_global_zero:
             _say_goodbye(console, run, trainer, stop)
         return stop.reason
+
+
+@contextmanager
+def _ending_together(fabric: Fabric) -> Iterator[None]:
+    """Where this process fails, those that it started do not wait for it: for half an hour, each on its device."""
+    try:
+        yield
+    except BaseException:
+        others: Sequence[Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", None) or ()
+        deadline = time.monotonic() + _PATIENCE_S
+        for process in others:  # what fails in all of them alike may be said by all of them
+            with suppress(TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+            process.kill()
+        raise
 
 
 @contextmanager

@@ -37,8 +37,8 @@ from medcontrast.transforms.copy_paste import exchange_boxes
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "hippocampus_fbanet_8.yaml"
 PARTS = ("data", "forward", "backward", "optimiser", "EMA", "logging")
-TOLERANCE = 1e-3
-"""Largest relative difference of a term in the first step."""
+TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 2e-2}
+"""Precision of our side -> largest relative difference of a term in the first step; the other side is in float32."""
 
 
 class Clock:
@@ -173,7 +173,7 @@ def compare(steps: int, folder: Path) -> tuple[dict[str, dict[str, float]], OurS
                 clock,
             )
             if number == 0:
-                _require_equal(found, expected)
+                _require_equal(found, expected, TOLERANCE[ours.precision])
                 continue  # the first step fills caches
             for side, seconds in (("ours", ours.clock.seconds), ("literature", clock.seconds)):
                 for part in PARTS:
@@ -188,9 +188,9 @@ def compare(steps: int, folder: Path) -> tuple[dict[str, dict[str, float]], OurS
     }, ours
 
 
-def _require_equal(found: dict[str, float], expected: dict[str, float]) -> None:
+def _require_equal(found: dict[str, float], expected: dict[str, float], tolerance: float) -> None:
     for name, value in expected.items():
-        if abs(found[name] - value) > TOLERANCE * max(1.0, abs(value)):
+        if abs(found[name] - value) > tolerance * max(1.0, abs(value)):
             sys.exit(f"The two sides differ: {name} is {found[name]:.6g} in ours and {value:.6g} in the other.")
         print(f"first step, {name}: {found[name]:.6f} and {value:.6f}")
 

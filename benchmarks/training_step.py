@@ -211,7 +211,7 @@ def main() -> None:
     if arguments.quick:
         return
     content = {
-        "what": f"fba_net training step without data, median of {arguments.steps}",
+        "what": f"fba_net training step without data, {ours.precision}, median of {arguments.steps}",
         "seconds": median["ours"]["step"],
         "others": {"the literature's form in float32": {"seconds": median["literature"]["step"], "ratio": ratio}},
         "parts": median,

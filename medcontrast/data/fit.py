@@ -14,6 +14,7 @@ from medcontrast.data.images.sources import (
     no_counterfactuals,
     no_lesion_boxes,
     source_kind,
+    too_few_images,
 )
 from medcontrast.data.manifest import SPLITS, Manifest, load_manifest, root_advice
 from medcontrast.errors import ManifestError, RecipeError
@@ -118,6 +119,9 @@ def _image_faults(recipe: AnyRecipe, manifest: ImageManifest) -> list[str]:
     # where the data lies elsewhere, nothing can be counted, and `require_files` has the last word before training
     there = all(path.exists() for path in manifest.files("train"))
     missing = _missing_faults(recipe, manifest) if there else []
+    count, rows = len(manifest.originals("train")) if there else recipe.train.rows, recipe.train.rows
+    if count < rows:
+        missing.append(f"data.manifest: {manifest.path}: {too_few_images(count, rows)}")
     method = recipe.method
     if missing or not isinstance(method, MoCoSettings | LeOCLRSettings | MultiLevelSettings):
         return missing

@@ -81,6 +81,7 @@ class Run:
                     f"{folder}: this folder holds something already. Go on with `medcontrast train --resume {folder}`, "
                     f"choose another with -o, or add --overwrite to begin anew."
                 )
+            _require_kept(recipe, recipe_path, folder)
             _remove_old_run(folder)
         resolved = resolve_paths(recipe, recipe_path)
         raw = dict(manifest.raw)
@@ -214,6 +215,16 @@ def resolve_paths(recipe: AnyRecipe, recipe_path: Path) -> AnyRecipe:
     data = recipe.data.model_copy(update={"manifest": "manifest.json", "root": absolute(recipe.data.root)})
     train = recipe.train.model_copy(update={"init_from": absolute(recipe.train.init_from)})
     return recipe.model_copy(update={"data": data, "train": train})
+
+
+def _require_kept(recipe: AnyRecipe, recipe_path: Path, folder: Path) -> None:
+    """Refuses to begin a run anew from its own old checkpoint, which would be removed first."""
+    source = resolve_paths(recipe, recipe_path).train.init_from
+    if source is not None and Path(source).resolve().is_relative_to(folder.resolve()):
+        raise OutputError(
+            f"{folder}: train.init_from takes its tensors from this folder, which --overwrite would empty first; "
+            "choose another folder with -o."
+        )
 
 
 def _never_trained(folder: Path) -> bool:

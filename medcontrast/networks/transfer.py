@@ -42,7 +42,7 @@ def load_encoder(encoder: nn.Module, tensors: Mapping[str, Tensor], *, where: st
             f"{where}: none of the encoder's {len(own)} tensors stands in it (the first are {_listed(own)}; "
             f"it holds {_listed(tensors)}). Give the checkpoint of a pre-training run with this encoder."
         )
-    faults = {prefix: _faults(own, tensors, prefix) for prefix in prefixes}
+    faults = {prefix: _faults(own, tensors, prefix) + _left_over(own, tensors, prefix) for prefix in prefixes}
     fitting = [prefix for prefix in prefixes if not faults[prefix]]
     if len(fitting) > 1:
         raise CheckpointError(
@@ -88,15 +88,15 @@ def _another_architecture(lines: list[str], total: int, noun: str, where: str) -
 
 
 def _prefixes(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    """What stands before names of the encoder in the checkpoint, where at least a half of them stand behind it."""
-    found: dict[str, int] = {}
+    """What stands before names of the encoder in the checkpoint."""
+    found = set()
     for name in tensors:
         parts = name.split(".")
         for cut in range(len(parts)):
             if ".".join(parts[cut:]) in own:
                 prefix = "".join(f"{part}." for part in parts[:cut])
-                found[prefix] = found.get(prefix, 0) + 1
-    return sorted(prefix for prefix, count in found.items() if 2 * count >= len(own))
+                found.add(prefix)
+    return sorted(found)
 
 
 def _faults(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], prefix: str, noun: str = "encoder") -> list[str]:
@@ -108,6 +108,13 @@ def _faults(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], prefix: st
         elif held.shape != wanted.shape:
             lines.append(f"{name}: the checkpoint has {tuple(held.shape)}, the {noun} {tuple(wanted.shape)}")
     return lines
+
+
+def _left_over(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], prefix: str) -> list[str]:
+    """Tensors of the encoder's own parts that it has no place for, as of a deeper one; what stands beside it may."""
+    parts = {name.split(".")[0] for name in own}
+    behind = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
+    return [f"{name}: the encoder has none" for name in behind if name.split(".")[0] in parts and name not in own]
 
 
 def _listed(names: Mapping[str, Tensor]) -> str:

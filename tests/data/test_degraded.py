@@ -40,6 +40,16 @@ def test_test_images_stand_twice_and_the_others_once(degrade, tmp_path):
     assert np.array_equal(arrays["test_low_target"], arrays["test_high_target"])
 
 
+def test_what_is_of_low_quality_as_it_is_stays_so(cli, tiny, tmp_path):
+    source = {"npz": "images.npz", "images": "images", "target": "labels"}
+    parts = [{**source, "quality": "low", "rows": [6, 8]}, {**source, "rows": [8, 12]}]
+    path = tiny.write_squares(tmp_path / "some", test=parts)
+    done = cli("data", "degrade", path, "-o", tmp_path / "out", "--kind", "xray", "--size", 16)
+    assert done.code == 0, done.err
+    found = [case.quality for case in load_image_manifest(tmp_path / "out" / "manifest.json").cases("test")]
+    assert found == ["low"] * 2 + ["high"] * 4 + ["low"] * 6
+
+
 def test_severity_zero_changes_nothing_and_the_seed_decides(degrade, tmp_path):
     for name, words in (("none", ["--severity", 0.0]), ("one", []), ("same", []), ("other", ["--seed", 1])):
         assert degrade(*words, name=name).code == 0

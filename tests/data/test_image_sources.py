@@ -312,6 +312,7 @@ def test_a_list_whose_paths_start_from_the_root_or_from_itself(tmp_path: Path) -
     ("text", "more", "sentence"),
     [
         ("file,target\nx,1\n", {}, r"l\.csv has no column 'image'; it has file, target\."),
+        ("image,target,target\nx,1,2\n", {}, r"l\.csv has more than one column 'target'\."),
         ("image\nx\n", {"attributes": ["age"]}, r"l\.csv has no column 'age'; it has image\."),
         ("image\n", {}, r"l\.csv has no rows\."),
         ("", {}, r"l\.csv has no rows\."),

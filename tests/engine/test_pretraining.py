@@ -191,6 +191,23 @@ def faulty(cli, tiny, tmp_path, change):
     return found.err
 
 
+def test_a_run_is_not_emptied_before_what_replaces_it_can_begin(cli, tiny, tmp_path):
+    tiny.write_squares(tmp_path / "data")
+    path = tiny.write_recipe(tmp_path / "tiny.yaml", tree(steps=1))
+    words = ("train", path, "-o", tmp_path / "run", "--accelerator", "cpu")
+    assert cli(*words).code == 0
+    kept = {file.name: file.read_bytes() for file in (tmp_path / "run").glob("last.*")}
+    for setting, sentence in (
+        ("train.rows=8", "6 training images are fewer than train.rows 8"),
+        (f"train.init_from={tmp_path / 'run'}", "train.init_from takes its tensors from this folder"),
+    ):
+        found = cli(*words, "--overwrite", "--set", setting)
+        assert found.code == 2 and sentence in found.err
+        assert {file.name: file.read_bytes() for file in (tmp_path / "run").glob("last.*")} == kept
+    counted = cli("check", path, "--set", "train.rows=8")
+    assert counted.code == 2 and "6 training images are fewer than train.rows 8" in counted.err
+
+
 def test_what_bad_input_gets(cli, tiny, tmp_path):
     cases = {
         "rows": (lambda c: c["train"].update(rows=8), "6 training images are fewer than train.rows 8"),

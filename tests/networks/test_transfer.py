@@ -9,6 +9,8 @@ from medcontrast.errors import CheckpointError
 from medcontrast.networks.encoders2d import build_encoder
 from medcontrast.networks.transfer import load_encoder
 
+VIT = {"name": "vit", "width": 12, "heads": 2, "patch": 4, "image_size": 8}
+
 
 def tensors_of(prefix, **plain):
     encoder = build_encoder("resnet20", in_channels=1, **{"width": 4, **plain})
@@ -48,4 +50,23 @@ def test_nothing_in_common_and_two_of_them():
     refused({"a.b": torch.zeros(1)}, r"none of the encoder's \d+ tensors stands in it .*it holds a\.b")
     refused({}, "it holds nothing")
     refused({**tensors_of("student."), **tensors_of("teacher.")}, r"holds this encoder 2 times \('student\.', 'teacher")
-    refused(tensors_of("encoder."), "x.safetensors: (none|of another)", name="resnet18")
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted", "line"),
+    [
+        ({"name": "resnet34"}, {"name": "resnet18"}, r"levels\.0\.2\.\S+: the encoder has none"),
+        ({"name": "resnet18"}, {"name": "resnet34"}, r"levels\.0\.2\.\S+: missing; the encoder has"),
+        ({"name": "resnet18"}, {"name": "resnet50"}, r"the checkpoint has \S.*, the encoder"),
+        ({"name": "resnet20", "width": 4}, {"name": "resnet18"}, r"the checkpoint has \S.*, the encoder"),
+        ({**VIT, "depth": 4}, {**VIT, "depth": 2}, r"blocks\.2\.\S+: the encoder has none"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "encoder."])
+def test_another_depth_is_named_by_layer_and_never_taken_in_part(held, wanted, line, prefix):
+    source, encoder = (build_encoder(in_channels=1, **plain) for plain in (held, wanted))
+    tensors = {prefix + name: torch.full_like(value, 3) for name, value in source.state_dict().items()}
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"(?s)^x: of another architecture than this encoder;.*" + line):
+        load_encoder(encoder, tensors, where="x")
+    assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())

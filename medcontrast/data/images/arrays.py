@@ -105,7 +105,7 @@ def csv_rows(path: Path, columns: Sequence[str], where: str) -> list[dict[str, s
         where: Place in the manifest, for messages.
 
     Raises:
-        ManifestError: Not readable, no rows, a column that is missing, or a row of another length.
+        ManifestError: Not readable, no rows, a column that is missing or there twice, or a row of another length.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -116,6 +116,9 @@ def csv_rows(path: Path, columns: Sequence[str], where: str) -> list[dict[str, s
     if not rows:
         raise ManifestError(f"{where}: {path} has no rows.")
     known = list(reader.fieldnames or ())
+    twice = [name for name in known if known.count(name) > 1]
+    if twice:
+        raise ManifestError(f"{where}: {path} has more than one column {twice[0]!r}.")
     missing = [name for name in columns if name not in known]
     if missing:
         raise ManifestError(f"{where}: {path} has no column {missing[0]!r}; it has {', '.join(known)}.")

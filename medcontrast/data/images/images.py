@@ -25,7 +25,7 @@ from medcontrast.data.images.lesion_boxes import moved_box
 from medcontrast.data.images.lesion_draws import LesionBoxes
 from medcontrast.data.images.manifest import ImageManifest
 from medcontrast.data.images.slices import image_slice
-from medcontrast.data.images.sources import ImageCase
+from medcontrast.data.images.sources import ImageCase, too_few_images
 from medcontrast.data.loading import batch_loader
 from medcontrast.data.sampler import BalancedSampler, ImageSampler, RowKey, TwoStreamSampler
 from medcontrast.errors import ImageError, InputError
@@ -251,10 +251,7 @@ def make_image_loader(
     data, train = recipe.data, recipe.train
     cases = manifest.originals("train")
     if len(cases) < train.rows:
-        raise InputError(
-            f"{manifest.path}: {len(cases)} training images are fewer than train.rows {train.rows}; an image would "
-            "stand in a step twice. Lower train.rows."
-        )
+        raise InputError(f"{manifest.path}: {too_few_images(len(cases), train.rows)}.")
     plain = {
         "steps": train.steps,
         "start_step": start_step,

@@ -361,3 +361,11 @@ SOURCES: dict[str, Source] = {
     "slices": Source(("label", "axis", "every", *_KNOWN), _slices),
 }
 """Every kind of source, by the key that names its file."""
+
+
+def too_few_images(count: int, rows: int) -> str:
+    """What is wrong with fewer images than a step has rows."""
+    return (
+        f"{count} training images are fewer than train.rows {rows}; an image would stand in a step twice. Lower "
+        "train.rows"
+    )

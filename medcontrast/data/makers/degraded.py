@@ -78,7 +78,11 @@ def write_degraded(
         tree[split] = []
         known_on_grid = [images.case_on_grid(index) for index in range(len(images))]
         for quality, part in parts.items():
-            known = [replace(case, quality=quality, patient=case.patient or case.name) for case in known_on_grid]
+            # what is of low quality as it is stays so
+            known = [
+                replace(case, quality="low" if case.quality == "low" else quality, patient=case.patient or case.name)
+                for case in known_on_grid
+            ]
             new, source = image_table(file.name, f"{split}_{quality}", part, known, manifest.classes)
             arrays |= new
             tree[split].append(source)

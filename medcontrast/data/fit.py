@@ -118,16 +118,18 @@ def _image_faults(recipe: AnyRecipe, manifest: ImageManifest) -> list[str]:
     assert isinstance(recipe, PretrainRecipe)
     # where the data lies elsewhere, nothing can be counted, and `require_files` has the last word before training
     there = all(path.exists() for path in manifest.files("train"))
-    missing = _missing_faults(recipe, manifest) if there else []
-    count, rows = len(manifest.originals("train")) if there else recipe.train.rows, recipe.train.rows
-    if count < rows:
-        missing.append(f"data.manifest: {manifest.path}: {too_few_images(count, rows)}")
-    method = recipe.method
-    if missing or not isinstance(method, MoCoSettings | LeOCLRSettings | MultiLevelSettings):
-        return missing
+    faults = _missing_faults(recipe, manifest) if there else []
     cases = manifest.originals("train") if there else ()
-    faults = _target_faults(method, manifest, cases) if isinstance(method, MultiLevelSettings) else []
-    return faults or (_queue_faults(method, manifest, cases) if there else [])
+    method = recipe.method
+    if not faults and isinstance(method, MultiLevelSettings):
+        faults = _target_faults(method, manifest, cases)
+    if faults or not there:
+        return faults
+    if isinstance(method, MoCoSettings | LeOCLRSettings | MultiLevelSettings):
+        faults = _queue_faults(method, manifest, cases)
+    if not faults and len(cases) < recipe.train.rows:
+        faults = [f"data.manifest: {manifest.path}: {too_few_images(len(cases), recipe.train.rows)}"]
+    return faults
 
 
 def _missing_faults(recipe: PretrainRecipe, manifest: ImageManifest) -> list[str]:

@@ -119,6 +119,11 @@ class Grid:
             return None
         return f"its corners lie up to {distance:.4g} mm off: {self.describe()}, not {other.describe()}"
 
+    def covers(self, other: Grid) -> bool:
+        """Whether the other's corner voxels are this one's, in whatever order the axes are stored; as near as above."""
+        apart = np.linalg.norm(self._corners_mm()[None] - other._corners_mm()[:, None], axis=2)
+        return bool(apart.min(axis=1).max() <= _SAME_PLACE * min(other.spacing_mm))
+
     def describe(self) -> str:
         """Shape, spacing, axes and origin in a few words."""
         axes = "".join(code or "?" for code in aff2axcodes(self.affine))

@@ -83,6 +83,17 @@ def test_masks_of_slices(path: Path, tmp_path: Path) -> None:
     assert faults("mask.nii") == []
     text = "its mask short.nii has 5 slices of 4 x 5, the volume 5 slices of 4 x 6"
     assert faults("short.nii") == [f"train image.nii[1:0]: {text}"]  # once, not for each of its slices
+    away = np.diag([1.0, 1.0, 1.0, 1.0])
+    away[0, 3] = 50.0
+    nib.save(nib.Nifti1Image(shapes["mask"], away), tmp_path / "away.nii")
+    (elsewhere,) = faults("away.nii")
+    assert (
+        "its mask away.nii lies elsewhere: 4 x 5 x 6 voxels of 1 x 1 x 1 mm, axes towards RAS, first voxel" in elsewhere
+    )
+    turned = nib.as_closest_canonical(nib.Nifti1Image(shapes["mask"], np.eye(4)))
+    flipped = turned.as_reoriented([[2, -1], [0, 1], [1, -1]])  # the same voxels, stored otherwise
+    nib.save(flipped, tmp_path / "flipped.nii")
+    assert faults("flipped.nii") == []
     (unusable,) = faults("halves.nii")
     assert "its mask cannot be used: " in unusable
 

@@ -174,7 +174,7 @@ QUEUED = {
 
 def fault_of(tiny: SimpleNamespace, folder: Path, method: str, sources: list[dict[str, Any]], **keys: Any) -> str:
     """The one fault of a method's tiny recipe on images, "" where there is none."""
-    tree = tiny.pretrain_tree()
+    tree = tiny.pretrain_tree(rows=1)
     tree["augment"]["views"] = {name: {} for name in QUEUED[method]}
     tree["method"] = {"name": method, "embedding_channels": 8, "queue": 1, **keys}
     manifest = loaded(folder, classes=["fine", "ill"], train=sources)

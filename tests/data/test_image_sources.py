@@ -272,6 +272,7 @@ def test_a_folder_in_order_with_classes_by_subfolder(tmp_path: Path) -> None:
         write_png(tmp_path / "f" / Path(name).with_suffix(".png")).rename(tmp_path / "f" / name)
     (tmp_path / "f/cat/notes.txt").write_text("no image")
     write_png(tmp_path / "f/cat/._c.png")  # what macOS leaves beside a file
+    write_png(tmp_path / "f/.ipynb_checkpoints/b.png")
     cases = cases_of(tmp_path, {"folder": "./f/", "target": "subfolder", "domain": "A", "quality": "high"})
     assert [case.name for case in cases] == ["f/cat/c.tif", "f/cat/deep/a.JPG", "f/dog/b.png", "f/top.png"]
     assert [case.target for case in cases] == [0, 0, 1, None]
@@ -285,6 +286,15 @@ def test_a_folder_in_order_with_classes_by_subfolder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ManifestError, match=rf"{tmp_path}/empty holds no image \(\.png, \.jpg, .*\.dcm\)\."):
         cases_of(tmp_path, {"folder": "empty"})
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    write_png(tmp_path / "elsewhere/a.png")
+    write_png(tmp_path / "f/dog/b.png")
+    (tmp_path / "f/cat").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "f")
+    cases = cases_of(tmp_path, {"folder": "f", "target": "subfolder"})
+    assert [(case.name, case.target) for case in cases] == [("f/cat/a.png", 0), ("f/dog/b.png", 1)]
 
 
 # --- lists

@@ -136,6 +136,7 @@ def test_arrays_of_bytes_and_of_fractions(tmp_path: Path) -> None:
             np.full((1, 4, 4), 300, np.int64),
             r"image .*#images\[0\] holds int64 from 300 to 300; expected bytes, or fractions",
         ),
+        (np.full((1, 4, 4), "words"), r"image .*#images\[0\] holds <U5; expected bytes, or fractions from 0 to 1\."),
         (np.full((1, 4, 4), -0.5), r"holds float64 from -0\.5 to -0\.5; expected bytes, or fractions from 0 to 1"),
         (np.full((1, 4, 4), np.nan), r"image .*#images\[0\] holds NaN or infinite values; repair or leave it out"),
         (np.array([[[0.5, np.inf]]]), "holds NaN or infinite values"),
@@ -231,6 +232,9 @@ def test_dicom_that_cannot_be_used(tmp_path: Path) -> None:
     case = write_dicom(tmp_path / "a.dcm", np.zeros((12, 4), np.uint16), Rows=4, NumberOfFrames=3, SOPClassUID=FRAMES)
     with pytest.raises(ImageError, match=r"a\.dcm: holds 3 frames; write one a file"):
         read_pixels(case)
+    narrow = write_dicom(tmp_path / "b.dcm", np.zeros((5, 8), np.uint16), WindowCenter=3, WindowWidth=-5)
+    with pytest.raises(ImageError, match=r"b\.dcm: its window is -5 wide; expected more than 0\."):
+        read_pixels(narrow)
     case.file.write_bytes(b"words")
     with pytest.raises(ImageError, match=r"a\.dcm: cannot be read as a DICOM image\."):
         read_pixels(case)

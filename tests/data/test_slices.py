@@ -92,7 +92,7 @@ def test_slices_of_one_volume_stay_in_one_split(tmp_path: Path) -> None:
         require_apart(load_image_manifest(tmp_path / "m.json"))
 
 
-@pytest.mark.parametrize("more", [{"axis": 3}, {"axis": "x"}, {"every": 0}, {"every": 1.5}])
+@pytest.mark.parametrize("more", [{"axis": 3}, {"axis": "x"}, {"axis": True}, {"every": 0}, {"every": 1.5}])
 def test_settings_that_make_no_sense(tmp_path: Path, more: dict[str, Any]) -> None:
     write_volume(tmp_path / "v.nii", numbered())
     with pytest.raises(ManifestError, match=r"train\[0\]: axis is 0, 1 or 2 and every 1 or more, but got"):

@@ -152,6 +152,7 @@ def _check_masks(split: str, report: ImageCheckReport) -> None:
 
 def _mask_fault(file: Path, mask: Path, axis: int, sides: tuple[int, int]) -> str | None:
     from medcontrast.data.images.slices import label_slice, slice_count
+    from medcontrast.volume import read_grid
 
     try:
         found = slice_count(mask, axis), label_slice(mask, axis, 0).shape
@@ -159,7 +160,10 @@ def _mask_fault(file: Path, mask: Path, axis: int, sides: tuple[int, int]) -> st
     except VolumeError as error:
         return f"its mask cannot be used: {error}"
     if found == wanted:
-        return None
+        volume, own = read_grid(file), read_grid(mask)
+        if volume.covers(own):
+            return None
+        return f"its mask {mask.name} lies elsewhere: {own.describe()}; the volume: {volume.describe()}"
     shapes = [f"{count} slices of {one} x {other}" for count, (one, other) in (found, wanted)]
     return f"its mask {mask.name} has {shapes[0]}, the volume {shapes[1]}"
 

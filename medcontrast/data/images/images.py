@@ -293,6 +293,8 @@ def _fractions(array: NDArray[Any], where: str) -> NDArray[Any]:
     """Bytes as they are, fractions from 0 to 1 as shares of 255; NaN is left for others to find."""
     if array.dtype == np.uint8:
         return array
+    if array.dtype.kind not in "fiu":
+        raise ImageError(f"{where} holds {array.dtype}; expected bytes, or fractions from 0 to 1.")
     finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
     if array.dtype.kind == "f" and (not finite.size or (finite.min() >= 0.0 and finite.max() <= 1.0)):
         return array * 255.0
@@ -356,10 +358,15 @@ def _dicom(path: Path) -> NDArray[Any]:
 
     def number(tag: str, otherwise: float | None = None) -> float | None:
         text = reader.GetMetaData(tag).split("\\")[0].strip() if reader.HasMetaDataKey(tag) else ""
-        return float(text) if text else otherwise
+        try:
+            return float(text) if text else otherwise
+        except ValueError:
+            raise ImageError(f"{path}: DICOM tag {tag} is no number: {text!r}.") from None
 
     centre, width = number("0028|1050"), number("0028|1051")
     low, high = (array.min(), array.max()) if centre is None or not width else (centre - width / 2, centre + width / 2)
+    if width is not None and width < 0:
+        raise ImageError(f"{path}: its window is {width:g} wide; expected more than 0.")
     if centre is not None and width and _inverted(reader):
         bits, signed = number("0028|0101", 16) or 16, number("0028|0103", 0)
         slope, intercept = number("0028|1053", 1) or 1, number("0028|1052", 0) or 0

@@ -7,7 +7,8 @@ medcontrast.data.images.images.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -225,6 +226,8 @@ def _single(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase
 
 def _npz(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
     key, attributes = source.get("images", "images"), source.get("attributes") or {}
+    if not isinstance(key, str):
+        raise ManifestError(f"{place.where}: images is the name of an array, but got {key!r}.")
     same = {"quality": source["quality"]} if source.get("quality") in QUALITIES else {}  # of all images
     wanted = [name for name in (*COLUMNS, _BOXES) if name not in same]
     arrays = {name: source[name] for name in wanted if source.get(name) is not None}
@@ -249,9 +252,7 @@ def _npz(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
 
 
 def _folder(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
-    files = sorted(
-        file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-    )
+    files = sorted(file for file in _below(path) if file.suffix.lower() in SUFFIXES)
     if not files:
         raise ManifestError(f"{place.where}: {path} holds no image ({', '.join(SUFFIXES)}).")
     cases = []
@@ -263,6 +264,18 @@ def _folder(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase
             known["target"] = relative.parts[0] if len(relative.parts) > 1 else None
         cases.append(ImageCase(name=name, file=files[index], **place.facts(known, name)))
     return cases
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Files of a folder and of those in it, links to folders too; what begins with a dot is left out."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if os.path.realpath(place) in seen:  # a link back to where it lies
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(place))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in files if not name.startswith("."))
 
 
 def _csv(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
@@ -310,7 +323,7 @@ def _slices(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase
     from medcontrast.data.images.slices import slice_count
 
     axis, every = source.get("axis", 2), source.get("every", 1)
-    if axis not in (0, 1, 2) or not isinstance(every, int) or every < 1:
+    if isinstance(axis, bool) or axis not in (0, 1, 2) or not isinstance(every, int) or every < 1:
         raise ManifestError(f"{place.where}: axis is 0, 1 or 2 and every 1 or more, but got {axis!r} and {every!r}.")
     label = place.file(source["label"]) if source.get("label") else None
     volume = _name(source["slices"])

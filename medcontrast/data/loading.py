@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from medcontrast.batch import Batch
 from medcontrast.data.sampler import TwoStreamSampler
+from medcontrast.errors import MedcontrastError
 
 Row = TypeVar("Row")
 
@@ -23,12 +24,22 @@ def _leave_signals_to_training(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def _said_plainly(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches; an error of ours in a worker says what it says here, without the worker's traceback."""
+    try:
+        yield from batches
+    except MedcontrastError as error:
+        kind = type(error)
+        _, found, message = str(error).rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")
+        raise kind(message.rstrip()) if found else error from None
+
+
 @contextmanager
 def reading(loader: DataLoader[Any]) -> Iterator[Iterator[Batch]]:
     """The loader's batches; its workers end with the block, where nothing else ends those of a loader read in part."""
     batches = iter(loader)
     try:
-        yield batches
+        yield _said_plainly(batches)
     finally:
         end = getattr(batches, "_shutdown_workers", None)
         if end is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 
@@ -11,6 +12,7 @@ from torch.utils.data import Dataset
 
 from medcontrast.data.loading import batch_loader, reading
 from medcontrast.data.sampler import TwoStreamSampler
+from medcontrast.errors import ImageError
 
 
 class Numbers(Dataset):
@@ -18,9 +20,14 @@ class Numbers(Dataset):
         return float(key.case_index)
 
 
-def make_loader(workers):
+class Unreadable(Dataset):
+    def __getitem__(self, key):
+        raise ImageError("a.png: cannot be read.\nTwo lines: yes.")
+
+
+def make_loader(workers, dataset=None):
     sampler = TwoStreamSampler(4, 0, 2, 0, seed=0, steps=20)
-    return batch_loader(Numbers(), sampler, torch.tensor, workers=workers)
+    return batch_loader(dataset or Numbers(), sampler, torch.tensor, workers=workers)
 
 
 def is_alive(number):
@@ -35,7 +42,7 @@ def is_alive(number):
 def test_workers_outlive_the_signals_that_ask_training_to_stop_and_end_with_it(signals):
     with reading(make_loader(2)) as batches:
         found = [next(batches), next(batches)]  # one of each worker: both have begun
-        workers = [worker.pid for worker in batches._workers]
+        workers = [worker.pid for worker in multiprocessing.active_children()]
         for number in signals:
             for worker in workers:
                 os.kill(worker, number)
@@ -45,9 +52,16 @@ def test_workers_outlive_the_signals_that_ask_training_to_stop_and_end_with_it(s
         assert all(torch.equal(one, next(batches)) for one in found)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_ours_reads_the_same_from_a_worker(workers):
+    with pytest.raises(ImageError) as caught, reading(make_loader(workers, Unreadable())) as batches:
+        next(batches)
+    assert str(caught.value) == "a.png: cannot be read.\nTwo lines: yes."
+
+
 def test_workers_end_with_an_error_too():
     with pytest.raises(ValueError, match="somewhere else"), reading(make_loader(2)) as batches:
         next(batches)
-        workers = [worker.pid for worker in batches._workers]
+        workers = [worker.pid for worker in multiprocessing.active_children()]
         raise ValueError("somewhere else")
     assert not any(map(is_alive, workers))

@@ -42,16 +42,16 @@ def load_encoder(encoder: nn.Module, tensors: Mapping[str, Tensor], *, where: st
             f"{where}: none of the encoder's {len(own)} tensors stands in it (the first are {_listed(own)}; "
             f"it holds {_listed(tensors)}). Give the checkpoint of a pre-training run with this encoder."
         )
-    faults = {prefix: _faults(own, tensors, prefix) + _left_over(own, tensors, prefix) for prefix in prefixes}
-    fitting = [prefix for prefix in prefixes if not faults[prefix]]
+    faults = {prefix: (_faults(own, tensors, prefix), _left_over(own, tensors, prefix)) for prefix in prefixes}
+    fitting = [prefix for prefix in prefixes if not any(faults[prefix])]
     if len(fitting) > 1:
         raise CheckpointError(
             f"{where}: holds this encoder {len(fitting)} times ({', '.join(repr(prefix) for prefix in fitting)}); give "
             "the last.safetensors of its run, which holds one network."
         )
     if not fitting:
-        nearest = min(prefixes, key=lambda prefix: len(faults[prefix]))
-        raise _another_architecture(faults[nearest], len(own), "encoder", where)
+        nearest = min(faults.values(), key=lambda lines: sum(map(len, lines)))
+        raise _another_architecture(*nearest, len(own), "encoder", where)
     encoder.load_state_dict({name: tensors[fitting[0] + name] for name in own})
     return len(own)
 
@@ -71,17 +71,23 @@ def load_generator_tensors(network: nn.Module, tensors: Mapping[str, Tensor], *,
         CheckpointError: The generator is of another architecture (the layers that do not fit are named).
     """
     own = network.state_dict()
-    lines = _faults(own, tensors, "", "generator")
-    lines += [f"{name}: the generator has none" for name in tensors if name not in own]
-    if lines:
-        raise _another_architecture(lines, len(own), "generator", where)
+    faults = _faults(own, tensors, "", "generator")
+    left_over = [f"{name}: the generator has none" for name in tensors if name not in own]
+    if faults or left_over:
+        raise _another_architecture(faults, left_over, len(own), "generator", where)
     network.load_state_dict(dict(tensors))
     return len(own)
 
 
-def _another_architecture(lines: list[str], total: int, noun: str, where: str) -> CheckpointError:
+def _another_architecture(
+    faults: list[str], left_over: list[str], total: int, noun: str, where: str
+) -> CheckpointError:
+    lines = faults + left_over
     more = [f"  ... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    first = f"{where}: of another architecture than this {noun}; {len(lines)} of its {total} tensors do not fit, and "
+    count = f"{len(faults)} of its {total} tensors do not fit"
+    if left_over:
+        count += f" and {len(left_over)} others have no place in it"
+    first = f"{where}: of another architecture than this {noun}; {count}, and "
     return CheckpointError(
         "\n".join([f"{first}nothing was loaded:", *(f"  - {line}" for line in lines[:_SHOWN]), *more])
     )

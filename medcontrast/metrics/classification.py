@@ -56,7 +56,7 @@ def macro_roc_auc(scores: NDArray[np.float64], targets: Targets) -> float:
             f"ROC-AUC is the mean over {scores.shape[1]} classes, but class {absent[0]} does not occur among the "
             f"{len(targets)} images; score a split that holds every class."
         )
-    return float(np.mean([_area(scores[:, k], targets == k) for k in range(scores.shape[1])]))
+    return float(np.mean([area_under_roc(scores[:, k], targets == k) for k in range(scores.shape[1])]))
 
 
 def quadratic_weighted_kappa(scores: NDArray[np.float64], targets: Targets) -> float:
@@ -80,6 +80,21 @@ def quadratic_weighted_kappa(scores: NDArray[np.float64], targets: Targets) -> f
     grades = np.arange(classes)
     weight = (grades[:, None] - grades[None, :]) ** 2
     return float(1.0 - (weight * observed).sum() / (weight * expected).sum())
+
+
+def area_under_roc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """Chance that a positive image scores higher than another; equal scores count half.
+
+    Args:
+        scores: (n,).
+        positive: (n,) of both kinds, which is not checked.
+    """
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    # equal scores share the mean of their ranks
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    count = int(positive.sum())
+    wins = ranks[positive].sum() - count * (count + 1) / 2
+    return float(wins / (count * (len(scores) - count)))
 
 
 def checked(scores: NDArray[np.float64], targets: Targets) -> tuple[NDArray[np.float64], Targets]:
@@ -110,12 +125,3 @@ def _require_two(targets: Targets, figure: str) -> None:
         raise InputError(
             f"{figure} needs images of at least two classes, but all {len(targets)} are of class {targets[0]}."
         )
-
-
-def _area(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    # equal scores share the mean of their ranks
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    count = int(positive.sum())
-    wins = ranks[positive].sum() - count * (count + 1) / 2
-    return float(wins / (count * (len(scores) - count)))

@@ -1,11 +1,11 @@
 """Scores of a probe: figures overall, by domain and by quality, the worst group and the gap, and intervals over seeds.
 
-Letters: n images, k classes, m units.
+Letters: n images, k classes, l labels, m units.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,10 +20,20 @@ from medcontrast.metrics.classification import (
     macro_roc_auc,
     quadratic_weighted_kappa,
 )
+from medcontrast.metrics.multilabel import (
+    Wanted,
+    checked_labels,
+    exact_matches,
+    label_roc_auc,
+    mean_average_precision,
+    require_both,
+    tells_apart,
+)
 
 FIGURES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
+    "average_precision": "mean average precision",
     "roc_auc": "macro ROC-AUC",
     "kappa": "quadratic-weighted kappa",
 }
@@ -33,10 +43,24 @@ PROBE_RULES = (
     "accuracy: share of images whose largest score is their class's.",
     "balanced accuracy: mean over classes of the share that is recognised.",
     "macro ROC-AUC: mean over classes of one against the rest; equal scores count half.",
+    "multilabel: a linear probe for every label that a class contains. Its accuracy: share of images whose labels are "
+    "those with the highest scores, as many as they hold. mean average precision: over labels; chance is a label's "
+    "share of the images.",
     "quadratic-weighted kappa: means something where classes are grades in order; with two classes Cohen's kappa.",
-    "Groups in which a class does not occur have the accuracy alone. worst: lowest group; gap: highest minus lowest.",
+    "Groups in which a class or label does not occur have the accuracy alone. worst: lowest group; gap: highest minus "
+    "lowest.",
 )
 """What goes beneath every table."""
+
+Chosen = NDArray[np.bool_]
+"""(n,) images of a group."""
+
+_OF_CLASSES = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "roc_auc": macro_roc_auc,
+    "kappa": quadratic_weighted_kappa,
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +68,7 @@ class GroupScores:
     """One way of grouping the images, such as by domain.
 
     Attributes:
-        groups: Group -> figure -> value; a group in which a class does not occur has the accuracy alone.
+        groups: Group -> figure -> value; a group in which a class or label does not occur has the accuracy alone.
         images: Group -> how many images it has.
         worst: Figure -> name of the group with the lowest value, of those that have one.
         gap: Figure -> highest minus lowest value, where two groups have one.
@@ -97,8 +121,45 @@ def score_probe(
         InputError: Shapes that do not fit, a score that is not finite, or a class that does not occur.
     """
     scores, targets = checked(scores, targets)
-    by = {kind: _by_group(scores, targets, kind, names) for kind, names in (groups or {}).items()}
-    return ProbeScore(_figures(scores, targets), len(targets), by)
+
+    def figures(chosen: Chosen) -> dict[str, float]:
+        # over other classes than its neighbours' a group's mean over classes would say nothing beside theirs
+        whole = len(np.unique(targets[chosen])) == scores.shape[1]
+        some = _OF_CLASSES if whole else {"accuracy": accuracy}
+        return {name: figure(scores[chosen], targets[chosen]) for name, figure in some.items()}
+
+    everything = {name: figure(scores, targets) for name, figure in _OF_CLASSES.items()}
+    return ProbeScore(everything, len(targets), _by_groups(figures, len(targets), groups))
+
+
+def score_multilabel(
+    scores: NDArray[np.float64], wanted: Wanted, groups: Mapping[str, Sequence[str]] | None = None
+) -> ProbeScore:
+    """The same of images that hold several labels; accuracy is the share of exact matches.
+
+    Args:
+        scores: (n, l), a column a label.
+        wanted: (n, l) which labels each image holds; every label must be held by some and not by all.
+        groups: As for `score_probe`.
+
+    Raises:
+        InputError: Shapes that do not fit, a score that is not finite, or a label that tells no images apart.
+    """
+    scores, wanted = checked_labels(scores, wanted)
+    require_both(wanted)
+
+    def figures(chosen: Chosen) -> dict[str, float]:
+        some, held = scores[chosen], wanted[chosen]
+        found = {"accuracy": float(exact_matches(some, held).mean())}
+        if tells_apart(held):
+            found |= {
+                "average_precision": mean_average_precision(some, held),
+                "roc_auc": label_roc_auc(some, held),
+            }
+        return found
+
+    count = len(wanted)
+    return ProbeScore(figures(np.ones(count, dtype=np.bool_)), count, _by_groups(figures, count, groups))
 
 
 def t_interval(values: Sequence[float], *, level: float = 0.95) -> Interval:
@@ -134,8 +195,7 @@ def over_seeds(scores: Sequence[ProbeScore], *, level: float = 0.95) -> dict[str
 
 
 def accuracy_over_units(
-    scores: Sequence[NDArray[np.float64]],
-    targets: NDArray[np.int64],
+    hits: Sequence[NDArray[np.bool_]],
     units: NDArray[np.int64] | None = None,
     *,
     seed: int = 0,
@@ -146,8 +206,7 @@ def accuracy_over_units(
     How far the figure would move with other test images, where `t_interval` says how far with other seeds.
 
     Args:
-        scores: Of every seed, (n, k).
-        targets: (n,) class indices.
+        hits: Of every seed, (n,) which images are right.
         units: (n,) Number of each image's unit, as of its patient; None takes each image for one.
         seed: Of the resamples.
         level: Of the interval.
@@ -155,8 +214,7 @@ def accuracy_over_units(
     Raises:
         InputError: Shapes that do not fit.
     """
-    hits = [row.argmax(axis=1) == wanted for row, wanted in (checked(row, targets) for row in scores)]
-    means = unit_means(np.mean(hits, axis=0), np.arange(len(targets)) if units is None else units)
+    means = unit_means(np.mean(hits, axis=0), np.arange(len(hits[0])) if units is None else units)
     return bootstrap_intervals(means[:, None], seed=seed, level=level)[0]
 
 
@@ -183,31 +241,21 @@ def unit_means(values: NDArray[np.float64], units: NDArray[np.int64]) -> NDArray
     return means
 
 
-def _figures(scores: NDArray[np.float64], targets: NDArray[np.int64]) -> dict[str, float]:
-    return {
-        "accuracy": accuracy(scores, targets),
-        "balanced_accuracy": balanced_accuracy(scores, targets),
-        "roc_auc": macro_roc_auc(scores, targets),
-        "kappa": quadratic_weighted_kappa(scores, targets),
-    }
+def _by_groups(
+    figures: Callable[[Chosen], dict[str, float]], images: int, groups: Mapping[str, Sequence[str]] | None
+) -> dict[str, GroupScores]:
+    return {kind: _by_group(figures, images, kind, names) for kind, names in (groups or {}).items()}
 
 
-def _by_group(scores: NDArray[np.float64], targets: NDArray[np.int64], kind: str, names: Sequence[str]) -> GroupScores:
-    if len(names) != len(targets):
-        raise InputError(f"{kind}: {len(targets)} images need a group each, but got {len(names)} groups.")
+def _by_group(
+    figures_of: Callable[[Chosen], dict[str, float]], count: int, kind: str, names: Sequence[str]
+) -> GroupScores:
+    if len(names) != count:
+        raise InputError(f"{kind}: {count} images need a group each, but got {len(names)} groups.")
     array = np.asarray([str(name) for name in names])
-    figures: dict[str, dict[str, float]] = {}
-    images: dict[str, int] = {}
-    for group in sorted(set(array.tolist())):
-        chosen = array == group
-        images[group] = int(chosen.sum())
-        # over other classes than its neighbours' a group's mean over classes would say nothing beside theirs
-        whole = len(np.unique(targets[chosen])) == scores.shape[1]
-        figures[group] = (
-            _figures(scores[chosen], targets[chosen])
-            if whole
-            else {"accuracy": accuracy(scores[chosen], targets[chosen])}
-        )
+    members = {group: array == group for group in sorted(set(array.tolist()))}
+    figures = {group: figures_of(chosen) for group, chosen in members.items()}
+    images = {group: int(chosen.sum()) for group, chosen in members.items()}
     worst, gap = {}, {}
     for name in FIGURES:
         values = {group: row[name] for group, row in figures.items() if name in row}

@@ -43,8 +43,8 @@ class ProbeGridSettings(Settings):
     name: Name
     title: str
     split: Literal["validation", "test"] = "test"
-    classifiers: tuple[Literal["linear", "knn"], ...] = ("linear", "knn")
-    """The first leads the picture."""
+    classifiers: tuple[Literal["linear", "multilabel", "knn"], ...] = ("linear", "knn")
+    """The first leads the picture; `multilabel` needs a manifest whose classes contain labels."""
     fractions: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = (1.0,)
     """Shares of the labels that the probe learns from; the first leads the picture."""
     drop: Literal["quality", "domain"] | None = None

@@ -38,6 +38,7 @@ def test_each_composite_holds_its_image_and_one_of_another_class_whole(cli, sing
     arrays = np.load(tmp_path / "pairs/composites.npz")
     classes = json.loads((tmp_path / "pairs/manifest.json").read_text(encoding="utf-8"))["classes"]
     assert classes == ["a and b", "a and c", "b and c"]
+    assert contained(tmp_path / "pairs") == {"a and b": ["a", "b"], "a and c": ["a", "c"], "b and c": ["b", "c"]}
     vertical = set()
     for index, (image, target) in enumerate(zip(arrays["train_images"], arrays["train_pairs"], strict=True)):
         values, counts = np.unique(image, return_counts=True)
@@ -49,6 +50,20 @@ def test_each_composite_holds_its_image_and_one_of_another_class_whole(cli, sing
         apart = rows[0][-1] < rows[1][0] or rows[1][-1] < rows[0][0]
         vertical.add(bool(apart))
     assert vertical == {True, False}
+
+
+def contained(folder):
+    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["contains"]
+
+
+def test_a_composite_holds_the_labels_of_both_its_classes(cli, singles, tmp_path):
+    held = {"a": ["left", "dark"], "b": ["dark"], "c": ["round"]}
+    assert compose(cli, singles(contains=held), tmp_path / "pairs").code == 0
+    assert contained(tmp_path / "pairs") == {
+        "a and b": ["left", "dark"],
+        "a and c": ["left", "dark", "round"],
+        "b and c": ["dark", "round"],
+    }
 
 
 def test_the_seed_decides_them(cli, singles, tmp_path):

@@ -47,6 +47,31 @@ def test_splits_root_and_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert loaded(tmp_path, **{**tree, "root": None}).root == Path("/data")
 
 
+def test_classes_may_contain_labels(tmp_path: Path) -> None:
+    contains = {"both": ["cat", "dog"], "one": ["dog"], "other": ["cow", "cat"]}
+    tree = {"classes": list(contains), "train": entries(tmp_path, "x", target="one")}
+    manifest = loaded(tmp_path, contains=contains, **tree)
+    assert manifest.contains == {"both": ("cat", "dog"), "one": ("dog",), "other": ("cow", "cat")}
+    assert manifest.labels == ("cat", "dog", "cow")
+    assert loaded(tmp_path, **tree).contains == {} and loaded(tmp_path, **tree).labels == ()
+
+    def faults(table: Any) -> list[str]:
+        with pytest.raises(ManifestError) as refusal:
+            loaded(tmp_path, contains=table, **tree)
+        return str(refusal.value).splitlines()[1:]
+
+    assert faults(["cat"]) == ["  - contains: expected labels by name of the class, but got list"]
+    assert faults({"both": ["cat"], "one": "dog", "new": ["cat", "cat"]}) == [
+        "  - contains: 'new' is no class",
+        "  - contains: 'other' is a class, but not in it",
+        "  - contains: one: expected a list of different labels, but got 'dog'",
+        "  - contains: new: expected a list of different labels, but got ['cat', 'cat']",
+    ]
+    assert faults({**contains, "one": ["dog", "cat"]}) == [
+        "  - contains: every class contains cat, so that it tells no images apart"
+    ]
+
+
 def test_what_to_do_where_files_are_not_there_follows_what_their_folder_came_from(tmp_path: Path) -> None:
     def fault(given: Path | None = None, **tree: Any) -> str:
         loaded(tmp_path, train=[{"image": "gone.png"}], **tree)
@@ -78,7 +103,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"train": [{"image": 3}]}, r"train\[0\]: image is a path, but got 3"),
     ({"classes": "ab"}, "classes: expected a list of names, target 0 first, but got 'ab'"),
     ({"classes": ["a", "b", "a"]}, "classes: 'a' stands in it more than once"),
-    ({"splits": []}, r"unknown key 'splits'; known: classes, description, kind"),
+    ({"splits": []}, r"unknown key 'splits'; known: classes, contains, description, kind"),
 ]
 
 

@@ -67,6 +67,27 @@ def test_a_grid_runs_to_its_tables_and_again_from_records_alone(cli, grid):
     assert (results / "table.md").read_text(encoding="utf-8") == table
 
 
+def test_a_grid_probes_labels_that_classes_contain(cli, grid):
+    content = yaml.safe_load(grid.read_text(encoding="utf-8"))
+    content |= {"classifiers": ["multilabel"], "fractions": [1.0]}
+    grid.write_text(yaml.safe_dump(content), encoding="utf-8")
+    refused = cli("benchmark", grid, "--only", "moco-0")
+    assert refused.code == 2
+    assert "multilabel tells labels that classes contain, but" in refused.err
+    assert 'manifest.json has no table "contains", class -> its labels.' in refused.err
+    assert not list(Path("runs").rglob("*.safetensors"))  # before anything is trained
+    manifest = Path("data/manifest.json")
+    tree = json.loads(manifest.read_text(encoding="utf-8"))
+    manifest.write_text(json.dumps({**tree, "contains": {"plain": ["calm"], "striped": ["loud", "even"]}}))
+    done = cli("benchmark", grid, "--only", "moco-0")
+    assert done.code == 0, done.err
+    record = ProbeRecord.load(Path("benchmarks/results/tiny/moco-0.json"))
+    assert set(record.hits) == {"multilabel 1"} and len(record.hits["multilabel 1"]) == 12
+    table = Path("benchmarks/results/tiny/table.md").read_text(encoding="utf-8")
+    assert "**multi-label probe, 100 % of the labels**" in table
+    assert "By the multi-label probe an image is right where" in table
+
+
 def without_times(path):
     """A record, and how many parts its training was made in."""
     record = ProbeRecord.load(path)

@@ -56,6 +56,42 @@ def test_a_probe_from_encoder_to_table(tmp_path):
     assert content["rows"][4]["values"]["accuracy"]["mean"] == rows[4].values["accuracy"].mean
 
 
+def test_labels_that_classes_contain_are_probed_for_themselves(tmp_path):
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet20", in_channels=1, width=4)
+    contains = np.array([[True, False], [False, True], [True, True]])
+
+    def three(count, seed):
+        random = np.random.default_rng(seed)
+        targets = random.permutation(np.arange(count) % 3)
+        pixels = random.normal(size=(count, 1, 16, 16)).astype(np.float32)
+        pixels *= (1.0 + targets[:, None, None, None]).astype(np.float32)
+        domains = ["A" if place < count // 2 else "B" for place in range(count)]
+        return ImageSet(lambda rows: torch.from_numpy(pixels[list(rows)]), targets, {"domain": domains})
+
+    sets = ProbeSets(three(90, 0), three(30, 1), three(60, 2), 3, contains)
+    rows = probe_encoder([encoder], sets, seeds=(0, 1), fractions=(0.2, 1.0))
+    assert [(row.kind, row.labels) for row in rows] == [
+        (kind, labels) for labels in (18, 90) for kind in ("knn", "linear", "multilabel")
+    ]
+    whole = rows[5]
+    assert set(whole.values) >= {"accuracy", "average_precision", "roc_auc", "domain=A average_precision"}
+    assert (
+        whole.values["average_precision"].mean > 0.8 and whole.values["accuracy"].mean > 0.6
+    )  # chance: 2 of 3, 1 of 3
+    assert whole.over_units.mean == pytest.approx(whole.values["accuracy"].mean)
+    # which of the classes hold a label decides: one that the two outer textures share is no line's work, these are
+    ordered = np.array([[True, False], [True, True], [False, True]])
+    easier = probe_encoder([encoder], replace(sets, contains=ordered), seeds=(0,), fractions=(1.0,))[2]
+    assert easier.values["average_precision"].mean > whole.values["average_precision"].mean + 0.1
+    table = write_probe(tmp_path, rows, {})
+    assert "mean average precision" in table.splitlines()[0]
+    plain = write_probe(tmp_path, [row for row in rows if row.kind != "multilabel"], {})
+    assert "mean average precision |" not in plain
+    with pytest.raises(InputError, match="needs the labels that each class contains"):
+        replace(sets, contains=None).score("multilabel", np.zeros((60, 2)))
+
+
 def test_the_interval_is_over_units_of_test_images():
     torch.manual_seed(0)
     encoder = build_encoder("resnet20", in_channels=1, width=4)

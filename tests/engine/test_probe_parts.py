@@ -108,6 +108,18 @@ def test_linear_probe_against_scikit_learn():
     np.testing.assert_allclose(found, other.predict_proba(inputs), atol=1e-5)
 
 
+def test_a_probe_of_several_labels_is_one_regression_a_label():
+    witness = pytest.importorskip("sklearn.linear_model")
+    features, targets = drawn()
+    held = np.array([[True, True, False, False], [False, True, True, False], [False, False, True, True]])[targets]
+    inputs = (features - features.mean(0)) / np.where(features.std(0) > 1e-9, features.std(0), 1.0)
+    found = fit_linear(features, held, classes=4, strength=0.05).probabilities(features)
+    for label in range(4):
+        other = witness.LogisticRegression(C=1 / (0.05 * len(targets)), tol=1e-10, max_iter=5000)
+        alone = other.fit(inputs, held[:, label]).predict_proba(inputs)[:, 1]
+        np.testing.assert_allclose(found[:, label], alone, atol=1e-5)
+
+
 def test_a_strong_penalty_leaves_the_shares_of_the_classes():
     features, targets = drawn()
     found = fit_linear(features, targets, classes=3, strength=1e6).probabilities(features)

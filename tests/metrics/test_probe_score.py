@@ -8,7 +8,14 @@ from scipy import stats
 
 from medcontrast.errors import InputError
 from medcontrast.metrics.classification import macro_roc_auc
-from medcontrast.metrics.probe import accuracy_over_units, over_seeds, score_probe, t_interval, unit_means
+from medcontrast.metrics.probe import (
+    accuracy_over_units,
+    over_seeds,
+    score_multilabel,
+    score_probe,
+    t_interval,
+    unit_means,
+)
 
 TARGETS = np.array([0, 1, 0, 1, 0, 1, 0, 0])
 DOMAINS = ["A", "A", "A", "A", "B", "B", "C", "C"]
@@ -16,6 +23,10 @@ DOMAINS = ["A", "A", "A", "A", "B", "B", "C", "C"]
 
 def one_hot(predicted):
     return np.eye(2)[np.asarray(predicted)]
+
+
+def right(predicted):
+    return np.asarray(predicted) == TARGETS
 
 
 def test_groups_by_hand():
@@ -92,8 +103,7 @@ def test_over_seeds_averages_every_value():
 
 
 def test_accuracy_over_units_averages_seeds_first():
-    predictions = [one_hot([0, 1, 0, 1, 0, 0, 0, 1]), one_hot([1, 1, 0, 1, 0, 0, 0, 0])]
-    found = accuracy_over_units(predictions, TARGETS)
+    found = accuracy_over_units([right([0, 1, 0, 1, 0, 0, 0, 1]), right([1, 1, 0, 1, 0, 0, 0, 0])])
     each = np.array([0.5, 1, 1, 1, 1, 0, 1, 0.5])
     assert found.mean == pytest.approx(each.mean())
     assert found.sd == pytest.approx(each.std(ddof=1))
@@ -109,7 +119,24 @@ def test_values_are_averaged_within_units():
 
 def test_accuracy_over_units_resamples_units():
     # units 0 and 1 are right in both of their images: none of four units is drawn right once in 16 times
-    found = accuracy_over_units([one_hot([0, 1, 0, 1, 1, 0, 1, 1])], TARGETS, np.array([0, 0, 1, 1, 2, 2, 3, 3]))
+    hits = [right([0, 1, 0, 1, 1, 0, 1, 1])]
+    found = accuracy_over_units(hits, np.array([0, 0, 1, 1, 2, 2, 3, 3]))
     assert (found.mean, found.low, found.high) == (0.5, 0.0, 1.0)
-    alone = accuracy_over_units([one_hot([0, 1, 0, 1, 1, 0, 1, 1])], TARGETS)
+    alone = accuracy_over_units(hits)
     assert alone.mean == 0.5 and (alone.low, alone.high) != (0.0, 1.0)
+
+
+def test_groups_of_several_labels_by_hand():
+    # B's second image is missed; in C no image holds the last label, so that its mean over labels would say nothing
+    wanted = np.array([[1, 1, 0], [0, 1, 1], [1, 0, 1], [1, 1, 0], [1, 0, 0], [0, 1, 0]], bool)
+    scores = wanted + np.array([[0.1, 0, 0]] * 6)
+    scores[3] = [0.1, 0.9, 0.8]
+    score = score_multilabel(scores, wanted, {"domain": ["A", "A", "B", "B", "C", "C"]})
+    assert score.figures["accuracy"] == 5 / 6
+    groups = score.by["domain"].groups
+    assert {name: row["accuracy"] for name, row in groups.items()} == {"A": 1.0, "B": 0.5, "C": 1.0}
+    assert set(groups["A"]) == {"accuracy"} and set(groups["C"]) == {"accuracy"}  # all of A hold the middle label
+    assert set(score.figures) == {"accuracy", "average_precision", "roc_auc"}
+    assert score.by["domain"].worst["accuracy"] == "B" and score.by["domain"].gap["accuracy"] == 0.5
+    whole = score_multilabel(scores, wanted, {"domain": ["A"] * 6}).by["domain"].groups["A"]
+    assert whole == score.figures

@@ -23,7 +23,9 @@ IMAGE_SPLITS = ("train", "validation", "test")
 KIND = "images"
 BOXES, MADE_BY = "lesion_boxes", "lesion_boxes_made_by"
 """A table of boxes by name of the image, for sources of every kind, and how it came about."""
-_KEYS = {"kind", "name", "description", "source", "licence", "root", "classes", BOXES, MADE_BY, *IMAGE_SPLITS}
+CONTAINS = "contains"
+"""Class -> the labels that an image of it holds, for classes that are sets of labels."""
+_KEYS = {"kind", "name", "description", "source", "licence", "root", "classes", CONTAINS, BOXES, MADE_BY, *IMAGE_SPLITS}
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class ImageManifest:
         classes: Names of the targets, target 0 first; empty where no image has one.
         sources: Split -> its sources as they stand in the file.
         lesion_boxes: Image -> its lesion boxes, of those in the manifest's own table.
+        contains: Class -> the labels that an image of it holds; empty where a class is all there is to tell.
         raw: What stands in the file.
         advice: What to do where files are not there.
     """
@@ -47,9 +50,15 @@ class ImageManifest:
     classes: tuple[str, ...]
     sources: dict[str, tuple[dict[str, Any], ...]]
     lesion_boxes: dict[str, tuple[Box, ...]] = field(default_factory=dict)
+    contains: dict[str, tuple[str, ...]] = field(default_factory=dict)
     raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     advice: str = field(default="", repr=False, compare=False)
     _cases: dict[str, tuple[ImageCase, ...]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels that classes contain, in order of their first class."""
+        return tuple(dict.fromkeys(label for name in self.classes for label in self.contains.get(name, ())))
 
     def splits(self) -> Iterator[str]:
         """Names of the splits that hold something."""
@@ -142,13 +151,16 @@ def load_image_manifest(path: Path, root: Path | None = None) -> ImageManifest:
         faults.append(f"classes: {twice[0]!r} stands in it more than once")
     sources = {split: _sources(raw.get(split, []), split, faults) for split in IMAGE_SPLITS}
     boxes = _boxes(raw.get(BOXES, {}), faults)
+    contains = _contains(raw.get(CONTAINS, {}), classes, faults)
     if not any(sources.values()):
         faults.append(f"no images: at least one of {', '.join(IMAGE_SPLITS)} is needed")
     if faults:
         raise ManifestError("\n".join([f"{path}: {len(faults)} fault(s):", *(f"  - {fault}" for fault in faults)]))
     name = str(raw.get("name") or path.stem)
     advice = root_advice(raw) if root is None else f"correct {root}, the folder that was given for its paths"
-    return ImageManifest(path, name, root_folder(raw, path, root), tuple(classes), sources, boxes, raw, advice)
+    return ImageManifest(
+        path, name, root_folder(raw, path, root), tuple(classes), sources, boxes, contains, raw, advice
+    )
 
 
 def overlaps(splits: Mapping[str, Sequence[ImageCase]]) -> list[str]:
@@ -184,6 +196,29 @@ def _boxes(table: Any, faults: list[str]) -> dict[str, tuple[Box, ...]]:
             found[name] = parse_boxes(boxes, f"{BOXES}: {name}")
         except ManifestError as error:
             faults.append(str(error).removesuffix("."))
+    return found
+
+
+def _contains(table: Any, classes: list[str], faults: list[str]) -> dict[str, tuple[str, ...]]:
+    """Labels by class, of a table that names every class or none, and labels that tell classes apart."""
+    if table == {}:
+        return {}
+    if not isinstance(table, dict):
+        faults.append(f"{CONTAINS}: expected labels by name of the class, but got {type(table).__name__}")
+        return {}
+    before = len(faults)
+    for name in sorted(set(table) ^ set(classes)):
+        faults.append(f"{CONTAINS}: {name!r} is " + ("no class" if name in table else "a class, but not in it"))
+    for name, labels in table.items():
+        words = isinstance(labels, list) and all(isinstance(label, str) and label for label in labels)
+        if not words or not labels or len(set(labels)) < len(labels):
+            faults.append(f"{CONTAINS}: {name}: expected a list of different labels, but got {labels!r}")
+    if len(faults) > before:
+        return {}
+    found = {name: tuple(labels) for name, labels in table.items()}
+    everywhere = set.intersection(*map(set, found.values()))
+    if everywhere:
+        faults.append(f"{CONTAINS}: every class contains {min(everywhere)}, so that it tells no images apart")
     return found
 
 

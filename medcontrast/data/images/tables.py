@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.data.images.lesion_boxes import boxes_text
-from medcontrast.data.images.manifest import KIND, ImageManifest
+from medcontrast.data.images.manifest import CONTAINS, KIND, ImageManifest
 from medcontrast.data.images.sources import COLUMNS, ImageCase
 from medcontrast.files import write_atomically, write_text
 
@@ -23,11 +23,11 @@ def derived_tree(manifest: ImageManifest, suffix: str, description: str) -> dict
     """The head of a manifest of images made from another's; its splits are still to be filled.
 
     Args:
-        manifest: The other; source, licence and classes are taken over.
+        manifest: The other; source, licence, classes and what they contain are taken over.
         suffix: Behind its name.
         description: Of what was made.
     """
-    return {
+    tree = {
         "kind": KIND,
         "name": f"{manifest.name}_{suffix}",
         "description": description,
@@ -36,6 +36,9 @@ def derived_tree(manifest: ImageManifest, suffix: str, description: str) -> dict
         "root": ".",
         "classes": list(manifest.classes),
     }
+    if manifest.contains:
+        tree[CONTAINS] = {name: list(labels) for name, labels in manifest.contains.items()}
+    return tree
 
 
 def write_set(path: Path, file: Path, tree: dict[str, Any], arrays: dict[str, Any]) -> None:

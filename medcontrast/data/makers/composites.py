@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.data.images.images import Images
-from medcontrast.data.images.manifest import ImageManifest
+from medcontrast.data.images.manifest import CONTAINS, ImageManifest
 from medcontrast.data.images.sources import ImageCase
 from medcontrast.data.images.tables import derived_tree, write_set
 from medcontrast.errors import InputError
@@ -36,7 +36,7 @@ def write_composites(
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda split: None,
 ) -> Path:
-    """Writes folder/composites.npz and folder/manifest.json; the target of an image is its pair of classes.
+    """Writes folder/composites.npz and folder/manifest.json; an image's target is a pair of classes and contains both.
 
     Every split has as many composites as images. Each holds two images of its split and of different classes, reduced
     to `side` pixels, one in each half of the canvas (left and right, or top and bottom, by chance), anywhere in it.
@@ -67,6 +67,9 @@ def write_composites(
     description = f"two objects of {side} pixels on a canvas of {canvas}; the target is the pair of classes"
     tree = derived_tree(manifest, "pairs", description)
     tree["classes"] = [f"{manifest.classes[a]} and {manifest.classes[b]}" for a, b in pairs]
+    held = [manifest.contains.get(name, (name,)) for name in manifest.classes]
+    both = [list(dict.fromkeys([*held[a], *held[b]])) for a, b in pairs]
+    tree[CONTAINS] = dict(zip(tree["classes"], both, strict=True))
     for split in manifest.splits():
         tell(split)
         cases = manifest.cases(split)

@@ -85,7 +85,7 @@ def _classifiers(grid: ProbeGridSettings) -> list[str]:
 
 def _title(classifier: str) -> str:
     name, fraction = classifier.split()
-    kind = {"linear": "linear probe", "knn": "nearest neighbours"}[name]
+    kind = {"linear": "linear probe", "multilabel": "multi-label probe", "knn": "nearest neighbours"}[name]
     return f"{kind}, {100 * float(fraction):g} % of the labels"
 
 
@@ -120,8 +120,7 @@ def _notes(grid: ProbeGridSettings, lines: Sequence[EncoderLine]) -> str:
     first = lines[0].records[0]
     units = len(np.unique(first.unit_numbers()))
     over_runs = tables.common_runs("Differences", [lines])
-    lost = f" Lost: accuracy on the first {grid.drop} minus that on the second, paired by unit."
-    return (
+    parts = [
         f"{first.images} {first.facts['split']} images of {first.facts['manifest']} in {units} units, "
         f"{first.facts['classes']} classes. A unit is the images of one patient, or, where none is known, an "
         f"image by itself; images of a unit are not independent of each other. {_training(lines)} Accuracy is "
@@ -130,7 +129,12 @@ def _notes(grid: ProbeGridSettings, lines: Sequence[EncoderLine]) -> str:
         f"{over_runs} Differences are paired by unit; p is Wilcoxon's signed-rank test over units, "
         "Holm-corrected over the rows of its column. Intervals over units do not cover the noise of pre-training; SD "
         "says how large it is."
-    ) + ("" if grid.drop is None else lost)
+    ]
+    if "multilabel" in grid.classifiers:
+        parts.append("By the multi-label probe an image is right where its labels are those with the highest scores.")
+    if grid.drop is not None:
+        parts.append(f"Lost: accuracy on the first {grid.drop} minus that on the second, paired by unit.")
+    return " ".join(parts)
 
 
 def _training(lines: Sequence[EncoderLine]) -> str:

@@ -10,16 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.data.fit import recipe_manifest
-from medcontrast.data.images.manifest import ImageManifest
+from medcontrast.data.images.manifest import CONTAINS, ImageManifest
 from medcontrast.engine.benchmark.benchmark import Benchmark, no_records, run_facts
 from medcontrast.engine.benchmark.encoder_records import ProbeRecord, make_probe_record
 from medcontrast.engine.benchmark.encoder_report import classifier_name, write_probe_report
 from medcontrast.engine.benchmark.records import require_split
 from medcontrast.engine.probe.images import probe_images
 from medcontrast.engine.probe.labels import stratified_subset
-from medcontrast.engine.probe.probe import Frozen
+from medcontrast.engine.probe.probe import MULTILABEL, Frozen
 from medcontrast.engine.probe.run import load_trained
 from medcontrast.engine.run import Run, resolve_paths
+from medcontrast.errors import InputError
 from medcontrast.inference.predict import resolve_device
 from medcontrast.settings import PretrainRecipe, load_recipe, require_pretraining
 from medcontrast.settings.grid import ProbeCell, ProbeGridSettings, probe_cells
@@ -70,7 +71,13 @@ class ProbeBenchmark(Benchmark[ProbeCell]):
     def opened(self, cell: ProbeCell) -> Run:
         folder, path = self.work / cell.name, self.path.parent / self.grid.rows[cell.row].recipe
         recipe = self.recipe(cell)
-        known = self.reopened(cell, resolve_paths(recipe, path), recipe_manifest(recipe, path).raw)
+        manifest = recipe_manifest(recipe, path)
+        if MULTILABEL in self.grid.classifiers and not manifest.contains:
+            raise InputError(
+                f"{self.path}: classifiers: {MULTILABEL} tells labels that classes contain, but {manifest.path} has no "
+                f'table "{CONTAINS}", class -> its labels.'
+            )
+        known = self.reopened(cell, resolve_paths(recipe, path), manifest.raw)
         if known is not None:
             return known
         return Run.create(folder, recipe, path, overwrite=folder.exists())
@@ -85,8 +92,7 @@ class ProbeBenchmark(Benchmark[ProbeCell]):
             chosen = stratified_subset(images.sets.train.targets, fraction, cell.run)
             scores = frozen.scores(images.sets, chosen)
             for classifier in self.grid.classifiers:
-                right = scores[classifier].argmax(axis=1) == images.sets.test.targets
-                hits[classifier_name(classifier, fraction)] = right
+                hits[classifier_name(classifier, fraction)] = images.sets.hits(classifier, scores[classifier])
         facts = {
             "split": self.grid.split,
             "manifest": run.manifest.name,

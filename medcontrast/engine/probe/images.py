@@ -82,11 +82,22 @@ def probe_images(manifest: ImageManifest, data: ImageDataSettings, *, split: str
         )
     groups = _groups(test)
     sets = ProbeSets(
-        _image_set(train, data), _image_set(validation, data), _image_set(test, data, groups), len(manifest.classes)
+        _image_set(train, data),
+        _image_set(validation, data),
+        _image_set(test, data, groups),
+        len(manifest.classes),
+        _contained(manifest),
     )
     sizes = {"fitted": len(train), "choosing": len(validation), "scored": len(test)}
     warnings = [*_unseen(manifest, validation), *_lonely(groups, split)]
     return ProbeImages(sets, test, sizes, tuple(notes), tuple(warnings))
+
+
+def _contained(manifest: ImageManifest) -> NDArray[np.bool_] | None:
+    """(classes, labels) Which labels each class contains; None where the manifest does not say."""
+    if not manifest.contains:
+        return None
+    return np.array([[label in manifest.contains[name] for label in manifest.labels] for name in manifest.classes])
 
 
 def hold_out(

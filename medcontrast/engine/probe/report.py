@@ -47,7 +47,7 @@ def write_probe(folder: Path, rows: Sequence[ProbeRow], facts: dict[str, Any], a
 
 def markdown(rows: Sequence[ProbeRow]) -> str:
     """A row a classifier and share, then a table for each kind of group, the picture and the rules."""
-    columns = [*FIGURES, *spreads(rows)]
+    columns = [*(name for name in FIGURES if any(name in row.values for row in rows)), *spreads(rows)]
     heads = [*_KEY, *map(_title, columns), "accuracy over units"]
     cells = [[*_key(row), *(_cell(row.values.get(name)) for name in columns), _cell(row.over_units)] for row in rows]
     lines = _lines(heads, cells)

@@ -54,7 +54,7 @@ def counterfactuals(
     if metrics is not None:
         if metrics not in ("validation", "test"):
             raise InputError(f"--metrics {metrics}: a generator is scored on validation or test.")
-        loaded.originals(metrics)
+        generator.numbers(loaded.originals(metrics), loaded.classes, where=f"{loaded.path}: {metrics}")
         require_free(output / SCORES, overwrite=overwrite)
     with counting("generating") as tell:
         written = write_counterfactuals(generator, loaded, output, wanted, overwrite=overwrite, tell=tell)

@@ -24,13 +24,14 @@ from medcontrast.data.sampler import TwoStreamSampler
 from medcontrast.data.scan_facts import scan_facts
 from medcontrast.data.volumes import make_loader
 from medcontrast.engine.build import make_generator_method, make_method, make_pretraining_method
-from medcontrast.engine.generator.generator import header_parents
+from medcontrast.engine.generator.generator import UNIFORM, header_parents
 from medcontrast.engine.run import Run
 from medcontrast.engine.validate import Validator
 from medcontrast.errors import CheckpointError, InputError
 from medcontrast.methods import Method
 from medcontrast.networks.parents import Parent, Parents
 from medcontrast.networks.transfer import encoder_of, load_encoder, load_generator_tensors
+from medcontrast.say import quoted
 from medcontrast.settings import PretrainRecipe, Recipe, pretrains
 from medcontrast.settings.generator import GeneratorMethodSettings, HVAEFinetuneSettings
 from medcontrast.transforms.image_views import ImageViews
@@ -141,8 +142,8 @@ class Segmentation(Job):
         filled = [name for name, _ in self.manifest.splits()]
         split = next((name for name in ("validation", "test") if name in filled), None)
         if split is None:
-            return f"medcontrast infer --ckpt {folder} SCAN"
-        return f"medcontrast evaluate --ckpt {folder} --split {split}"
+            return f"medcontrast infer --ckpt {quoted(folder)} SCAN"
+        return f"medcontrast evaluate --ckpt {quoted(folder)} --split {split}"
 
     def validator(self, device: torch.device, autocast: Autocast) -> Validator | None:
         return Validator(self.folder, self.recipe, self.manifest, device, autocast) if self.validate_every else None
@@ -221,7 +222,11 @@ class Pretraining(ImageJob):
         return {**batch, "views": views}
 
     def next_command(self, folder: Path) -> str:
-        return f"medcontrast probe --ckpt {folder}"
+        scored = [split for split in ("test", "validation") if self.manifest.sources[split]]
+        if len(self.manifest.classes) < 2 or not scored:  # there is nothing to probe it by
+            return f"medcontrast train RECIPE_OF_SLICES --set train.init_from={quoted(folder)}"
+        split = "" if scored[0] == "test" else f" --split {scored[0]}"
+        return f"medcontrast probe --ckpt {quoted(folder)}{split}"
 
     def take_over(self, tensors: dict[str, Tensor], header: dict[str, Any], *, where: Path) -> str:
         """Every tensor of an encoder is taken, or none; heads start anew, as no checkpoint holds them.
@@ -276,7 +281,16 @@ class Generation(ImageJob):
         return {**super().header(), "parents": [parent._asdict() for parent in self.parents]}
 
     def next_command(self, folder: Path) -> str:
-        return f"medcontrast counterfactuals --ckpt {folder} --manifest {folder / 'manifest.json'} -o FOLDER"
+        manifest = quoted(folder / "manifest.json")
+        return f"medcontrast counterfactuals --ckpt {quoted(folder)} --manifest {manifest}{self._change()} -o FOLDER"
+
+    def _change(self) -> str:
+        """What must be said to intervene; nothing of the domain, which is changed where nothing is said."""
+        named = {parent.name: parent.values for parent in self.parents}
+        if "domain" in named:
+            return ""
+        name = next((name for name, values in named.items() if values is not None), self.parents[0].name)
+        return f" --set {name}={'VALUE' if named[name] is None else UNIFORM}"
 
     def take_over(self, tensors: dict[str, Tensor], header: dict[str, Any], *, where: Path) -> str:
         """Every tensor of a generator is taken, or none; what is fine-tuned needs the same parents too.

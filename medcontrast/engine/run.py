@@ -33,6 +33,7 @@ from medcontrast.data.images.manifest import ImageManifest
 from medcontrast.data.manifest import Manifest
 from medcontrast.errors import CheckpointError, InputError, OutputError, RecipeError
 from medcontrast.files import write_text
+from medcontrast.say import quoted
 from medcontrast.settings import AnyRecipe, load_recipe, recipe_to_yaml
 from medcontrast.settings.compare import first_difference
 
@@ -77,9 +78,10 @@ class Run:
         require_files(recipe, manifest)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             if not overwrite and not _never_trained(folder):
+                go_on = f"medcontrast train --resume {quoted(folder)}"
                 raise OutputError(
-                    f"{folder}: this folder holds something already. Go on with `medcontrast train --resume {folder}`, "
-                    f"choose another with -o, or add --overwrite to begin anew."
+                    f"{folder}: this folder holds something already. Go on with `{go_on}`, choose another with -o, or "
+                    "add --overwrite to begin anew."
                 )
             _require_kept(recipe, recipe_path, folder)
             _remove_old_run(folder)

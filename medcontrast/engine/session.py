@@ -18,7 +18,7 @@ from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run, held
 from medcontrast.engine.stopping import StopRequest
 from medcontrast.errors import CheckpointError, InputError
-from medcontrast.say import say
+from medcontrast.say import quoted, say
 from medcontrast.settings import AnyRecipe
 from medcontrast.settings.train import LoopSettings
 
@@ -141,7 +141,7 @@ def _say_goodbye(console: Console, run: Run, trainer: Trainer, stop: StopRequest
     state, total = trainer.state, run.recipe.train.steps
     if state.step < total:
         sentence = f"Stopped at step {state.step} of {total} because {stop.reason}; saved."
-        say(console, f"{sentence} Go on with: medcontrast train --resume {run.folder}")
+        say(console, f"{sentence} Go on with: medcontrast train --resume {quoted(run.folder)}")
         return
     say(console, f"Finished {total} steps in {state.seconds:.0f} s; {run.folder} holds the run.")
     if state.best_dice is not None:

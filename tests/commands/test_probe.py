@@ -217,6 +217,31 @@ def test_what_is_held_back_is_stratified_by_patient_and_the_same_every_time() ->
     assert len(hold_out([ImageCase(str(number), Path("x"), target=0) for number in range(10)])[1]) == 2
 
 
+def test_a_patient_with_the_last_images_of_a_class_is_not_held_back() -> None:
+    # ten patients by their first images all of class 0; class 1 stands behind it, of one patient alone
+    for rare in range(10):
+        cases = [ImageCase(f"{patient}", Path("x"), target=0, patient=f"p{patient}") for patient in range(10)]
+        cases += [ImageCase("rare", Path("x"), target=1, patient=f"p{rare}")]
+        kept, held = hold_out(cases)
+        assert 1 in {case.target for case in kept} and 1 <= len(held) <= 2
+
+
+def test_copies_of_training_images_under_other_names_are_said(
+    trained: Path, images: Callable[..., Path], cli: Cli
+) -> None:
+    path = images()
+    for number, other in ((3, 5), (4, 4)):
+        (path.parent / f"test/{number:02d}.png").write_bytes((path.parent / f"train/{other:02d}.png").read_bytes())
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(path.parent / "train/00.png")
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(path.parent / "test/00.png")
+    words = ("probe", "--ckpt", trained, "--manifest", path, "--no-finetune", *QUICK[:4])
+    said = "Warning: 2 of 12 scored images have the pixels of a training image, such as test/03.png; `medcontrast data"
+    done = cli(*words, "-o", path.parent / "probe")
+    assert done.code == 0 and said in done.out, (done.out, done.err)
+    warnings = json.loads((path.parent / "probe/probe.json").read_text())["facts"]["warnings"]
+    assert any(warning.startswith("2 of 12 scored images") for warning in warnings)
+
+
 def test_mirroring_goes_with_the_views(tiny: SimpleNamespace) -> None:
     tree = tiny.pretrain_tree()
     assert probe_run.fine_tuning(tiny.recipe_from(tree), 5).mirror_axis == 1

@@ -224,3 +224,20 @@ def test_the_command_ends_with_2_on_faults(path: Path, tmp_path: Path, cli: Cli)
     answer = cli("data", "check", path, "--split", "labeled")
     sentence = f"{path}: there is no split 'labeled'; choose one of train, validation, test.\n"
     assert (answer.code, answer.err) == (2, sentence)
+
+
+def test_columns_that_are_a_known_name_but_for_case_or_blanks(path: Path, tmp_path: Path) -> None:
+    lines = [f"train/{number:02d}.png,{number % 2},p{number},1,2" for number in range(24)]
+
+    def warnings(head: str, **more: Any) -> list[str]:
+        (tmp_path / "l.csv").write_text("\n".join([head, *lines]))
+        edit(path, lambda tree: tree.update(train=[{"csv": "l.csv", **more}]))
+        return findings(report_of(path, splits=["train"])).get("warnings", [])
+
+    assert warnings("image,target,patient,age,Comment") == []
+    assert warnings("image,target,Patient ,age,DOMAIN") == [
+        "train: the column 'DOMAIN' of l.csv is not read; a column 'domain' would be",
+        "train: the column 'Patient ' of l.csv is not read; a column 'patient' would be",
+    ]
+    # one that is read as an attribute is, and one beside the known name is the list's own matter
+    assert warnings("image,target,patient,Quality,Patient", attributes=["Quality"]) == []

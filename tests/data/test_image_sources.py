@@ -302,7 +302,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
 
 def test_a_list_whose_paths_start_from_the_root_or_from_itself(tmp_path: Path) -> None:
     write_png(tmp_path / "lists/a.png")
-    text = "image,target,domain,quality,patient,age,comment\na.png,dog,B,,p1,40,x\nsub/b.png,0,,low,,41.5,y\n"
+    text = "image,target,domain,quality,patient,age,comment\na.png,dog ,B,, p1 ,40,x\nsub/b.png,0,,low,,41.5,y\n"
     (tmp_path / "lists/l.csv").write_text("\ufeff" + text, encoding="utf-8")  # a spreadsheet writes the mark
     cases = cases_of(tmp_path, {"csv": "./lists/l.csv", "relative_to": "csv", "attributes": ["age"]})
     assert [(case.name, case.file) for case in cases] == [
@@ -310,6 +310,7 @@ def test_a_list_whose_paths_start_from_the_root_or_from_itself(tmp_path: Path) -
         ("lists/sub/b.png", tmp_path / "lists/sub/b.png"),
     ]
     facts = [(case.target, case.domain, case.quality, case.patient, case.attributes) for case in cases]
+    # a blank at an end is no other patient
     assert facts == [(1, "B", None, "p1", {"age": 40.0}), (0, None, "low", None, {"age": 41.5})]
     for spelled in ("lists/l.csv", "./lists/l.csv", "lists/../lists/l.csv", str(tmp_path / "lists/l.csv")):
         found = cases_of(tmp_path, {"csv": spelled})

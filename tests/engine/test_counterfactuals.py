@@ -214,6 +214,23 @@ def test_scores_by_a_predictor_that_reads_the_image_by_hand(data):
 # --- the command
 
 
+@pytest.mark.parametrize(
+    ("parents", "change"),
+    [
+        ({"domain": "category", "age": "number"}, ""),
+        ({"age": "number", "target": "category"}, " --set target=uniform"),
+        ({"age": "number"}, " --set age=VALUE"),
+    ],
+)
+def test_what_comes_next_changes_a_parent_that_there_is(run_of, parents, change):
+    tree = generator_tree()
+    tree["method"]["parents"] = parents
+    run = run_of(tree=tree)
+    folder = run.folder
+    wanted = f"medcontrast counterfactuals --ckpt {folder} --manifest {folder / 'manifest.json'}{change} -o FOLDER"
+    assert job_of(run).next_command(folder) == wanted
+
+
 def test_counterfactuals_and_scores_by_the_command(cli, tiny, run_of, data, tmp_path):
     run = run_of()
     tiny.train(run)
@@ -384,6 +401,10 @@ def test_what_the_command_refuses(cli, tiny, run_of, data, tmp_path):
     refused("image train/00.png: attribute domain is 'C', but the", manifest=data.parent / "strange.json")
     refused("domain C: the generator knows A, B.", "--domain", "C")
     refused("--set age: expected PARENT=VALUE, each parent once", "--set", "age")
+    late = {**tree, "validation": [{k: v for k, v in entry.items() if k != "domain"} for entry in tree["validation"]]}
+    (data.parent / "late.json").write_text(json.dumps(late), encoding="utf-8")
+    lacks = "image validation/00.png: attribute domain is missing"  # said before counterfactuals are made
+    refused(lacks, "--metrics", "validation", manifest=data.parent / "late.json")
     refused("--metrics train: a generator is scored on validation or test.", "--metrics", "train")
     assert not list(out.glob("*.npz"))
     probed = cli("probe", "--ckpt", run.folder)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shlex
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from rich.console import Console
 
 from medcontrast.batch import StepInfo
 from medcontrast.checkpoint import load_weights, read_header
-from medcontrast.engine.job import job_of
+from medcontrast.data.images.manifest import load_image_manifest
+from medcontrast.engine.job import Pretraining, job_of
 from medcontrast.engine.loop import Trainer
 from medcontrast.errors import CheckpointError, RecipeError
 from medcontrast.networks.encoders2d import build_encoder
@@ -328,3 +331,23 @@ def test_faults_of_images_are_found_by_check_and_before_training(cli, tiny, tmp_
     assert cli("check", path).code == 0
     missing = cli("train", path, "-o", tmp_path / "run", "--accelerator", "cpu")
     assert "1 of 1 files are not there" in missing.err
+
+
+def test_what_comes_next_can_be_typed(tiny, tmp_path):
+    folder = tmp_path / "two words"
+    tiny.write_squares(tmp_path / "data")
+    recipe = recipe_from_tree(tree(), where="test")
+
+    def next_of(**more):
+        manifest = tmp_path / "data/manifest.json"
+        edited = {**json.loads(manifest.read_text(encoding="utf-8")), **more}
+        other = manifest.with_name("other.json")
+        other.write_text(json.dumps(edited), encoding="utf-8")
+        return shlex.split(Pretraining(recipe, load_image_manifest(other)).next_command(folder))
+
+    probe = ["medcontrast", "probe", "--ckpt", str(folder)]
+    test = json.loads((tmp_path / "data/manifest.json").read_text(encoding="utf-8"))["test"]
+    assert next_of() == probe
+    assert next_of(test=[], validation=test) == [*probe, "--split", "validation"]
+    transfer = ["medcontrast", "train", "RECIPE_OF_SLICES", "--set", f"train.init_from={folder}"]
+    assert next_of(test=[]) == transfer

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.data.check import Finding
+from medcontrast.data.images.arrays import csv_rows
 from medcontrast.data.images.images import read_pixels
 from medcontrast.data.images.lesion_boxes import box_faults, healthy_fault
 from medcontrast.data.images.manifest import ImageManifest, overlaps
-from medcontrast.data.images.sources import ImageCase
+from medcontrast.data.images.sources import CSV_COLUMNS, ImageCase, source_kind
 from medcontrast.errors import ImageError, ManifestError, VolumeError
 
 NONE = "(none)"
@@ -106,6 +107,7 @@ def check_image_manifest(
             report.warnings.append(Finding(split, "", text))
         _check_masks(split, report)
         _check_facts(split, report)
+        report.warnings += [Finding(split, "", text) for text in _misspelt(manifest, split)]
     report.faults += [Finding("splits", "", text) for text in overlaps(report.cases)]
     _check_table(report)
     return report
@@ -134,6 +136,20 @@ def _check_image(
         return True  # two of them are alike without being one image
     _check_copies(split, case, pixels, report, seen)
     return False
+
+
+def _misspelt(manifest: ImageManifest, split: str) -> list[str]:
+    """Columns of a csv that nothing reads and that are a known name but for case or blanks."""
+    found = []
+    for source in manifest.sources[split]:
+        if source_kind(source) != "csv":
+            continue
+        names = set(csv_rows(manifest.root / source["csv"], (), split)[0])
+        for name in sorted(names - set(source.get("attributes") or ())):
+            meant = name.strip().lower()
+            if meant != name and meant in CSV_COLUMNS and meant not in names:
+                found.append(f"the column {name!r} of {source['csv']} is not read; a column {meant!r} would be")
+    return found
 
 
 def _check_masks(split: str, report: ImageCheckReport) -> None:

@@ -24,6 +24,8 @@ _KNOWN = (*COLUMNS, "attributes")
 """What may be known of an image, whatever it comes from."""
 _BOXES = "lesion_boxes"
 """May be known of an image, not of a whole volume."""
+CSV_COLUMNS = ("image", *COLUMNS, _BOXES)
+"""Columns of a csv that are read by their names."""
 
 
 def fields_of(facts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -127,14 +129,16 @@ class _Place:
     def facts(self, known: dict[str, Any], name: str = "") -> dict[str, Any]:
         """Fields of an ImageCase; `name` of the image stands in messages."""
         where = f"{self.where}: {name}" if name else self.where
-        found = {key: value for key, value in known.items() if value is not None and value != ""}
+        # a blank more at an end is no other patient, which could then stand in two splits
+        plain = {key: value.strip() if isinstance(value, str) else value for key, value in known.items()}
+        found: dict[str, Any] = {key: value for key, value in plain.items() if value is not None and value != ""}
         if "target" in found:
             found["target"] = self._target(found["target"], where)
         if found.get("quality", "high") not in QUALITIES:
             raise ManifestError(f'{where}: quality is "high" or "low", but got {found["quality"]!r}.')
         for key in ("domain", "patient", "text", "of"):
             if key in found:
-                found[key] = str(found[key])
+                found[key] = str(found[key]).strip()
         attributes = found.get("attributes", {})
         try:
             found["attributes"] = {str(key): float(value) for key, value in attributes.items()}
@@ -288,7 +292,7 @@ def _csv(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
     cases = []
     for index in _chosen(source, len(rows), place.where):
         row = rows[index]
-        known: dict[str, Any] = {key: row.get(key) for key in (*COLUMNS, _BOXES)}
+        known: dict[str, Any] = {key: row.get(key) for key in CSV_COLUMNS[1:]}
         known["attributes"] = {name: row[name] for name in wanted}
         name, file = _name(folder, row["image"]), place.root / folder / row["image"]
         cases.append(ImageCase(name=name, file=file, **place.facts(known, f"row {index + 1} ({name})")))

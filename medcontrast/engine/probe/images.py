@@ -81,15 +81,17 @@ def probe_images(manifest: ImageManifest, data: ImageDataSettings, *, split: str
             "probe's strength, as no validation split does."
         )
     groups = _groups(test)
-    sets = ProbeSets(
-        _image_set(train, data),
-        _image_set(validation, data),
-        _image_set(test, data, groups),
-        len(manifest.classes),
-        _contained(manifest),
+    parts = [
+        Images(cases, channels=data.channels, size=data.size, keep=data.cache == "memory")
+        for cases in (train, validation, test)
+    ]
+    fitted, choosing, scored = (
+        image_set(part, mean=data.mean, std=data.std, groups=of)
+        for part, of in zip(parts, ({}, {}, groups), strict=True)
     )
+    sets = ProbeSets(fitted, choosing, scored, len(manifest.classes), _contained(manifest))
     sizes = {"fitted": len(train), "choosing": len(validation), "scored": len(test)}
-    warnings = [*_unseen(manifest, validation), *_lonely(groups, split)]
+    warnings = [*_unseen(manifest, validation), *_lonely(groups, split), *_copies(parts[:2], parts[2])]
     return ProbeImages(sets, test, sizes, tuple(notes), tuple(warnings))
 
 
@@ -103,7 +105,7 @@ def _contained(manifest: ImageManifest) -> NDArray[np.bool_] | None:
 def hold_out(
     cases: Sequence[ImageCase], share: float = HELD_OUT
 ) -> tuple[tuple[ImageCase, ...], tuple[ImageCase, ...]]:
-    """A part of the images, class by class and patients whole; one patient of every class stays at least.
+    """A part of the images, class by class and patients whole; a patient who has the last images of a class stays.
 
     Returns:
         Those that stay and those held back, each in order; the same for the same images.
@@ -115,10 +117,14 @@ def hold_out(
     for places in units.values():
         classes.setdefault(cases[places[0]].target or 0, []).append(places)
     held: set[int] = set()
+    left = Counter(case.target for case in cases)
     for target, members in sorted(classes.items()):
         count = min(math.floor(share * len(members) + 0.5), len(members) - 1)
-        order = row_generator(0, 0, target, "validation of a probe").permutation(len(members))
-        held |= {place for number in order[:count] for place in members[number]}
+        for number in row_generator(0, 0, target, "validation of a probe").permutation(len(members))[:count]:
+            own = Counter(cases[place].target for place in members[number])
+            if all(left[each] > images for each, images in own.items()):
+                left -= own
+                held |= set(members[number])
     kept = tuple(case for place, case in enumerate(cases) if place not in held)
     return kept, tuple(cases[place] for place in sorted(held))
 
@@ -192,6 +198,22 @@ def _lonely(groups: dict[str, list[str]], split: str) -> list[str]:
     ]
 
 
+def _copies(known: Sequence[Images], scored: Images) -> list[str]:
+    """A warning where scored images are training images under other names; images of one value are alike anyway."""
+    if not scored.keep:  # reading all of them once more would cost more than embedding them
+        return []
+    seen = {part[place].tobytes() for part in known for place in range(len(part))}
+    twice = [
+        case.name
+        for place, case in enumerate(scored.cases)
+        if scored[place].min() < scored[place].max() and scored[place].tobytes() in seen
+    ]
+    if not twice:
+        return []
+    count = f"{len(twice)} of {len(scored)} scored images have the pixels of a training image"
+    return [f"{count}, such as {twice[0]}; `medcontrast data check` names both."]
+
+
 def image_set(
     images: Images, *, mean: float = MEAN, std: float = STD, groups: dict[str, list[str]] | None = None
 ) -> ImageSet:
@@ -210,10 +232,3 @@ def image_set(
 
     targets = np.array([case.target for case in images.cases], dtype=np.int64)
     return ImageSet(load, targets, groups or {}, image_units(images.cases))
-
-
-def _image_set(
-    cases: Sequence[ImageCase], data: ImageDataSettings, groups: dict[str, list[str]] | None = None
-) -> ImageSet:
-    images = Images(cases, channels=data.channels, size=data.size, keep=data.cache == "memory")
-    return image_set(images, mean=data.mean, std=data.std, groups=groups)

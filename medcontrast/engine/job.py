@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from medcontrast.batch import Batch, StepInfo
+from medcontrast.checkpoint import header_recipe
 from medcontrast.data.images.images import make_image_loader
 from medcontrast.data.images.manifest import ImageManifest
 from medcontrast.data.images.parents import parent_rows, training_parents
@@ -23,12 +24,13 @@ from medcontrast.data.manifest import Manifest
 from medcontrast.data.sampler import TwoStreamSampler
 from medcontrast.data.scan_facts import scan_facts
 from medcontrast.data.volumes import make_loader
-from medcontrast.engine.build import make_generator_method, make_method, make_pretraining_method
+from medcontrast.engine.build import make_encoder, make_generator_method, make_method, make_pretraining_method
 from medcontrast.engine.generator.generator import UNIFORM, header_parents
 from medcontrast.engine.run import Run
 from medcontrast.engine.validate import Validator
 from medcontrast.errors import CheckpointError, InputError
 from medcontrast.methods import Method
+from medcontrast.networks.encoders2d import Encoder
 from medcontrast.networks.parents import Parent, Parents
 from medcontrast.networks.transfer import encoder_of, load_encoder, load_generator_tensors
 from medcontrast.say import quoted
@@ -235,9 +237,26 @@ class Pretraining(ImageJob):
             CheckpointError: It holds no such encoder, or one of another architecture.
         """
         student = self.method.student
+        assert isinstance(student, Encoder)
         loaded = load_encoder(student, tensors, where=str(where))
+        _require_same_meaning(student, header, where)
         self.method.load_student(student.state_dict())  # an averaged encoder starts from it too
         return f"Initialised {loaded} of {loaded} tensors from {where}."
+
+
+def _require_same_meaning(encoder: Encoder, header: dict[str, Any], where: Path) -> None:
+    """Refuses weights that fit, and that an encoder of other settings was trained as."""
+    if not pretrains(header["recipe"]):
+        return
+    recipe = header_recipe(header, where)
+    assert isinstance(recipe, PretrainRecipe)
+    theirs = make_encoder(recipe, recipe.seed).untold
+    for name, value in encoder.untold.items():
+        if theirs.get(name) != value:
+            raise CheckpointError(
+                f"{where}: its weights fit, but were trained with network.{name} {theirs.get(name)}, and this recipe "
+                f"has {value}, with which they mean nothing; set it to theirs."
+            )
 
 
 class Generation(ImageJob):

@@ -43,6 +43,11 @@ class Encoder(nn.Module, ABC):
     def stages(self, image: Tensor) -> list[Tensor]:
         """Feature maps (b, stage_channels[i], x / stage_strides[i], y / stage_strides[i]), the finest first."""
 
+    @property
+    def untold(self) -> dict[str, object]:
+        """Settings by name that decide what the weights mean, and that their shapes do not tell."""
+        return {}
+
     def check_image(self, image: Tensor) -> None:
         """Refuses an image that the encoder cannot take, before a layer deep inside does.
 

@@ -54,7 +54,7 @@ class ViT(Encoder):
             raise InputError(f"vit: patch {patch} does not divide image_size {image_size}.")
         if width % heads:
             raise InputError(f"vit: width {width} is no multiple of heads {heads}.")
-        self.patch, self.pooling, self.grid = patch, pooling, image_size // patch
+        self.patch, self.heads, self.pooling, self.grid = patch, heads, pooling, image_size // patch
         self.embed = nn.Conv2d(in_channels, width, patch, stride=patch)
         self.cls = nn.Parameter(torch.zeros(1, 1, width))
         self.cls_position = nn.Parameter(torch.zeros(1, 1, width))
@@ -67,6 +67,10 @@ class ViT(Encoder):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+
+    @property
+    def untold(self) -> dict[str, object]:
+        return {"heads": self.heads, "pooling": self.pooling}
 
     def forward(self, image: Tensor) -> Tensor:
         """Features of the whole image (b, d)."""

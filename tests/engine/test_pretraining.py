@@ -141,6 +141,25 @@ def test_another_architecture_is_refused_by_layer(tiny, run_of, tmp_path):
         started(tiny, tmp_path, wider)
 
 
+@pytest.mark.parametrize(("setting", "theirs", "ours"), [("heads", 2, 4), ("pooling", "mean", "cls")])
+def test_weights_that_fit_and_mean_something_else_are_refused(tiny, run_of, tmp_path, setting, theirs, ours):
+    vit = {"name": "vit", "width": 16, "depth": 1, "heads": 2, "patch": 8, "image_size": 16, "pooling": "mean"}
+    run_of("simclr", "first")
+    first = tree()
+    first["network"] = vit
+    recipe = tiny.write_recipe(tmp_path / "vit.yaml", first)
+    run = tiny.create_run(tmp_path / "vit", load_recipe(recipe), recipe)
+    tiny.train(run, steps=1)
+    second = tree("moco_v2", init_from=str(run.folder))
+    second["network"] = dict(vit)
+    _, said = started(tiny, tmp_path, second)
+    assert "Initialised" in said
+    second["network"][setting] = ours
+    sentence = f"its weights fit, but were trained with network.{setting} {theirs}, and this recipe has {ours}"
+    with pytest.raises(CheckpointError, match=sentence):
+        started(tiny, tmp_path, second)
+
+
 def test_heads_that_differ_are_no_other_architecture(tiny, run_of, tmp_path):
     first = run_of("simclr", "first")
     tiny.train(first, steps=1)

@@ -241,3 +241,19 @@ def test_columns_that_are_a_known_name_but_for_case_or_blanks(path: Path, tmp_pa
     ]
     # one that is read as an attribute is, and one beside the known name is the list's own matter
     assert warnings("image,target,patient,Quality,Patient", attributes=["Quality"]) == []
+
+
+def test_twelve_bits_in_a_file_of_sixteen(path: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for number, largest in ((1, 4095), (2, 4096), (3, 65535)):
+        pixels = random.integers(0, largest, (16, 16), dtype=np.uint16)
+        pixels[0, 0] = largest
+        Image.fromarray(pixels).save(tmp_path / f"test/{number:02d}.png")
+    dark = Image.fromarray(np.full((16, 16), 3, np.uint8) + np.eye(16, dtype=np.uint8))
+    dark.save(tmp_path / "test/04.png")  # eight bits are what they are, however dark
+    found = findings(report_of(path))
+    assert found.pop("warnings") == [
+        "test: 1 of 12 images reach no more than a sixteenth of what 16 bits hold (12 bits in a 16-bit file?) and are "
+        "read as nearly black, such as test/01.png"
+    ]
+    assert found == {}

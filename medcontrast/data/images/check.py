@@ -22,6 +22,10 @@ from medcontrast.errors import ImageError, ManifestError, VolumeError
 
 NONE = "(none)"
 """Stands for what is not known of an image."""
+FLAT = "have one value everywhere"
+DARK = "reach no more than a sixteenth of what 16 bits hold (12 bits in a 16-bit file?) and are read as nearly black"
+_TWELVE_BITS = 255.0 * 4095 / 65535
+"""The largest value of 12 bits, in 0..255 of 16."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,12 @@ def check_image_manifest(
             report.cases[split] = ()
             report.faults.append(Finding(split, "", str(error)))
             continue
-        flat = [case for case in report.cases[split] if _check_image(split, case, report, seen, tell)]
-        if flat:
-            text = f"{len(flat)} of {len(report.cases[split])} images have one value everywhere, such as {flat[0].name}"
-            report.warnings.append(Finding(split, "", text))
+        told = [(case, word) for case in report.cases[split] if (word := _check_image(split, case, report, seen, tell))]
+        for word in (FLAT, DARK):
+            found = [case for case, other in told if other == word]
+            if found:
+                text = f"{len(found)} of {len(report.cases[split])} images {word}, such as {found[0].name}"
+                report.warnings.append(Finding(split, "", text))
         _check_masks(split, report)
         _check_facts(split, report)
         report.warnings += [Finding(split, "", text) for text in _misspelt(manifest, split)]
@@ -119,23 +125,25 @@ def _check_image(
     report: ImageCheckReport,
     seen: dict[str, tuple[str, str]],
     tell: Callable[[str], None],
-) -> bool:
-    """Reads an image; whether it has one value everywhere."""
+) -> str:
+    """Reads an image; gives FLAT or DARK where one of them is true of it."""
     tell(case.name)
     try:
         pixels = read_pixels(case)
     except (ImageError, ManifestError, VolumeError) as error:
         report.faults.append(Finding(split, case.name, str(error)))
-        return False
+        return ""
     sides = pixels.shape[0], pixels.shape[1]
     report.images.append(SeenImage(split, case, sides, pixels.shape[2]))
     healthy = healthy_fault(case.lesion_boxes, case.target, report.manifest.classes)
     faults = [*([healthy] if healthy else []), *box_faults(case.lesion_boxes, sides)]
     report.faults += [Finding(split, case.name, text) for text in faults]
     if pixels.min() == pixels.max():
-        return True  # two of them are alike without being one image
+        return FLAT  # two of them are alike without being one image
     _check_copies(split, case, pixels, report, seen)
-    return False
+    # of bytes, slices and DICOM the range of values is known or theirs to give
+    picture = case.index is None and case.file.suffix.lower() != ".dcm"
+    return DARK if picture and pixels.dtype != np.uint8 and pixels.max() <= _TWELVE_BITS else ""
 
 
 def _misspelt(manifest: ImageManifest, split: str) -> list[str]:

@@ -20,6 +20,9 @@ def probe(
     finetune: Annotated[bool, typer.Option("--finetune/--no-finetune", help="Train the encoder too.")] = True,
     finetune_steps: Annotated[int, typer.Option("--finetune-steps", min=1, help="The same for every share.")] = 300,
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Probe fresh weights too.")] = False,
+    group_by: Annotated[
+        list[str] | None, typer.Option("--group-by", help="Attribute to group by too, such as sex; repeatable.")
+    ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier probe.")] = False,
 ) -> None:
@@ -30,7 +33,7 @@ def probe(
 
     probe_checkpoint(
         checkpoint,
-        ProbeRequest(split, seeds, shares, finetune_steps if finetune else None, from_scratch),
+        ProbeRequest(split, seeds, shares, finetune_steps if finetune else None, from_scratch, tuple(group_by or ())),
         manifest_path=manifest,
         output=output,
         device=device,

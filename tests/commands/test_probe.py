@@ -242,6 +242,34 @@ def test_copies_of_training_images_under_other_names_are_said(
     assert any(warning.startswith("2 of 12 scored images") for warning in warnings)
 
 
+def test_groups_by_an_attribute(trained: Path, images: Callable[..., Path], cli: Cli) -> None:
+    def mark(tree: dict[str, Any]) -> None:
+        for number, entry in enumerate(tree["test"]):
+            entry["attributes"] = {"sex": number // 2 % 2, "age": 40 + number, "site": 1} if number else {}
+
+    path = change(images(), mark)
+    words = ("probe", "--ckpt", trained, "--manifest", path, "--no-finetune", *QUICK[:4])
+    assert cli(*words, "-o", path.parent / "plain").code == 0
+    done = cli(*words, "-o", path.parent / "probe", "--group-by", "sex")
+    assert done.code == 0, done.err
+    rows, plain = (json.loads((path.parent / name / "probe.json").read_text())["rows"] for name in ("probe", "plain"))
+    for row, without in zip(rows, plain, strict=True):
+        values = {name: value["mean"] for name, value in row["values"].items()}
+        by = {name: values[f"sex={name} accuracy"] for name in ("0", "1", "(none)")}
+        shares = {"0": 5 / 12, "1": 6 / 12, "(none)": 1 / 12}
+        assert sum(by[name] * shares[name] for name in by) == pytest.approx(values["accuracy"])
+        assert values["sex gap accuracy"] == pytest.approx(max(by.values()) - min(by.values()))
+        left = {name: value for name, value in row["values"].items() if not name.startswith("sex")}
+        assert left == without["values"]
+    where = f"{path}: test: "
+    many = "no image has an attribute 'race' to group by; there are age, sex, site."
+    refused(cli(*words, "-o", path.parent / "x", "--group-by", "race"), where + many)
+    one = change(path, lambda tree: tree["test"][0].update(attributes={"site": 1}))
+    words = ("probe", "--ckpt", trained, "--manifest", one, "--no-finetune", *QUICK[:4])
+    alone = "site has 1 value, but groups are made of 2 to 20; add an attribute with a number a group."
+    refused(cli(*words, "-o", path.parent / "x", "--group-by", "site"), where + alone)
+
+
 def test_mirroring_goes_with_the_views(tiny: SimpleNamespace) -> None:
     tree = tiny.pretrain_tree()
     assert probe_run.fine_tuning(tiny.recipe_from(tree), 5).mirror_axis == 1

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medcontrast.data.images.images import Images
 from medcontrast.data.images.manifest import ImageManifest, require_apart
+from medcontrast.data.images.parents import as_category
 from medcontrast.data.images.sources import ImageCase, fields_of, listed_fields
 from medcontrast.engine.probe.embed import ImageSet
 from medcontrast.engine.probe.probe import ProbeSets
@@ -23,6 +24,8 @@ from medcontrast.transforms.draws import row_generator
 MEAN, STD = (float(ImageDataSettings.model_fields[key].default) for key in ("mean", "std"))
 """Of images that no recipe prepares: a recipe's defaults."""
 SCORED = ("test", "validation")
+MOST_GROUPS = 20
+"""Values of an attribute that images are grouped by; more of them are measurements."""
 HELD_OUT = 0.2
 """Share of the training images that chooses the linear probe's strength where no validation split does."""
 
@@ -46,16 +49,20 @@ class ProbeImages:
     warnings: tuple[str, ...]
 
 
-def probe_images(manifest: ImageManifest, data: ImageDataSettings, *, split: str = "test") -> ProbeImages:
+def probe_images(
+    manifest: ImageManifest, data: ImageDataSettings, *, split: str = "test", group_by: Sequence[str] = ()
+) -> ProbeImages:
     """Reads the images that have a target, prepared as pre-training saw them but for its views.
 
     Args:
         manifest: Its `train` split is fitted.
         data: Of the pre-training recipe: size, channels, mean and std.
         split: Scored; where it is not `test`, or there is no validation split, a part of `train` does the choosing.
+        group_by: Attributes by which images are grouped too, such as sex, of a few values each.
 
     Raises:
-        InputError: A split that cannot be scored, a split or a class without images, or fewer than two classes.
+        InputError: A split that cannot be scored, a split or a class without images, fewer than two classes, or an
+            attribute that makes no groups.
         ManifestError: A source that cannot be used, or splits that overlap.
         ImageError: An image that cannot be read.
     """
@@ -80,7 +87,7 @@ def probe_images(manifest: ImageManifest, data: ImageDataSettings, *, split: str
             f"{len(validation)} of {len(train) + len(validation)} training images are held back to choose the linear "
             "probe's strength, as no validation split does."
         )
-    groups = _groups(test)
+    groups = _groups(test) | _groups_by(group_by, test, f"{manifest.path}: {split}")
     parts = [
         Images(cases, channels=data.channels, size=data.size, keep=data.cache == "memory")
         for cases in (train, validation, test)
@@ -187,6 +194,24 @@ def _groups(cases: Sequence[ImageCase]) -> dict[str, list[str]]:
         "quality": [case.quality or "high" for case in cases],
     }
     return {kind: names for kind, names in kinds.items() if len(set(names)) > 1}
+
+
+def _groups_by(attributes: Sequence[str], cases: Sequence[ImageCase], where: str) -> dict[str, list[str]]:
+    """Attribute -> its value of every image; at most MOST_GROUPS of them."""
+    found = {}
+    for name in attributes:
+        values = [as_category(case.attributes[name]) if name in case.attributes else "(none)" for case in cases]
+        count = len(set(values))
+        if set(values) == {"(none)"}:
+            known = ", ".join(sorted({key for case in cases for key in case.attributes})) or "none"
+            raise InputError(f"{where}: no image has an attribute {name!r} to group by; there are {known}.")
+        if not 1 < count <= MOST_GROUPS:
+            raise InputError(
+                f"{where}: {name} has {count} value{'' if count == 1 else 's'}, but groups are made of 2 to "
+                f"{MOST_GROUPS}; add an attribute with a number a group."
+            )
+        found[name] = values
+    return found
 
 
 def _lonely(groups: dict[str, list[str]], split: str) -> list[str]:

@@ -83,6 +83,7 @@ class ProbeRequest:
         fractions: Shares of the labels.
         finetune_steps: Of fine-tuning; None leaves it out.
         from_scratch: Whether fresh weights are probed too, each seed's own.
+        group_by: Attributes by which images are grouped, beside domain and quality.
     """
 
     split: str = "test"
@@ -90,6 +91,7 @@ class ProbeRequest:
     fractions: tuple[float, ...] = FRACTIONS
     finetune_steps: int | None = FineTuning.steps
     from_scratch: bool = False
+    group_by: tuple[str, ...] = ()
 
 
 def probe_checkpoint(
@@ -124,7 +126,7 @@ def probe_checkpoint(
     manifest = load_image_manifest(manifest_path) if manifest_path is not None else _own_manifest(trained)
     folder = output or _default_output(trained, manifest_path, request.split)
     require_free(*(folder / name for name in FILES), overwrite=overwrite)
-    images = probe_images(manifest, trained.recipe.data, split=request.split)
+    images = probe_images(manifest, trained.recipe.data, split=request.split, group_by=request.group_by)
     warnings = [*images.warnings, *_seen_in_training(trained, manifest_path, images.scored)]
     counts = ", ".join(f"{count} {part}" for part, count in images.sizes.items())
     about += [f"{manifest.path}: images: {counts}.", *images.notes, *(f"Warning: {warning}" for warning in warnings)]

@@ -1,4 +1,4 @@
-"""What docs/findings_encoders.md says of the digits, held to the committed records: property."""
+"""What docs/findings.md and docs/findings_encoders.md say, held to the committed records: property."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import pytest
 from numpy.typing import NDArray
 
 from medcontrast.engine.benchmark.encoder_records import ProbeRecord
-from medcontrast.metrics.comparison import difference
+from medcontrast.engine.benchmark.records import Record
+from medcontrast.metrics.comparison import Difference, difference
 
-RECORDS = Path(__file__).parents[2] / "benchmarks" / "results" / "morphomnist"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 READINGS = ("linear 1", "linear 0.1", "knn 1", "knn 0.1")
 
 
 def under_the_rarest_scanner(row: str, reading: str) -> dict[int, NDArray[np.float64]]:
     """Run -> 1 where a digit under haze is recognised; every digit is one unit, seen once by each scanner."""
     found = {}
-    for path in sorted(RECORDS.glob(f"{row}-[0-9].json")):
+    for path in sorted((RESULTS / "morphomnist").glob(f"{row}-[0-9].json")):
         record = ProbeRecord.load(path)
         inside = record.members("domain")["haze"]
         units = record.unit_numbers()[inside]
@@ -42,3 +43,39 @@ def test_pairs_by_the_scanners_themselves_are_the_upper_bound(reading: str) -> N
     above = difference(under_the_rarest_scanner("exact", reading), under_the_rarest_scanner("cf_simclr", reading))
     assert above is not None and above.interval.low is not None
     assert above.interval.low > 0
+
+
+def gain_in_dice(grid: str, target: str, row: str, other: str) -> Difference:
+    """Of a row over another with 8 labels, paired by case over the runs that both have."""
+    scores = [
+        {
+            record.run: np.asarray(record.scores[target]["dice"])
+            for record in map(Record.load, sorted((RESULTS / grid).glob(f"{name}-8-[0-9].json")))
+        }
+        for name in (row, other)
+    ]
+    found = difference(*scores)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("other", ["supervised", "mean_teacher"])
+def test_the_default_is_ahead_on_the_left_atrium(other: str) -> None:
+    gain = gain_in_dice("left_atrium_125", "left atrium", "fba_net", other)
+    assert gain.interval.low is not None and gain.interval.low > 0
+
+
+@pytest.mark.parametrize(
+    ("row", "other", "sign"),
+    [
+        ("no_contrast", "labels_alone", 1),
+        ("contrast_alone", "labels_alone", 1),
+        ("noise", "labels_alone", -1),
+        ("fba_net", "no_contrast", 0),
+    ],
+)
+def test_what_each_term_does_alone(row: str, other: str, sign: int) -> None:
+    interval = gain_in_dice("hippocampus_tune", "hippocampus", row, other).interval
+    assert interval.low is not None and interval.high is not None
+    ends = {1: interval.low > 0, -1: interval.high < 0, 0: interval.low < 0 < interval.high}
+    assert ends[sign]

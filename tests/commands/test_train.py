@@ -36,11 +36,12 @@ def test_train_resume_and_its_last_words(cli, refused, place):
 
 
 def test_paths_are_printed_as_they_are(cli, place):
-    """Brackets are no markup, and a command that will be copied stands on one line."""
+    """Brackets are no markup, and a command that will be copied stands on one line, quoted as a shell needs it."""
     run = place.parent / "run[final]:cd:" / ("long" * 40)
     result = cli("train", place, "-o", run, "--accelerator", "cpu")
     assert result.code == 0, result.err
-    assert f"Next: medcontrast evaluate --ckpt {run} --split validation" in result.out.splitlines()
+    assert f"; {run} holds the run." in result.out
+    assert f"Next: medcontrast evaluate --ckpt '{run}' --split validation" in result.out.splitlines()
 
 
 def test_a_run_that_saved_nothing_cannot_be_resumed(cli, refused, tiny, tmp_path):

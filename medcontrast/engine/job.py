@@ -246,7 +246,7 @@ class Pretraining(ImageJob):
 
 def _require_same_meaning(encoder: Encoder, header: dict[str, Any], where: Path) -> None:
     """Refuses weights that fit, and that an encoder of other settings was trained as."""
-    if not pretrains(header["recipe"]):
+    if not encoder.untold or not pretrains(header["recipe"]):
         return
     recipe = header_recipe(header, where)
     assert isinstance(recipe, PretrainRecipe)

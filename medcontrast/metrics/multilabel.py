@@ -82,7 +82,7 @@ def checked_labels(scores: NDArray[np.float64], wanted: Wanted) -> tuple[NDArray
 
 def tells_apart(wanted: Wanted) -> bool:
     """Whether every label is held by some of the images and not by all."""
-    return bool((wanted.any(axis=0) & ~wanted.all(axis=0)).all())
+    return bool(_tell_apart(wanted).all())
 
 
 def require_both(wanted: Wanted) -> None:
@@ -92,9 +92,14 @@ def require_both(wanted: Wanted) -> None:
         InputError: With the place of the first.
     """
     if not tells_apart(wanted):
-        label = int(np.flatnonzero(~(wanted.any(axis=0) & ~wanted.all(axis=0)))[0])
+        label = int(np.flatnonzero(~_tell_apart(wanted))[0])
         how = "all" if wanted[:, label].all() else "none"
         raise InputError(f"A label needs images that hold it and images that do not, but {how} hold label {label}.")
+
+
+def _tell_apart(wanted: Wanted) -> NDArray[np.bool_]:
+    """(l,) Which labels are held by some of the images and not by all."""
+    return np.asarray(wanted.any(axis=0) & ~wanted.all(axis=0))
 
 
 def _average_precision(scores: NDArray[np.float64], positive: Wanted) -> float:

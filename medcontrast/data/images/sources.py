@@ -138,7 +138,7 @@ class _Place:
             raise ManifestError(f'{where}: quality is "high" or "low", but got {found["quality"]!r}.')
         for key in ("domain", "patient", "text", "of"):
             if key in found:
-                found[key] = str(found[key]).strip()
+                found[key] = str(found[key])
         attributes = found.get("attributes", {})
         try:
             found["attributes"] = {str(key): float(value) for key, value in attributes.items()}

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
@@ -227,12 +228,9 @@ def _copies(known: Sequence[Images], scored: Images) -> list[str]:
     """A warning where scored images are training images under other names; images of one value are alike anyway."""
     if not scored.keep:  # reading all of them once more would cost more than embedding them
         return []
-    seen = {part[place].tobytes() for part in known for place in range(len(part))}
-    twice = [
-        case.name
-        for place, case in enumerate(scored.cases)
-        if scored[place].min() < scored[place].max() and scored[place].tobytes() in seen
-    ]
+    seen = {sha256(part[place].tobytes()).digest() for part in known for place in range(len(part))}
+    pixels = ((case.name, scored[place]) for place, case in enumerate(scored.cases))
+    twice = [name for name, image in pixels if image.min() < image.max() and sha256(image.tobytes()).digest() in seen]
     if not twice:
         return []
     count = f"{len(twice)} of {len(scored)} scored images have the pixels of a training image"

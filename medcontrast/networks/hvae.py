@@ -19,10 +19,11 @@ from torch.nn import functional
 from medcontrast.errors import InputError
 from medcontrast.networks.hvae_blocks import Block, DecoderBlock, Latent, positive, scaled_and_shifted
 from medcontrast.networks.parents import Parents
+from medcontrast.networks.tone_curve import ToneCurve
 
 ScaleForm = Literal["fixed", "learned", "pixelwise"]
 PriorForm = Literal["conditional", "exogenous"]
-ParentsForm = Literal["shift", "factor_and_shift"]
+ParentsForm = Literal["shift", "factor_and_shift", "tone_curve"]
 Zeroed = TypeVar("Zeroed", nn.Conv2d, nn.Linear)
 BIAS_SIDE = 64
 """Levels of at most this many pixels a side have a learned map of their own."""
@@ -49,7 +50,8 @@ class Noise(NamedTuple):
 
     Attributes:
         latents: (b, z, *sides) of every latent layer, the coarsest first.
-        residual: (b, c, h, w), (image - mean) / scale under the image's own parents.
+        residual: (b, c, h, w), (image - mean) / scale under the image's own parents; with a tone curve of their shared
+            grey levels.
     """
 
     latents: list[Tensor]
@@ -67,7 +69,8 @@ class HVAE(nn.Module):
     parents, expects it; held under another parent it then makes the old image. With an exogenous one the parents enter
     the posteriors and the levels finer than every latent alone: what they decide costs KL in a latent. As a factor and
     a shift (feature-wise modulation, Perez 2018) they also act on the image's mean itself, so that a change of contrast
-    or of level needs no layer in between.
+    or of level needs no layer in between. With a tone curve they draw its grey levels (networks/tone_curve.py), and the
+    new parents' curve draws what the mean leaves unexplained too.
 
     Paper: De Sousa Ribeiro 2023, "High Fidelity Image Counterfactuals with Probabilistic Causal Models", sections 3 and
         4 (direct effect: latents are held when a parent changes); Roschewitz 2025, section 3.
@@ -109,7 +112,8 @@ class HVAE(nn.Module):
             std: Scale of the likelihood, in an image of -1..1.
             std_form: fixed; learned, one number a channel; pixelwise, a map.
             prior: conditional, told the parents as published; exogenous, the latents' prior knows nothing of them.
-            parents_as: shift, a bias in every block as published; factor_and_shift, a factor too, and both on the mean.
+            parents_as: shift, a bias in every block as published; factor_and_shift, a factor too, and both on the mean;
+                tone_curve, both in every block, and a curve on the mean.
             value_range: What -1 and 1 stand for in the images that come in and go out.
 
         Raises:
@@ -152,6 +156,7 @@ class HVAE(nn.Module):
         self.mean = _zero(nn.Conv2d(filters[0], in_channels, 1))
         scaled = parents_as == "factor_and_shift"
         self.tone = _zero(nn.Linear(parents.channels, 2 * in_channels)) if scaled else None
+        self.curve = ToneCurve(parents.channels, in_channels) if parents_as == "tone_curve" else None
         log_std = math.log2(2.0**std - 1.0)
         if std_form == "pixelwise":
             self.log_std = _zero(nn.Conv2d(filters[0], in_channels, 1))
@@ -167,8 +172,9 @@ class HVAE(nn.Module):
             image: (b, c, h, w) in `value_range`.
             numbers: (b, p), from `parents.encode`.
         """
-        target = self.normalise(image)
-        return Reconstruction(target, *self._decoded(numbers, maps=self.encoder(target)))
+        target, context = self.normalise(image), self.parents(numbers)
+        level, scale, latents = self._decoded(context, maps=self.encoder(target))
+        return Reconstruction(target, self._drawn(level, context), scale, latents)
 
     def abduct(self, image: Tensor, numbers: Tensor) -> Noise:
         """The noise behind an image: the posterior's means, and what they leave unexplained.
@@ -177,15 +183,23 @@ class HVAE(nn.Module):
             image: (b, c, h, w) in `value_range`.
             numbers: (b, p), the image's own parents.
         """
-        target = self.normalise(image)
-        mean, scale, latents = self._decoded(numbers, maps=self.encoder(target), temperature=0.0)
-        residual = (target - mean.clamp(-1.0, 1.0)) / scale.clamp_min(1e-12)
-        return Noise([latent.value for latent in latents], residual)
+        target, context = self.normalise(image), self.parents(numbers)
+        level, scale, latents = self._decoded(context, maps=self.encoder(target), temperature=0.0)
+        if self.curve is not None:
+            residual = self.curve.inverse(target, context) - level
+        else:
+            residual = target - self._drawn(level, context).clamp(-1.0, 1.0)
+        return Noise([latent.value for latent in latents], residual / scale.clamp_min(1e-12))
 
     def predict(self, noise: Noise, numbers: Tensor) -> Tensor:
         """The image of this noise under these parents (b, p): (b, c, h, w) in `value_range`."""
-        mean, scale, _ = self._decoded(numbers, values=noise.latents)
-        return self.denormalise((mean.clamp(-1.0, 1.0) + scale * noise.residual).clamp(-1.0, 1.0))
+        context = self.parents(numbers)
+        level, scale, _ = self._decoded(context, values=noise.latents)
+        if self.curve is not None:
+            image = self.curve(level + scale * noise.residual, context)
+        else:
+            image = self._drawn(level, context).clamp(-1.0, 1.0) + scale * noise.residual
+        return self.denormalise(image.clamp(-1.0, 1.0))
 
     def counterfactual(self, image: Tensor, numbers: Tensor, intervened: Tensor) -> Tensor:
         """What the image would be under other parents: abduction, action, prediction.
@@ -197,14 +211,16 @@ class HVAE(nn.Module):
 
         Returns:
             (b, c, h, w) in `value_range`. With std_form fixed or learned it is image + (mean* - mean), clamped: what
-            the mean does not explain is copied. Equal parents give the image itself.
+            the mean does not explain is copied (with a tone curve in shared grey levels). Equal parents give the image
+            itself.
         """
         return self.predict(self.abduct(image, numbers), intervened)
 
     def sample(self, numbers: Tensor, *, temperature: float = 1.0) -> Tensor:
         """Images (b, c, h, w) from the prior under parents (b, p): the likelihood's means."""
-        mean, _, _ = self._decoded(numbers, temperature=temperature)
-        return self.denormalise(mean.clamp(-1.0, 1.0))
+        context = self.parents(numbers)
+        level, _, _ = self._decoded(context, temperature=temperature)
+        return self.denormalise(self._drawn(level, context).clamp(-1.0, 1.0))
 
     def normalise(self, image: Tensor) -> Tensor:
         """From `value_range` to -1..1.
@@ -226,14 +242,16 @@ class HVAE(nn.Module):
         low, high = self.value_range
         return (image + 1.0) * ((high - low) / 2.0) + low
 
-    def _decoded(self, numbers: Tensor, **how: Any) -> tuple[Tensor, Tensor, list[Latent]]:
-        """Mean and scale of the likelihood, and the latents; `how` is the decoder's."""
-        context = self.parents(numbers)
+    def _decoded(self, context: Tensor, **how: Any) -> tuple[Tensor, Tensor, list[Latent]]:
+        """Shared grey levels, scale of the likelihood and latents under parents' vectors; `how` is the decoder's."""
         features, latents = self.decoder(context, **how)
-        mean = self.mean(features)
-        if self.tone is not None:
-            mean = scaled_and_shifted(mean, self.tone(context))
-        return mean, self._scale(features), latents
+        return self.mean(features), self._scale(features), latents
+
+    def _drawn(self, level: Tensor, context: Tensor) -> Tensor:
+        """The likelihood's mean: shared grey levels as they are drawn under the parents' vectors."""
+        if self.curve is not None:
+            return self.curve(level, context)
+        return level if self.tone is None else scaled_and_shifted(level, self.tone(context))
 
     def _scale(self, features: Tensor) -> Tensor:
         return positive(self.log_std(features) if self.std_form == "pixelwise" else self.shared_log_std)
@@ -305,7 +323,7 @@ class _Decoder(nn.Module):
                     latent,
                     context,
                     told=knows,
-                    scaled=parents_as == "factor_and_shift",
+                    scaled=parents_as != "shift",
                     bottleneck=bottleneck,
                     kernel=_kernel(side),
                     dropout=dropout,

@@ -37,8 +37,9 @@ class HVAENetworkSettings(Settings):
     prior: Literal["conditional", "exogenous"] = "conditional"
     """conditional: the latents' prior is told the parents, as published. exogenous: the parents enter the posteriors
     and the levels finer than every latent alone, so that a latent held under another parent carries less of the old."""
-    parents_as: Literal["shift", "factor_and_shift"] = "shift"
-    """How the parents enter a block: a bias, as published, or a factor and a bias, then of the image's mean too."""
+    parents_as: Literal["shift", "factor_and_shift", "tone_curve"] = "shift"
+    """How the parents enter a block: a bias, as published, or a factor and a bias, then of the image's mean too.
+    tone_curve: a factor and a bias, and a rising curve that draws the grey levels of the mean."""
 
     @model_validator(mode="after")
     def _levels(self) -> HVAENetworkSettings:

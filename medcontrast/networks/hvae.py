@@ -156,7 +156,7 @@ class HVAE(nn.Module):
         self.mean = _zero(nn.Conv2d(filters[0], in_channels, 1))
         scaled = parents_as == "factor_and_shift"
         self.tone = _zero(nn.Linear(parents.channels, 2 * in_channels)) if scaled else None
-        self.curve = ToneCurve(parents.channels, in_channels) if parents_as == "tone_curve" else None
+        self.curve = ToneCurve(parents.width, in_channels) if parents_as == "tone_curve" else None
         log_std = math.log2(2.0**std - 1.0)
         if std_form == "pixelwise":
             self.log_std = _zero(nn.Conv2d(filters[0], in_channels, 1))
@@ -172,9 +172,9 @@ class HVAE(nn.Module):
             image: (b, c, h, w) in `value_range`.
             numbers: (b, p), from `parents.encode`.
         """
-        target, context = self.normalise(image), self.parents(numbers)
-        level, scale, latents = self._decoded(context, maps=self.encoder(target))
-        return Reconstruction(target, self._drawn(level, context), scale, latents)
+        target = self.normalise(image)
+        level, scale, latents = self._decoded(numbers, maps=self.encoder(target))
+        return Reconstruction(target, self._drawn(level, numbers), scale, latents)
 
     def abduct(self, image: Tensor, numbers: Tensor) -> Noise:
         """The noise behind an image: the posterior's means, and what they leave unexplained.
@@ -183,22 +183,21 @@ class HVAE(nn.Module):
             image: (b, c, h, w) in `value_range`.
             numbers: (b, p), the image's own parents.
         """
-        target, context = self.normalise(image), self.parents(numbers)
-        level, scale, latents = self._decoded(context, maps=self.encoder(target), temperature=0.0)
+        target = self.normalise(image)
+        level, scale, latents = self._decoded(numbers, maps=self.encoder(target), temperature=0.0)
         if self.curve is not None:
-            residual = self.curve.inverse(target, context) - level
+            residual = self.curve.inverse(target, numbers) - level
         else:
-            residual = target - self._drawn(level, context).clamp(-1.0, 1.0)
+            residual = target - self._drawn(level, numbers).clamp(-1.0, 1.0)
         return Noise([latent.value for latent in latents], residual / scale.clamp_min(1e-12))
 
     def predict(self, noise: Noise, numbers: Tensor) -> Tensor:
         """The image of this noise under these parents (b, p): (b, c, h, w) in `value_range`."""
-        context = self.parents(numbers)
-        level, scale, _ = self._decoded(context, values=noise.latents)
+        level, scale, _ = self._decoded(numbers, values=noise.latents)
         if self.curve is not None:
-            image = self.curve(level + scale * noise.residual, context)
+            image = self.curve(level + scale * noise.residual, numbers)
         else:
-            image = self._drawn(level, context).clamp(-1.0, 1.0) + scale * noise.residual
+            image = self._drawn(level, numbers).clamp(-1.0, 1.0) + scale * noise.residual
         return self.denormalise(image.clamp(-1.0, 1.0))
 
     def counterfactual(self, image: Tensor, numbers: Tensor, intervened: Tensor) -> Tensor:
@@ -218,9 +217,8 @@ class HVAE(nn.Module):
 
     def sample(self, numbers: Tensor, *, temperature: float = 1.0) -> Tensor:
         """Images (b, c, h, w) from the prior under parents (b, p): the likelihood's means."""
-        context = self.parents(numbers)
-        level, _, _ = self._decoded(context, temperature=temperature)
-        return self.denormalise(self._drawn(level, context).clamp(-1.0, 1.0))
+        level, _, _ = self._decoded(numbers, temperature=temperature)
+        return self.denormalise(self._drawn(level, numbers).clamp(-1.0, 1.0))
 
     def normalise(self, image: Tensor) -> Tensor:
         """From `value_range` to -1..1.
@@ -242,16 +240,16 @@ class HVAE(nn.Module):
         low, high = self.value_range
         return (image + 1.0) * ((high - low) / 2.0) + low
 
-    def _decoded(self, context: Tensor, **how: Any) -> tuple[Tensor, Tensor, list[Latent]]:
-        """Shared grey levels, scale of the likelihood and latents under parents' vectors; `how` is the decoder's."""
-        features, latents = self.decoder(context, **how)
+    def _decoded(self, numbers: Tensor, **how: Any) -> tuple[Tensor, Tensor, list[Latent]]:
+        """Shared grey levels, scale of the likelihood, and latents; `how` is the decoder's."""
+        features, latents = self.decoder(self.parents(numbers), **how)
         return self.mean(features), self._scale(features), latents
 
-    def _drawn(self, level: Tensor, context: Tensor) -> Tensor:
-        """The likelihood's mean: shared grey levels as they are drawn under the parents' vectors."""
+    def _drawn(self, level: Tensor, numbers: Tensor) -> Tensor:
+        """The likelihood's mean: shared grey levels as they are drawn under the parents."""
         if self.curve is not None:
-            return self.curve(level, context)
-        return level if self.tone is None else scaled_and_shifted(level, self.tone(context))
+            return self.curve(level, numbers)
+        return level if self.tone is None else scaled_and_shifted(level, self.tone(self.parents(numbers)))
 
     def _scale(self, features: Tensor) -> Tensor:
         return positive(self.log_std(features) if self.std_form == "pixelwise" else self.shared_log_std)

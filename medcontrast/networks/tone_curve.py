@@ -1,6 +1,6 @@
 """A tone curve: how grey levels that all parents share are drawn under each of them.
 
-Letters: b rows, c channels, h, w pixels, d length of the parents' vector, k pieces.
+Letters: b rows, c channels, h, w pixels, p numbers of the parents, k pieces.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PIECES = 32
 LEAST_SLOPE = 0.1
 """What the way back may enlarge is bounded: a grey level of error becomes ten at most."""
 GAIN = 4.0
-"""On the layer's numbers: without it other layers learn what a curve would say before the curve has moved."""
+"""On what the layer gives: without it other layers learn what a curve would say before the curve has moved."""
 
 
 class ToneCurve(nn.Module):
@@ -29,41 +29,41 @@ class ToneCurve(nn.Module):
     Paper: none; the layer is a monotone piecewise-linear one, as flows have (Mueller 2019, neural importance sampling).
     """
 
-    def __init__(self, context: int, channels: int) -> None:
+    def __init__(self, width: int, channels: int) -> None:
         """Builds the layer.
 
         Args:
-            context: d.
+            width: p. The curve hangs on the numbers themselves, so that each value of a category has its own.
             channels: c, each with a curve of its own.
         """
         super().__init__()
         self.channels = channels
-        self.numbers = nn.Linear(context, channels * (PIECES + 1))
-        nn.init.zeros_(self.numbers.weight)
-        nn.init.zeros_(self.numbers.bias)
+        self.layer = nn.Linear(width, channels * (PIECES + 1))
+        nn.init.zeros_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
 
-    def forward(self, level: Tensor, context: Tensor) -> Tensor:
-        """Shared grey levels (b, c, h, w) as they are drawn under the parents' vectors (b, d)."""
-        heights, slopes = self._curve(context)
+    def forward(self, level: Tensor, numbers: Tensor) -> Tensor:
+        """Shared grey levels (b, c, h, w) as they are drawn under parents (b, p)."""
+        heights, slopes = self._curve(numbers)
         place = (level.float().flatten(2) + 1.0) / _WIDTH
         piece = place.detach().floor().clamp(0, PIECES - 1).long()
         drawn = heights.gather(2, piece) + slopes.gather(2, piece) * (place - piece) * _WIDTH
         return drawn.view_as(level)
 
-    def inverse(self, drawn: Tensor, context: Tensor) -> Tensor:
+    def inverse(self, drawn: Tensor, numbers: Tensor) -> Tensor:
         """The shared grey levels (b, c, h, w) that `forward` draws as these under the same parents."""
-        heights, slopes = self._curve(context)
+        heights, slopes = self._curve(numbers)
         height = drawn.float().flatten(2)
         ends = heights.detach()[:, :, 1:].contiguous()
         piece = torch.searchsorted(ends, height.detach().contiguous(), right=True)
         within = (height - heights.gather(2, piece)) / slopes.gather(2, piece)
         return (within + piece * _WIDTH - 1.0).view_as(drawn)
 
-    def _curve(self, context: Tensor) -> tuple[Tensor, Tensor]:
+    def _curve(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Height at the left end of every piece, and its slope: (b, c, k) each, in float32 whatever the precision."""
-        given = GAIN * self.numbers(context).float()
-        first, numbers = given.view(-1, self.channels, PIECES + 1).split([1, PIECES], dim=2)
-        slopes = LEAST_SLOPE + (1.0 - LEAST_SLOPE) * positive(numbers)
+        found = GAIN * self.layer(numbers).float()
+        first, free = found.view(-1, self.channels, PIECES + 1).split([1, PIECES], dim=2)
+        slopes = LEAST_SLOPE + (1.0 - LEAST_SLOPE) * positive(free)
         risen = functional.pad((slopes * _WIDTH).cumsum(2)[:, :, :-1], (1, 0))
         return first - 1.0 + risen, slopes
 

@@ -13,8 +13,8 @@ def curve(*, channels=2, random=True):
     torch.manual_seed(0)
     made = ToneCurve(4, channels)
     if random:
-        torch.nn.init.normal_(made.numbers.weight, std=1.0 / GAIN)
-        torch.nn.init.normal_(made.numbers.bias, std=1.0 / GAIN)
+        torch.nn.init.normal_(made.layer.weight, std=1.0 / GAIN)
+        torch.nn.init.normal_(made.layer.bias, std=1.0 / GAIN)
     return made
 
 
@@ -22,14 +22,14 @@ def levels(rows=3, channels=2, seed=0):
     return 2.6 * torch.rand(rows, channels, 5, 4, generator=torch.Generator().manual_seed(seed)) - 1.3
 
 
-def contexts(rows=3, seed=1):
+def parents(rows=3, seed=1):
     return torch.randn(rows, 4, generator=torch.Generator().manual_seed(seed))
 
 
 def test_at_first_a_level_is_drawn_as_itself():
     made = curve(random=False)
-    torch.testing.assert_close(made(levels(), contexts()), levels())
-    torch.testing.assert_close(made.inverse(levels(), contexts()), levels())
+    torch.testing.assert_close(made(levels(), parents()), levels())
+    torch.testing.assert_close(made.inverse(levels(), parents()), levels())
 
 
 def test_a_curve_by_hand():
@@ -39,8 +39,8 @@ def test_a_curve_by_hand():
     numbers = torch.log2(torch.exp2(slopes) - 1.0)
     torch.testing.assert_close(positive(numbers), slopes)
     with torch.no_grad():
-        made.numbers.bias[0] = 0.25 / GAIN
-        made.numbers.bias[1:] = numbers.repeat_interleave(PIECES // 2) / GAIN
+        made.layer.bias[0] = 0.25 / GAIN
+        made.layer.bias[1:] = numbers.repeat_interleave(PIECES // 2) / GAIN
     given = torch.tensor([-1.5, -1.0, -0.5, 0.0, 0.1, 1.0, 2.0]).view(1, 1, 1, 7)
     expected = torch.tensor([-1.0, -0.75, -0.5, -0.25, -0.05, 1.75, 3.75]).view(1, 1, 1, 7)
     torch.testing.assert_close(made(given, torch.zeros(1, 4)), expected)
@@ -48,39 +48,39 @@ def test_a_curve_by_hand():
 
 
 def test_it_rises_and_its_inverse_takes_it_back_also_beyond_the_grey_levels():
-    made, context = curve(), contexts()
-    torch.testing.assert_close(made.inverse(made(levels(), context), context), levels(), rtol=0, atol=1e-5)
+    made, numbers = curve(), parents()
+    torch.testing.assert_close(made.inverse(made(levels(), numbers), numbers), levels(), rtol=0, atol=1e-5)
     line = torch.linspace(-1.5, 1.5, 200).expand(3, 2, 1, 200)
-    steps = made(line, context).diff(dim=3) / line.diff(dim=3)
+    steps = made(line, numbers).diff(dim=3) / line.diff(dim=3)
     assert steps.min() > 0.9 * LEAST_SLOPE and steps.max() > 2.0
 
 
 def test_rows_and_channels_have_their_own_curve():
-    made, context = curve(), contexts()
+    made, numbers = curve(), parents()
     same = levels()[:1, :1].expand(3, 2, 5, 4)
-    found = made(same, context)
+    found = made(same, numbers)
     assert len({tuple(found[row, channel].flatten().tolist()) for row in range(3) for channel in range(2)}) == 6
-    torch.testing.assert_close(found[1:2], made(same[1:2], context[1:2]))
+    torch.testing.assert_close(found[1:2], made(same[1:2], numbers[1:2]))
 
 
 def test_slopes_are_the_gradient_and_all_its_numbers_learn():
-    made, context = curve(channels=1), contexts(1)
+    made, numbers = curve(channels=1), parents(1)
     given = levels(1, 1).requires_grad_()
-    made(given, context).sum().backward()
-    nudged = (made(given + 1e-3, context) - made(given - 1e-3, context)) / 2e-3
+    made(given, numbers).sum().backward()
+    nudged = (made(given + 1e-3, numbers) - made(given - 1e-3, numbers)) / 2e-3
     inside = ((given.detach() + 1.0) * PIECES / 2) % 1.0
     clear = (inside > 0.1) & (inside < 0.9)
     torch.testing.assert_close(given.grad[clear], nudged.detach()[clear], rtol=2e-2, atol=2e-3)
     made.zero_grad()
-    made(torch.linspace(-1.0, 1.0, 2 * PIECES).view(1, 1, 1, -1), context).square().sum().backward()
-    assert (made.numbers.bias.grad != 0).all()
+    made(torch.linspace(-1.0, 1.0, 2 * PIECES).view(1, 1, 1, -1), numbers).square().sum().backward()
+    assert (made.layer.bias.grad != 0).all()
 
 
 def test_it_works_in_full_precision_under_autocast():
-    made, context = curve(), contexts()
+    made, numbers = curve(), parents()
     with torch.autocast("cpu", torch.bfloat16):
-        drawn = made(levels().bfloat16(), context)
-        back = made.inverse(drawn, context)
+        drawn = made(levels().bfloat16(), numbers)
+        back = made.inverse(drawn, numbers)
     assert drawn.dtype == torch.float32
     torch.testing.assert_close(back, levels().bfloat16().float(), rtol=0, atol=1e-5)
 
@@ -111,12 +111,12 @@ def test_what_the_mean_leaves_unexplained_is_drawn_by_the_other_curve():
     made = generator().eval()
     numbers = torch.eye(2)
     with torch.no_grad():
-        made.curve.numbers.weight.normal_()
-        given = made.curve(levels(2, 1)[:, :, :4, :4].repeat(1, 1, 2, 2), made.parents(numbers)).clamp(-0.9, 0.9)
+        made.curve.layer.weight.normal_()
+        given = made.curve(levels(2, 1)[:, :, :4, :4].repeat(1, 1, 2, 2), numbers).clamp(-0.9, 0.9)
         image = made.denormalise(given)
         found = made.counterfactual(image, numbers, numbers.flip(0))
-        shared = made.curve.inverse(given, made.parents(numbers))
-        expected = made.denormalise(made.curve(shared, made.parents(numbers.flip(0))).clamp(-1, 1))
+        shared = made.curve.inverse(given, numbers)
+        expected = made.denormalise(made.curve(shared, numbers.flip(0)).clamp(-1, 1))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert (found - image).abs().max() > 0.05
 

@@ -121,6 +121,11 @@ def manifest_from_json(raw: dict[str, Any], path: Path, root: Path | None = None
             f"{path}: this is a Decathlon dataset.json, which does not say what is labeled. "
             f"Split it first: medcontrast data split {path} --labeled 8 --validation 40 -o manifest.json"
         )
+    if "kind" in raw:
+        raise ManifestError(
+            f"{path}: a segmentation takes a manifest of volumes, with the splits {', '.join(SPLITS)}; this is one of "
+            f"the kind {raw['kind']!r}, for pre-training and `medcontrast probe`."
+        )
     unknown = sorted(set(raw) - _KEYS)
     if unknown:
         raise ManifestError(f"{path}: unknown key {unknown[0]!r}; known: {', '.join(sorted(_KEYS))}.")

@@ -186,7 +186,7 @@ class HVAE(nn.Module):
         target = self.normalise(image)
         level, scale, latents = self._decoded(numbers, maps=self.encoder(target), temperature=0.0)
         if self.curve is not None:
-            residual = self.curve.inverse(target, numbers) - level
+            residual = self.curve.inverse(target, self.parents.centred(numbers)) - level
         else:
             residual = target - self._drawn(level, numbers).clamp(-1.0, 1.0)
         return Noise([latent.value for latent in latents], residual / scale.clamp_min(1e-12))
@@ -195,7 +195,7 @@ class HVAE(nn.Module):
         """The image of this noise under these parents (b, p): (b, c, h, w) in `value_range`."""
         level, scale, _ = self._decoded(numbers, values=noise.latents)
         if self.curve is not None:
-            image = self.curve(level + scale * noise.residual, numbers)
+            image = self.curve(level + scale * noise.residual, self.parents.centred(numbers))
         else:
             image = self._drawn(level, numbers).clamp(-1.0, 1.0) + scale * noise.residual
         return self.denormalise(image.clamp(-1.0, 1.0))
@@ -248,7 +248,7 @@ class HVAE(nn.Module):
     def _drawn(self, level: Tensor, numbers: Tensor) -> Tensor:
         """The likelihood's mean: shared grey levels as they are drawn under the parents."""
         if self.curve is not None:
-            return self.curve(level, numbers)
+            return self.curve(level, self.parents.centred(numbers))
         return level if self.tone is None else scaled_and_shifted(level, self.tone(self.parents(numbers)))
 
     def _scale(self, features: Tensor) -> Tensor:

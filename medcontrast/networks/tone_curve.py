@@ -33,14 +33,14 @@ class ToneCurve(nn.Module):
         """Builds the layer.
 
         Args:
-            width: p. The curve hangs on the numbers themselves, so that each value of a category has its own.
+            width: p, numbers about their middle (`Parents.centred`), so that each value of a category has its own curve
+                and no curve is common to all: what they share is the mean's to say.
             channels: c, each with a curve of its own.
         """
         super().__init__()
         self.channels = channels
-        self.layer = nn.Linear(width, channels * (PIECES + 1))
+        self.layer = nn.Linear(width, channels * (PIECES + 1), bias=False)
         nn.init.zeros_(self.layer.weight)
-        nn.init.zeros_(self.layer.bias)
 
     def forward(self, level: Tensor, numbers: Tensor) -> Tensor:
         """Shared grey levels (b, c, h, w) as they are drawn under parents (b, p)."""

@@ -129,6 +129,7 @@ def test_a_patient_stands_on_one_side(tmp_path: Path, first: str, second: str, f
     ('{"labels": {"0": "background", "1": "x"}}', "no cases: at least one of labeled"),
     ('{"training": [], "labels": {}}', "this is a Decathlon dataset.json, .* medcontrast data split"),
     ('{"labels": {"0": "background", "1": "x"}, "channels": ["T1"]}', 'expected "channels" as'),
+    ('{"kind": "images", "train": []}', "takes a manifest of volumes, .* this is one of the kind 'images'"),
 ])  # fmt: skip
 def test_files_that_are_no_manifest(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "m.json"

@@ -57,6 +57,8 @@ def test_parents_as_numbers_by_hand():
     assert made.find("scanner").values == ("a", "b", "c")
     coded = Parents([Parent("sex", ("0", "1"))]).encode([{"sex": 1}])
     assert coded.tolist() == [[0.0, 1.0]]
+    middle = [[-1 / 3, 2 / 3, -1 / 3, 2.0], [2 / 3, -1 / 3, -1 / 3, -2.0]]
+    torch.testing.assert_close(made.centred(found), torch.tensor(middle))
 
 
 def test_what_parents_refuse():

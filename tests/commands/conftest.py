@@ -1,8 +1,19 @@
-"""Data, a recipe and a run for the commands, and what they answer to wrong input."""
+"""Data, recipes and runs for the commands, and what they answer to wrong input."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+import typer
+from infer_runs import Run
+from typer.testing import CliRunner
+
+from medcontrast.commands.infer import infer
+from medcontrast.errors import MedcontrastError
 
 
 @pytest.fixture
@@ -49,3 +60,44 @@ def no_shared_data(monkeypatch, request):
     """Where the commands look for data is not set, but for a test of real data."""
     if "data_root" not in request.fixturenames:
         monkeypatch.delenv("MEDCONTRAST_DATA", raising=False)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `medcontrast infer` in an empty folder, as the root command line does."""
+    app = typer.Typer()
+    app.command()(infer)
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*words: str) -> SimpleNamespace:
+        result = CliRunner().invoke(app, list(words))
+        error = result.exception
+        if isinstance(error, MedcontrastError):
+            return SimpleNamespace(code=error.exit_code, out=result.stdout, err=result.stderr + str(error.args[0]))
+        if error is not None and not isinstance(error, SystemExit):
+            raise error
+        return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr)
+
+    return invoke
+
+
+@pytest.fixture(scope="module")
+def pretrained(tiny: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of two steps of pre-training; tests write nothing into it but probes."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    tiny.write_images(folder / "data")
+    run = tiny.make_run(folder, tiny.pretrain_tree())
+    tiny.train(run)
+    path: Path = run.folder
+    return path
+
+
+@pytest.fixture
+def images(tiny: SimpleNamespace, tmp_path: Path) -> Callable[..., Path]:
+    """Writes other images; gives their manifest."""
+
+    def write(**options: Any) -> Path:
+        path: Path = tiny.write_images(tmp_path / "other", **options)
+        return path
+
+    return write

@@ -75,11 +75,6 @@ class Parents(nn.Module):
         vector: Tensor = self.layers(numbers)
         return vector
 
-    def centred(self, numbers: Tensor) -> Tensor:
-        """(b, p) about their middle: of a category's code, that of all its values alike; a number's is 0 already."""
-        middle = [1.0 / each.width if each.values else 0.0 for each in self.parents for _ in range(each.width)]
-        return numbers - numbers.new_tensor(middle)
-
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
         """Attributes of b rows as (b, p) float32.
 

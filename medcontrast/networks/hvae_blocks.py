@@ -128,21 +128,13 @@ class DecoderBlock(nn.Module):
         self.merge = Block(channels, channels, **streams)
 
     def forward(
-        self,
-        features: Tensor,
-        context: Tensor,
-        *,
-        own: Tensor | None = None,
-        seen: Tensor | None,
-        value: Tensor | None,
-        temperature: float,
+        self, features: Tensor, context: Tensor, *, seen: Tensor | None, value: Tensor | None, temperature: float
     ) -> tuple[Tensor, Latent | None]:
         """The stream after this block, and its latent layer where it has one.
 
         Args:
             features: (b, c, s, t), the stream.
-            context: (b, d), the parents' vector, for prior and stream.
-            own: (b, d), the vector for the posterior, where it knows parents that those do not.
+            context: (b, d), the parents' vector.
             seen: (b, c, s, t), the encoder's features; None draws from the prior.
             value: (b, z, s, t), a latent to use as it is.
             temperature: On the scale of what is drawn; 0 takes the mean.
@@ -153,9 +145,7 @@ class DecoderBlock(nn.Module):
             mean, number, extra = self.prior(features, context).split([z, z, features.shape[1]], dim=1)
             prior_mean, prior_scale = mean, positive(number)
             if seen is not None:
-                mean, number = self.posterior(
-                    torch.cat([features, seen], dim=1), context if own is None else own
-                ).chunk(2, dim=1)
+                mean, number = self.posterior(torch.cat([features, seen], dim=1), context).chunk(2, dim=1)
             scale = positive(number)
             if value is None:
                 value = mean

@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from medcontrast.errors import InputError
 from medcontrast.networks.hvae_blocks import Block, DecoderBlock, Latent, positive, scaled_and_shifted
-from medcontrast.networks.imaging_chain import ImagingChain
 from medcontrast.networks.parents import Parents
 
 ScaleForm = Literal["fixed", "learned", "pixelwise"]
@@ -50,8 +49,7 @@ class Noise(NamedTuple):
 
     Attributes:
         latents: (b, z, *sides) of every latent layer, the coarsest first.
-        residual: (b, c, h, w), (image - mean) / scale under the image's own parents; with an imaging chain, what the
-            scene leaves unexplained on its own scale, / scale.
+        residual: (b, c, h, w), (image - mean) / scale under the image's own parents.
     """
 
     latents: list[Tensor]
@@ -69,8 +67,7 @@ class HVAE(nn.Module):
     parents, expects it; held under another parent it then makes the old image. With an exogenous one the parents enter
     the posteriors and the levels finer than every latent alone: what they decide costs KL in a latent. As a factor and
     a shift (feature-wise modulation, Perez 2018) they also act on the image's mean itself, so that a change of contrast
-    or of level needs no layer in between. A parent with an imaging chain (networks/imaging_chain.py) acts through it
-    alone: the decoder makes a scene and is not told this parent, the posteriors are.
+    or of level needs no layer in between.
 
     Paper: De Sousa Ribeiro 2023, "High Fidelity Image Counterfactuals with Probabilistic Causal Models", sections 3 and
         4 (direct effect: latents are held when a parent changes); Roschewitz 2025, section 3.
@@ -95,7 +92,6 @@ class HVAE(nn.Module):
         std_form: ScaleForm = "fixed",
         prior: PriorForm = "conditional",
         parents_as: ParentsForm = "shift",
-        imaging_chain: str | None = None,
         value_range: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         """Builds the network.
@@ -114,13 +110,11 @@ class HVAE(nn.Module):
             std_form: fixed; learned, one number a channel; pixelwise, a map.
             prior: conditional, told the parents as published; exogenous, the latents' prior knows nothing of them.
             parents_as: shift, a bias in every block as published; factor_and_shift, a factor too, and both on the mean.
-            imaging_chain: Name of a parent, a category of 2 values or more, that acts through an imaging chain alone.
             value_range: What -1 and 1 stand for in the images that come in and go out.
 
         Raises:
-            InputError: Lists of different lengths, sides that do not halve, no latent channel, an exogenous prior with
-                latents at the finest level, so that the parents would enter nowhere, or an imaging chain of no parent,
-                of a number or of one value.
+            InputError: Lists of different lengths, sides that do not halve, no latent channel, or an exogenous prior
+                with latents at the finest level, so that the parents would enter nowhere.
         """
         super().__init__()
         lists = (filters, latent_channels, encoder_blocks, decoder_blocks)
@@ -158,9 +152,6 @@ class HVAE(nn.Module):
         self.mean = _zero(nn.Conv2d(filters[0], in_channels, 1))
         scaled = parents_as == "factor_and_shift"
         self.tone = _zero(nn.Linear(parents.channels, 2 * in_channels)) if scaled else None
-        self.chain, self._chained = None, slice(0)
-        if imaging_chain is not None:
-            self.chain, self._chained = _chain_of(parents, imaging_chain, in_channels), parents.columns(imaging_chain)
         log_std = math.log2(2.0**std - 1.0)
         if std_form == "pixelwise":
             self.log_std = _zero(nn.Conv2d(filters[0], in_channels, 1))
@@ -177,10 +168,7 @@ class HVAE(nn.Module):
             numbers: (b, p), from `parents.encode`.
         """
         target = self.normalise(image)
-        mean, scale, latents = self._decoded(numbers, maps=self.encoder(target))
-        if self.chain is not None:
-            mean = self.chain(mean, numbers[:, self._chained])
-        return Reconstruction(target, mean, scale, latents)
+        return Reconstruction(target, *self._decoded(numbers, maps=self.encoder(target)))
 
     def abduct(self, image: Tensor, numbers: Tensor) -> Noise:
         """The noise behind an image: the posterior's means, and what they leave unexplained.
@@ -191,20 +179,13 @@ class HVAE(nn.Module):
         """
         target = self.normalise(image)
         mean, scale, latents = self._decoded(numbers, maps=self.encoder(target), temperature=0.0)
-        if self.chain is not None:
-            residual = self.chain.residual(target, mean, numbers[:, self._chained])
-        else:
-            residual = target - mean.clamp(-1.0, 1.0)
-        return Noise([latent.value for latent in latents], residual / scale.clamp_min(1e-12))
+        residual = (target - mean.clamp(-1.0, 1.0)) / scale.clamp_min(1e-12)
+        return Noise([latent.value for latent in latents], residual)
 
     def predict(self, noise: Noise, numbers: Tensor) -> Tensor:
         """The image of this noise under these parents (b, p): (b, c, h, w) in `value_range`."""
         mean, scale, _ = self._decoded(numbers, values=noise.latents)
-        if self.chain is not None:
-            image = self.chain(mean, numbers[:, self._chained], scale * noise.residual)
-        else:
-            image = mean.clamp(-1.0, 1.0) + scale * noise.residual
-        return self.denormalise(image.clamp(-1.0, 1.0))
+        return self.denormalise((mean.clamp(-1.0, 1.0) + scale * noise.residual).clamp(-1.0, 1.0))
 
     def counterfactual(self, image: Tensor, numbers: Tensor, intervened: Tensor) -> Tensor:
         """What the image would be under other parents: abduction, action, prediction.
@@ -216,16 +197,13 @@ class HVAE(nn.Module):
 
         Returns:
             (b, c, h, w) in `value_range`. With std_form fixed or learned it is image + (mean* - mean), clamped: what
-            the mean does not explain is copied; with an imaging chain it goes back and on through the chain. Equal
-            parents give the image itself.
+            the mean does not explain is copied. Equal parents give the image itself.
         """
         return self.predict(self.abduct(image, numbers), intervened)
 
     def sample(self, numbers: Tensor, *, temperature: float = 1.0) -> Tensor:
         """Images (b, c, h, w) from the prior under parents (b, p): the likelihood's means."""
         mean, _, _ = self._decoded(numbers, temperature=temperature)
-        if self.chain is not None:
-            mean = self.chain(mean, numbers[:, self._chained])
         return self.denormalise(mean.clamp(-1.0, 1.0))
 
     def normalise(self, image: Tensor) -> Tensor:
@@ -249,13 +227,9 @@ class HVAE(nn.Module):
         return (image + 1.0) * ((high - low) / 2.0) + low
 
     def _decoded(self, numbers: Tensor, **how: Any) -> tuple[Tensor, Tensor, list[Latent]]:
-        """Mean (before an imaging chain) and scale of the likelihood, and latents; `how` is the decoder's."""
-        own = context = self.parents(numbers)
-        if self.chain is not None:
-            of_scene = numbers.clone()
-            of_scene[:, self._chained] = 0.0
-            context = self.parents(of_scene)
-        features, latents = self.decoder(context, own=own, **how)
+        """Mean and scale of the likelihood, and the latents; `how` is the decoder's."""
+        context = self.parents(numbers)
+        features, latents = self.decoder(context, **how)
         mean = self.mean(features)
         if self.tone is not None:
             mean = scaled_and_shifted(mean, self.tone(context))
@@ -345,7 +319,6 @@ class _Decoder(nn.Module):
         self,
         context: Tensor,
         *,
-        own: Tensor | None = None,
         maps: Sequence[Tensor] | None = None,
         values: Sequence[Tensor] | None = None,
         temperature: float = 1.0,
@@ -353,8 +326,7 @@ class _Decoder(nn.Module):
         """Features of the finest level, and the latents.
 
         Args:
-            context: (b, d), the parents' vector, for priors and streams.
-            own: (b, d), the vector for posteriors, where they know parents that those do not.
+            context: (b, d), the parents' vector.
             maps: The encoder's, for latents of the posterior; else of the prior.
             values: Latents to use as they are, the coarsest first.
             temperature: On the scale of what is drawn; 0 takes the mean.
@@ -372,21 +344,11 @@ class _Decoder(nn.Module):
             for block in self.levels[number]:  # type: ignore[attr-defined]
                 value = next(given) if values is not None and block.latent_channels else None
                 seen = None if maps is None else maps[number]
-                features, latent = block(features, context, own=own, seen=seen, value=value, temperature=temperature)
+                features, latent = block(features, context, seen=seen, value=value, temperature=temperature)
                 if latent is not None:
                     latents.append(latent)
         assert features is not None
         return features, latents
-
-
-def _chain_of(parents: Parents, name: str, channels: int) -> ImagingChain:
-    values = parents.find(name).values
-    if values is None or len(values) < 2:
-        what = "a number" if values is None else f"always {values[0]}"
-        raise InputError(
-            f"imaging_chain {name}: a chain is for a category of 2 values or more, but this parent is {what}."
-        )
-    return ImagingChain(len(values), channels)
 
 
 def _kernel(sides: tuple[int, int]) -> int:

@@ -39,9 +39,6 @@ class HVAENetworkSettings(Settings):
     and the levels finer than every latent alone, so that a latent held under another parent carries less of the old."""
     parents_as: Literal["shift", "factor_and_shift"] = "shift"
     """How the parents enter a block: a bias, as published, or a factor and a bias, then of the image's mean too."""
-    imaging_chain: str | None = None
-    """Name of a parent, such as domain, that acts through a point spread and a tone curve for each of its values, and
-    nowhere else in the decoder; null tells the decoder all parents."""
 
     @model_validator(mode="after")
     def _levels(self) -> HVAENetworkSettings:

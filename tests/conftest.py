@@ -31,6 +31,8 @@ from medcontrast.engine.stopping import StopRequest
 from medcontrast.settings import Recipe, load_recipe, recipe_from_tree
 
 torch.set_num_threads(1)
+# what tests hold to is the CPU's: a GPU would take over every command that names no device
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 LABELS = {"0": "background", "1": "front", "2": "back"}
 METHODS: dict[str, dict[str, Any]] = {

@@ -25,14 +25,16 @@ def train(
     accelerator: Annotated[str, typer.Option("--accelerator", help="auto, cpu, cuda or mps.")] = "auto",
     devices: Annotated[int, typer.Option("--devices", min=1, help="Devices (on CPUs: processes).")] = 1,
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines; start the command on each.")] = 1,
-    precision: Annotated[str | None, typer.Option("--precision", help="Over train.precision.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="The same as --set train.precision=.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run folder.")] = False,
 ) -> None:
     """Train from a recipe, or resume a run."""
     from medcontrast.engine.stopping import parse_duration
 
     seconds = parse_duration(max_time) if max_time is not None else None
-    folder, resolved = _prepare(recipe, output, resume, settings or [], overwrite)
+    # into the recipe, where a resume, and a prediction on a GPU, find it
+    changes = [*(settings or []), *([] if precision is None else [f"train.precision={precision}"])]
+    folder, resolved = _prepare(recipe, output, resume, changes, overwrite)
 
     from medcontrast.engine.session import train_run
 
@@ -40,12 +42,11 @@ def train(
         folder,
         resume=resume is not None,
         recipe=resolved,
-        overrides=(settings or []) if resume is not None else (),
+        overrides=changes if resume is not None else (),
         max_time_s=seconds,
         accelerator=accelerator,
         devices=devices,
         nodes=nodes,
-        precision=precision,
     )
 
 

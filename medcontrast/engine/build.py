@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import get_args
 
 import torch
 from lightning_fabric import Fabric
@@ -16,6 +15,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from medcontrast import schedules
 from medcontrast.data.manifest import Manifest
 from medcontrast.errors import InputError
+from medcontrast.gpu import compute_in_float32, sound_in_16_bits
 from medcontrast.methods import Method, build_method
 from medcontrast.networks.build import build_network
 from medcontrast.networks.encoders2d import Encoder, build_encoder
@@ -24,9 +24,9 @@ from medcontrast.networks.parents import Parent, Parents
 from medcontrast.settings import AnyRecipe, PretrainRecipe, Recipe
 from medcontrast.settings.generator import HVAENetworkSettings
 from medcontrast.settings.network import EncoderSettings
-from medcontrast.settings.train import OptimizerSettings, Precision, ScheduleSettings
+from medcontrast.settings.train import OptimizerSettings, ScheduleSettings
 
-ACCELERATORS, PRECISIONS = ("auto", "cpu", "cuda", "gpu", "mps"), get_args(Precision)
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 
 
 def make_fabric(*, accelerator: str, devices: int, num_nodes: int, precision: str) -> Fabric:
@@ -36,9 +36,8 @@ def make_fabric(*, accelerator: str, devices: int, num_nodes: int, precision: st
         InputError: An unknown name, devices that are not there, or another number of processes than was started.
     """
     several = devices * num_nodes > 1
-    for name, value, known in (("accelerator", accelerator, ACCELERATORS), ("precision", precision, PRECISIONS)):
-        if value not in known:
-            raise InputError(f"--{name} {value}: expected one of {', '.join(known)}.")
+    if accelerator not in ACCELERATORS:
+        raise InputError(f"--accelerator {accelerator}: expected one of {', '.join(ACCELERATORS)}.")
     _require_started(devices, num_nodes)
     try:
         fabric = Fabric(
@@ -55,6 +54,8 @@ def make_fabric(*, accelerator: str, devices: int, num_nodes: int, precision: st
     # on several devices Fabric would round a batch to the precision's type before the methods see it; autocast does
     # what is wanted, and on one device it is all that is done
     fabric.strategy.precision.convert_input = lambda data: data
+    if precision == "32-true":
+        compute_in_float32()
     return fabric
 
 
@@ -74,21 +75,21 @@ def _require_started(devices: int, num_nodes: int) -> None:
         )
 
 
-def resolve_precision(recipe: AnyRecipe, accelerator: str, wanted: str | None = None) -> str:
-    """`auto` becomes bf16-mixed where the device computes in bfloat16 natively, else 32-true.
+def resolve_precision(recipe: AnyRecipe, accelerator: str) -> str:
+    """`auto` becomes bf16-mixed where the device computes in bfloat16 natively and right, else 32-true.
 
     On CPUs it stays 32-true where the deepest level of the network is 2 voxels wide or less: the bfloat16 3x3x3
-    convolution of PyTorch 2.13's CPU build then gives wrong weight gradients. Asked for by name it is refused.
+    convolution of PyTorch 2.13's CPU build then gives wrong weight gradients. On GPUs it does so for volumes where
+    cuDNN's 16-bit convolutions are wrong (gpu.py). Asked for by name 16 bits are refused there.
 
     Args:
         recipe: Its train.precision, patch and network.
         accelerator: auto, cpu, cuda or mps.
-        wanted: Overrides train.precision.
 
     Raises:
-        InputError: bf16-mixed on a CPU, where it would train on wrong gradients.
+        InputError: 16 bits where they would train on wrong gradients.
     """
-    wanted = wanted or recipe.train.precision
+    wanted = recipe.train.precision
     narrow = isinstance(recipe, Recipe) and min(_deepest(recipe)) <= 2
     if wanted == "bf16-mixed" and _on_cpu(accelerator) and isinstance(recipe, Recipe) and narrow:
         raise InputError(
@@ -96,10 +97,18 @@ def resolve_precision(recipe: AnyRecipe, accelerator: str, wanted: str | None = 
             "deepest level, where PyTorch's bfloat16 convolution on CPUs gives wrong gradients. Take 32-true, or a "
             "larger patch."
         )
+    on_gpu = accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+    sound = sound_in_16_bits() or not isinstance(recipe, Recipe)
+    if on_gpu and not sound and wanted in ("bf16-mixed", "16-mixed"):
+        raise InputError(
+            f"precision {wanted}: 16-bit 3D convolutions of cuDNN {torch.backends.cudnn.version()}, which this PyTorch "
+            "uses, are known to be wrong. Install cuDNN 9.15 or later (nvidia-cudnn-cu12 on PyPI), or take 32-true."
+        )
     if wanted != "auto":
         return wanted
-    if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if on_gpu:
+        native = sound and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if native else "32-true"
     if accelerator == "auto" and torch.backends.mps.is_available():
         return "32-true"
     native = not narrow and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

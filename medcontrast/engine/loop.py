@@ -29,6 +29,7 @@ from medcontrast.engine.stopping import StopRequest
 from medcontrast.engine.validate import Validator
 from medcontrast.errors import CheckpointError, InputError, NonFiniteLossError
 from medcontrast.methods import Method
+from medcontrast.networks.channels_last import lay_out_for
 from medcontrast.say import say
 
 MOST_LEFT_OUT = 30
@@ -111,6 +112,7 @@ class Trainer:
     def fit(self, stop: StopRequest) -> Progress:
         """Trains to the recipe's last step, or until somebody asks to stop; always leaves a checkpoint."""
         train, fabric = self.run.recipe.train, self.fabric
+        lay_out_for(fabric.device, self.method)
         wrapped, optimizer = fabric.setup(self.method, self.optimizer)
         # what a resume loaded lies on the CPU; loading it once more takes it to where the parameters are now
         self.optimizer.load_state_dict(self.optimizer.state_dict())

@@ -45,6 +45,7 @@ CHANGEABLE_ON_RESUME = (
     "train.validate_every",
     "train.save_every",
     "train.log_every",
+    "train.precision",
     "data.workers",
     "data.cache",
     "data.root",

@@ -18,6 +18,7 @@ from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run, held
 from medcontrast.engine.stopping import StopRequest
 from medcontrast.errors import CheckpointError, InputError
+from medcontrast.gpu import gpu_facts
 from medcontrast.say import quoted, say
 from medcontrast.settings import AnyRecipe
 from medcontrast.settings.train import LoopSettings
@@ -36,7 +37,6 @@ def train_run(
     accelerator: str = "auto",
     devices: int = 1,
     nodes: int = 1,
-    precision: str | None = None,
     console: Console | None = None,
 ) -> str | None:
     """Trains the run in `folder` from its beginning, or from its last checkpoint.
@@ -50,7 +50,6 @@ def train_run(
         accelerator: auto, cpu, cuda or mps.
         devices: On this machine.
         nodes: Machines.
-        precision: Over the recipe's.
         console: Where progress is shown.
 
     Returns:
@@ -62,7 +61,7 @@ def train_run(
     """
     console = console or Console()
     recipe = recipe or Run.open(folder, overrides).recipe
-    chosen = resolve_precision(recipe, accelerator, precision)
+    chosen = resolve_precision(recipe, accelerator)
     _require_even_rows(recipe.train, devices * nodes)
     if resume and not (folder / RESUME).is_file():
         raise CheckpointError(f"{folder}: nothing to resume from yet (no {RESUME}); train it again with --overwrite.")
@@ -128,6 +127,7 @@ def _require_even_rows(train: LoopSettings, processes: int) -> None:
 def _facts(trainer: Trainer, fabric: Fabric, precision: str) -> dict[str, Any]:
     return {
         "device": str(fabric.device),
+        **gpu_facts(fabric.device),
         "processes": fabric.world_size,
         "precision": precision,
         "student_parameters": sum(parameter.numel() for parameter in trainer.method.student.parameters()),

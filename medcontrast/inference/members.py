@@ -15,6 +15,7 @@ from medcontrast.errors import CheckpointError, InputError
 from medcontrast.inference.fused import fused
 from medcontrast.labels import LabelTable
 from medcontrast.networks.build import build_network
+from medcontrast.networks.channels_last import lay_out_for
 from medcontrast.settings import Recipe, require_segmentation
 
 
@@ -90,7 +91,9 @@ def load_member(path: Path, device: torch.device) -> Member:
     except (InputError, TypeError) as error:
         raise unusable_header(file, error) from None
     _load(network, tensors, file)
-    return Member(fused(network).to(device), recipe, labels, channels, file, checkpoint_hash(file), header)
+    return Member(
+        lay_out_for(device, fused(network)).to(device), recipe, labels, channels, file, checkpoint_hash(file), header
+    )
 
 
 def _network(recipe: Recipe, in_channels: int, classes: int) -> nn.Module:

@@ -23,6 +23,7 @@ from medcontrast.allocator import freed_memory_kept
 from medcontrast.data.seen_values import SeenValues
 from medcontrast.data.voxel_sizes import VoxelSizes, shown
 from medcontrast.errors import InputError, VolumeError
+from medcontrast.gpu import compute_in_float32, sound_in_16_bits
 from medcontrast.inference.members import Member, load_members
 from medcontrast.inference.postprocess import finish
 from medcontrast.inference.record import geometry, measured_volumes, prediction_record
@@ -377,12 +378,12 @@ def resolve_device(name: str | None) -> torch.device:
 
 
 def _autocast(device: torch.device, precision: str) -> tuple[str, Autocast]:
-    if device.type != "cuda" or precision == "32-true":
-        return "float32", nullcontext
-    if precision == "16-mixed":
-        return "float16", partial(torch.autocast, "cuda", torch.float16)
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bfloat16", partial(torch.autocast, "cuda", torch.bfloat16)
+    if device.type == "cuda" and precision != "32-true" and sound_in_16_bits():
+        if precision == "16-mixed":
+            return "float16", partial(torch.autocast, "cuda", torch.float16)
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bfloat16", partial(torch.autocast, "cuda", torch.bfloat16)
+    compute_in_float32()
     return "float32", nullcontext
 
 

@@ -16,7 +16,8 @@ from torch.nn import functional
 from medcontrast.transforms.crop import PAD_VALUE
 
 DEVICE_BYTES = 4 * 2**30
-"""Above this size the values of a whole image are kept in main memory instead of on the device."""
+"""Above this size, or a quarter of what a GPU has free, the values of a whole image are kept in main memory instead of
+on the device."""
 
 SLAB_PLANES = 16
 """Averages are given in slabs of at most so many planes along x, so that what is made of one stays small. An image that
@@ -31,7 +32,7 @@ Triple = tuple[int, int, int]
 def joined(slabs: Iterator[Tensor], sides: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
     """Slabs (k, some x, y, z), one after another along x, as one tensor (k, x, y, z).
 
-    It lies where the slabs lie up to DEVICE_BYTES, else on the CPU.
+    It lies where the slabs lie, or on the CPU where it is too large for that (DEVICE_BYTES).
 
     Args:
         slabs: At least one.
@@ -43,12 +44,18 @@ def joined(slabs: Iterator[Tensor], sides: Sequence[int], dtype: torch.dtype = t
     for slab in slabs:
         if total is None:
             bytes_ = dtype.itemsize * len(slab) * math.prod(sides)
-            home = slab.device if bytes_ <= DEVICE_BYTES else torch.device("cpu")
+            home = slab.device if bytes_ <= _room_on(slab.device) else torch.device("cpu")
             total = torch.empty((len(slab), *sides), dtype=dtype, device=home)
         total[:, start : start + slab.shape[1]] = slab.to(total.device)
         start += slab.shape[1]
     assert total is not None and start == total.shape[1]
     return total
+
+
+def _room_on(device: torch.device) -> int:
+    if device.type != "cuda":
+        return DEVICE_BYTES
+    return min(DEVICE_BYTES, torch.cuda.mem_get_info(device)[0] // 4)
 
 
 @torch.no_grad()

@@ -33,6 +33,22 @@ def use_channels_last(network: Module) -> Module:
     return network
 
 
+def lay_out_for(device: torch.device, module: Module) -> Module:
+    """Gives convolutions PyTorch's own layout back where instance norms do not stay in the channels-last one; in place.
+
+    On a GPU PyTorch's instance norm leaves the channels-last layout, and with weights in it every convolution would
+    copy its image there and the next norm back (pytorch issue 59168).
+
+    Args:
+        device: Where the module will compute; on a CPU nothing changes.
+        module: One network or several.
+    """
+    if device.type != "cpu" and any(isinstance(each, ChannelsLastInstanceNorm) for each in module.modules()):
+        for weight in module.parameters():
+            weight.data = weight.data.contiguous()
+    return module
+
+
 class ChannelsLastInstanceNorm(nn.InstanceNorm3d):
     """`nn.InstanceNorm3d` with learned scale and shift; on a CPU, channels-last in gives channels-last out.
 

@@ -302,11 +302,12 @@ def _interpolated_slabs(maps: Tensor, to_source: Affine, sides: Sequence[int]) -
         half = np.maximum(high - low, 1) / 2
         scaled = to_source / half[:, None]
         scaled[:, 3] -= low / half + 1
-        matrix = torch.from_numpy(scaled[::-1].copy())
+        # float64 where there is any (not on mps, whose maps are on the CPU by now)
+        matrix = torch.from_numpy(scaled[::-1].copy()).to(maps.device)
         lines = [
-            torch.arange(first, end + 1, dtype=torch.float64)[:, None] * matrix[:, axis]
+            torch.arange(first, end + 1, dtype=torch.float64, device=maps.device)[:, None] * matrix[:, axis]
             for axis, (first, end) in enumerate(ranges)
         ]
         places = lines[0][:, None, None] + (lines[1][:, None] + lines[2][None] + matrix[:, 3])
-        coordinates = places.to(maps.device, torch.float32)[None]
+        coordinates = places.to(torch.float32)[None]
         yield F.grid_sample(part[None], coordinates, "bilinear", "border", align_corners=True)[0]

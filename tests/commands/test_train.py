@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from medcontrast.checkpoint import load_resume
+from medcontrast.checkpoint import load_resume, load_weights
 
 
 def test_train_resume_and_its_last_words(cli, refused, place):
@@ -33,6 +33,24 @@ def test_train_resume_and_its_last_words(cli, refused, place):
     assert "steps: 3" in (run / "resolved.yaml").read_text()
     assert cli("train", place, "-o", run, "--overwrite", "--accelerator", "cpu").code == 0
     assert load_resume(run / "last.pt")["progress"]["step"] == 2
+
+
+def test_the_precision_asked_for_stays_with_the_run(cli, place):
+    run = place.parent / "run"
+    words = ("--accelerator", "cpu")
+
+    def found():
+        recipe = load_weights(run / "last.safetensors")[1]["recipe"]["train"]["precision"]
+        assert f"precision: {recipe}" in (run / "resolved.yaml").read_text()
+        return recipe, json.loads((run / "run.json").read_text())["precision"]
+
+    assert cli("train", place, "-o", run, "--precision", "bf16-mixed", *words).code == 0
+    assert found() == ("bf16-mixed", "bf16-mixed")
+    assert cli("train", "--resume", run, "--set", "train.steps=3", *words).code == 0
+    assert found() == ("bf16-mixed", "bf16-mixed")
+    again = cli("train", "--resume", run, "--set", "train.steps=4", "--precision", "32-true", *words)
+    assert again.code == 0, again.err
+    assert found() == ("32-true", "32-true")
 
 
 def test_paths_are_printed_as_they_are(cli, place):
@@ -75,7 +93,7 @@ def test_max_time_saves_and_resume_goes_on(cli, place):
             ["RECIPE", "-o", "OUT", "--accelerator", "abacus"],
             "--accelerator abacus: expected one of auto, cpu, cuda, gpu, mps.",
         ),
-        (["RECIPE", "-o", "OUT", "--precision", "8-bit"], "--precision 8-bit: "),
+        (["RECIPE", "-o", "OUT", "--precision", "8-bit"], "train.precision: input should be 'auto', '32-true', "),
         (
             ["RECIPE", "-o", "OUT", "--devices", "3", "--accelerator", "cpu"],
             "cannot be shared evenly by 3 process(es) with train.accumulate 1; it must be a multiple of 3.",

@@ -22,7 +22,7 @@ def test_auto_is_bfloat16_only_where_it_is_native_and_right(tiny, on_cpu_with_bf
     recipe = tiny.make_recipe(precision="auto")
     assert resolve_precision(recipe, "auto") == "bf16-mixed"
     assert resolve_precision(recipe, "cpu") == "bf16-mixed"
-    assert resolve_precision(recipe, "cpu", "32-true") == "32-true"
+    assert resolve_precision(tiny.make_recipe(precision="32-true"), "cpu") == "32-true"
     # 2 voxels at the deepest level: oneDNN's weight gradients hold uninitialised memory there
     small = tiny.recipe_from(tiny.set_key(tiny.recipe_tree(precision="auto"), "data.patch", [8, 16, 16]))
     assert resolve_precision(small, "cpu") == "32-true"
@@ -32,25 +32,45 @@ def test_auto_is_bfloat16_only_where_it_is_native_and_right(tiny, on_cpu_with_bf
 
 
 def test_bfloat16_is_refused_where_its_gradients_are_wrong(tiny, on_cpu_with_bfloat16):
-    small = tiny.recipe_from(tiny.set_key(tiny.recipe_tree(), "data.patch", [8, 16, 16]))
+    tree = tiny.recipe_tree(precision="bf16-mixed")
+    small = tiny.recipe_from(tiny.set_key(tree, "data.patch", [8, 16, 16]))
     with pytest.raises(
         InputError, match=r"leaves \[2, 4, 4\] voxels at the deepest level.* Take 32-true, or a larger patch"
     ):
-        resolve_precision(small, "cpu", "bf16-mixed")
-    assert resolve_precision(small, "cuda", "bf16-mixed") == "bf16-mixed"
+        resolve_precision(small, "cpu")
+    assert resolve_precision(small, "cuda") == "bf16-mixed"
+
+
+@pytest.mark.parametrize("asked", ["bf16-mixed", "16-mixed"])
+def test_16_bits_are_refused_where_cudnn_gives_wrong_convolutions(tiny, monkeypatch, asked):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    with pytest.raises(InputError, match=f"precision {asked}: 16-bit 3D convolutions of cuDNN 91002.* or take 32-true"):
+        resolve_precision(tiny.make_recipe(precision=asked), "cuda")
+    assert resolve_precision(tiny.make_recipe(precision="auto"), "auto") == "32-true"
+    assert resolve_precision(tiny.make_recipe(precision="32-true"), "cuda") == "32-true"
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91501)
+    assert resolve_precision(tiny.make_recipe(precision=asked), "cuda") == asked
+    assert resolve_precision(tiny.make_recipe(precision="auto"), "cuda") == "bf16-mixed"
+
+
+@pytest.mark.parametrize(("precision", "rounds"), [("32-true", False), ("bf16-mixed", True)])
+def test_float32_convolutions_are_not_rounded_to_tf32(monkeypatch, precision, rounds):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    make_fabric(accelerator="cpu", devices=1, num_nodes=1, precision=precision)
+    assert torch.backends.cudnn.allow_tf32 is rounds
 
 
 def test_a_chosen_precision_stays(tiny):
     recipe = tiny.make_recipe(precision="16-mixed")
     assert resolve_precision(recipe, "cpu") == "16-mixed"
-    assert resolve_precision(recipe, "cpu", "32-true") == "32-true"
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         ({"accelerator": "tpu"}, r"^--accelerator tpu: expected one of auto, cpu, cuda, gpu, mps\.$"),
-        ({"precision": "8-bit"}, r"^--precision 8-bit: expected one of auto, 32-true, bf16-mixed, 16-mixed\.$"),
         ({"accelerator": "cuda", "devices": 2}, r"^--accelerator cuda, --devices 2, --precision 32-true: "),
     ],
 )

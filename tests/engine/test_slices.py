@@ -151,11 +151,12 @@ def test_a_generator_of_images_starts_no_segmentation(tiny, tmp_path):
 
 
 def test_the_rule_for_narrow_bfloat16_counts_the_sides_of_slices_alone(tiny):
-    recipe = recipe_from_tree(slice_tree(tiny), where="test")  # 16 x 16 x 1: 4 x 4 at the deepest stage
-    assert resolve_precision(recipe, "cpu", "bf16-mixed") == "bf16-mixed"
-    narrow = recipe_from_tree(tiny.set_key(slice_tree(tiny), "data.patch", [8, 16, 1]), where="test")
+    tree = tiny.set_key(slice_tree(tiny), "train.precision", "bf16-mixed")
+    recipe = recipe_from_tree(tree, where="test")  # 16 x 16 x 1: 4 x 4 at the deepest stage
+    assert resolve_precision(recipe, "cpu") == "bf16-mixed"
+    narrow = recipe_from_tree(tiny.set_key(tree, "data.patch", [8, 16, 1]), where="test")
     with pytest.raises(InputError, match=r"data.patch \[8, 16, 1\] leaves \[2, 4\] voxels at the deepest level"):
-        resolve_precision(narrow, "cpu", "bf16-mixed")
+        resolve_precision(narrow, "cpu")
 
 
 REFUSED = [

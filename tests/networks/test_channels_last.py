@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medcontrast.networks.build import BUILDERS, build_network
-from medcontrast.networks.channels_last import LAYOUT, ChannelsLastInstanceNorm, use_channels_last
+from medcontrast.networks.channels_last import LAYOUT, ChannelsLastInstanceNorm, lay_out_for, use_channels_last
 from medcontrast.networks.ema import make_teacher, update_teacher
 
 SHAPE = (2, 3, 4, 6, 5)
@@ -134,3 +134,19 @@ def test_activations_stay_in_the_layout() -> None:
     network = build_network("dynunet", in_channels=1, classes=2, filters=(16, 32, 64))
     image = torch.randn(2, 1, 16, 32, 16)
     assert network(image).features.is_contiguous(memory_format=LAYOUT)
+
+
+def strides_are_last(network: nn.Module) -> set[bool]:
+    weights = [each for each in network.parameters() if each.ndim == 5 and min(each.shape[1], each[0, 0].numel()) > 1]
+    return {each.is_contiguous(memory_format=LAYOUT) and not each.is_contiguous() for each in weights}
+
+
+@pytest.mark.parametrize(("norm", "on_gpu"), [("instance", {False}), ("batch", {True})])
+def test_on_a_gpu_weights_follow_the_layout_that_norms_leave(norm: str, on_gpu: set[bool]) -> None:
+    network = build_network("dynunet", in_channels=1, classes=2, filters=(4, 8, 8), norm=norm)
+    pair = nn.ModuleDict({"student": network, "teacher": make_teacher(network)})
+    before = {name: weight.clone() for name, weight in pair.state_dict().items()}
+    assert strides_are_last(lay_out_for(torch.device("cpu"), pair)) == {True}
+    assert strides_are_last(lay_out_for(torch.device("cuda"), pair)) == on_gpu
+    for name, weight in pair.state_dict().items():
+        assert torch.equal(weight, before[name])

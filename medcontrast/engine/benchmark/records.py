@@ -201,8 +201,8 @@ def require_split(facts: dict[str, Any], split: str, path: Path) -> None:
 
 
 def decides_nothing(key: str) -> bool:
-    """Whether a setting may differ between two runs of one result: what a resume may change, save the steps."""
-    return key in CHANGEABLE_ON_RESUME and key != "train.steps"
+    """Whether a setting may differ between two runs of one result: what a resume may change, save two of them."""
+    return key in CHANGEABLE_ON_RESUME and key not in ("train.steps", "train.precision")
 
 
 def recipe_digest(settings: dict[str, Any]) -> str:

@@ -63,6 +63,27 @@ def test_the_default_is_ahead_on_the_left_atrium(other: str) -> None:
     assert gain.interval.low is not None and gain.interval.low > 0
 
 
+@pytest.mark.parametrize("target", ["hippocampus", "hippocampus anterior", "hippocampus posterior"])
+@pytest.mark.parametrize("other", ["supervised", "mean_teacher"])
+def test_cps_is_ahead_on_scans_that_it_never_saw(target: str, other: str) -> None:
+    gain = gain_in_dice("hippocampus", target, "cps", other)
+    assert gain.runs == 3
+    assert gain.interval.low is not None and gain.interval.low > 0
+
+
+@pytest.mark.parametrize("other", ["supervised", "cps"])
+def test_the_default_is_not_told_from_others_on_scans_that_it_never_saw(other: str) -> None:
+    gain = gain_in_dice("hippocampus", "hippocampus", "fba_net", other)
+    assert gain.runs == 3
+    assert gain.interval.low is not None and gain.interval.high is not None
+    assert gain.interval.low < 0 < gain.interval.high
+
+
+def test_urpc_is_behind_the_default_on_the_hippocampus() -> None:
+    gain = gain_in_dice("hippocampus", "hippocampus", "fba_net", "peers/pymic_urpc")
+    assert gain.interval.low is not None and gain.interval.low > 0
+
+
 @pytest.mark.parametrize("row", ["fba_net", "supervised"])
 @pytest.mark.parametrize("peer", ["pymic_mean_teacher", "nnunet_like"])
 def test_peers_are_behind_on_the_hippocampus(row: str, peer: str) -> None:

@@ -209,7 +209,10 @@ def _check_label(split: str, case: Case, image: Volume, table: LabelTable, repor
     strange = [value for value in values.tolist() if value not in known]
     if strange:
         shown = ", ".join(f"{value:g}" for value in strange[:_SHOWN])
-        text = f"{case.label}: holds the value(s) {shown}, which the label table {list(table.values)} does not name"
+        text = (
+            f"{case.label}: holds the value(s) {shown}, which the label table {list(table.values)} does not name; what "
+            "nothing shall learn from is its ignore_label (--label VALUE=ignore in `data split`)"
+        )
         report.faults.append(Finding(split, case.name, text))
     voxels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
     millilitre = label.grid.voxel_mm3 / 1000

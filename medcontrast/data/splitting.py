@@ -132,6 +132,13 @@ def _table(request: SplitRequest) -> dict[str, Any] | None:
         if value in given:
             raise InputError(f"--label {item}: value {value} is called {given[value]} already; name each value once.")
         given[value] = name.strip()
-    table = {"labels": {"0": "background", **given}}
+    # nnU-Net's word for what nothing learns from, as where a dataset.json says it
+    ignored = [value for value, name in given.items() if name == "ignore"]
+    if len(ignored) > 1:
+        raise InputError(f"--label: values {' and '.join(ignored)} are called ignore; one value can be.")
+    table: dict[str, Any] = {"labels": {"0": "background", **given}}
+    for value in ignored:
+        del table["labels"][value]
+        table["ignore_label"] = int(value)
     LabelTable.from_json(table, where="--label")
     return table

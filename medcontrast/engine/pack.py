@@ -88,6 +88,9 @@ def pack(
         report = json.loads((stage / REPORT).read_text(encoding="utf-8"))
         page = card(output, weights, opened.manifest, header, report, split=split, notes=words)
         write_text(stage / CARD, page)
+    learned = _learned_from(header, opened.manifest, split)
+    if learned:
+        say(console, f"Warning: {learned}")
     say(console, f"Written to {output}: {', '.join(FILES)}")
     return output / CARD
 
@@ -155,17 +158,24 @@ def card(
     }
     lines = [f"# {folder.name}", "", "```sh", f"medcontrast infer --ckpt {folder.as_posix()} scan.nii.gz", "```", ""]
     lines += ["| | |", "|---|---|", *(f"| {name} | {words} |" for name, words in facts.items()), ""]
-    lines += _figures(report, split)
+    lines += _figures(report, split, _learned_from(header, manifest, split))
     if notes:
         lines += [notes.strip(), ""]
     return "\n".join(lines)
+
+
+def _learned_from(header: dict[str, Any], manifest: Manifest, split: str) -> str:
+    """What to say where training had cases of the split; empty where it had none."""
+    cases = {case.name for case in manifest.split(split)}
+    seen = cases & {name for names in header["trained_on"].values() for name in names}
+    return f"{len(seen)} of these {len(cases)} {split} cases were trained on; no score on new cases." if seen else ""
 
 
 def _values(values: tuple[int, ...]) -> str:
     return "value " + "+".join(map(str, values)) if len(values) == 1 else "values " + "+".join(map(str, values))
 
 
-def _figures(report: dict[str, Any], split: str) -> list[str]:
+def _figures(report: dict[str, Any], split: str, warning: str) -> list[str]:
     rows = list(report["summary"].values())
     cases = rows[0]["cases"]
     counted = f"{cases} {split} cases, one run, these weights; means with 95 % bootstrap intervals over cases"
@@ -174,7 +184,7 @@ def _figures(report: dict[str, Any], split: str) -> list[str]:
     lines = [
         "## Figures",
         "",
-        f"{counted}. report.json says how each is defined.",
+        f"{counted}. report.json says how each is defined.{' **' + warning + '**' if warning else ''}",
         "",
         f"| structure | {' | '.join(FIGURES.values())} | missed |",
         f"|---|{'---|' * (len(FIGURES) + 1)}",

@@ -84,11 +84,11 @@ def score_folders(
 
     _warn_of_unscored(warn, predictions, labels, files)
     report = score_pairs(_read(files, table, warn), rules)
-    _show(console, report)
     facts = {"predictions": str(predictions), "labels": str(labels), "label_table": table.to_json()}
-    if output is not None:
+    if output is not None:  # before anything is shown: whoever reads it may leave, as `head` does
         _leave_no_picture(output / PICTURE, overwrite, warn)
         _write_scores(output, report)
+    _show(console, report)
     facts |= _compared(console, report, other, against)
     if output is not None:
         _write_facts(output, {**facts, "warnings": warnings})
@@ -150,6 +150,7 @@ def score_checkpoints(
         progress()
 
     report = score_pairs(_predicted(predictor, cases, manifest.labels, console), rules, on_case=on_case)
+    _write_scores(folder, report)
     _show(console, report)
     facts = {
         "checkpoints": [_describe(path) for path in checkpoints],
@@ -158,7 +159,6 @@ def score_checkpoints(
         "label_table": manifest.labels.to_json(),
         "inference": predictor.settings.model_dump(mode="json"),
     }
-    _write_scores(folder, report)
     _write_facts(folder, {**facts, **_compared(console, report, other, against)})
 
     def row(case: str) -> OverlayRow:

@@ -119,6 +119,14 @@ def test_folders(layout: str, tmp_path: Path, cli: Cli) -> None:
         assert [label.name for label in manifest.labels.labels] == ["left atrium", "wall"]
 
 
+def test_what_is_called_ignore_is_no_structure(decathlon: Path, cli: Cli, tmp_path: Path) -> None:
+    words = ("--labeled", 2, "--label", "1=a", "--label", "255=ignore")
+    answer = cli("data", "split", decathlon, "-o", tmp_path / "m.json", *words)
+    assert answer.code == 0, answer.err
+    labels = load_manifest(tmp_path / "m.json").labels
+    assert (labels.values, labels.ignore_value) == ((0, 1), 255)
+
+
 def test_folds(decathlon: Path, cli: Cli, tmp_path: Path) -> None:
     words = ("data", "split", decathlon, "-o", tmp_path / "m.json", "--labeled", 2, "--folds", 3, "--test", 1)
     answer = cli(*words)
@@ -175,6 +183,10 @@ def test_patients(decathlon: Path, cli: Cli, tmp_path: Path) -> None:
         (
             ("--labeled", "1", "--label", "1=a", "--label", "2=a"),
             "--label: label names must differ, but got ['a', 'a'].",
+        ),
+        (
+            ("--labeled", "1", "--label", "1=a", "--label", "7=ignore", "--label", "8=ignore"),
+            "--label: values 7 and 8 are called ignore; one value can be.",
         ),
         (
             ("--labeled", "1", "--label", "liver"),

@@ -47,6 +47,15 @@ def test_the_card_counts_the_cases_that_were_learned_from(cli, tiny, tmp_path):
     assert "| trained on | 2 labeled, 0 unlabeled cases (" in card
 
 
+def test_scores_of_training_cases_are_called_so(cli, trained, tmp_path):
+    sentence = "2 of these 2 labeled cases were trained on; no score on new cases."
+    for split, said in (("labeled", True), ("validation", False)):
+        result = cli("pack", trained.folder, "-o", tmp_path / split, "--split", split, "--device", "cpu")
+        assert result.code == 0, result.err
+        assert (f"Warning: {sentence}" in result.out) is said
+        assert (f"**{sentence}**" in (tmp_path / split / "README.md").read_text()) is said
+
+
 def test_the_packed_model_is_the_run_in_16_bits(cli, trained, tmp_path):
     assert cli("pack", trained.folder, "-o", tmp_path / "m", "--device", "cpu").code == 0
     before, header = load_weights(trained.folder / "last.safetensors")

@@ -150,7 +150,10 @@ def test_values_outside_the_table_are_a_fault_and_the_ignored_value_is_not(data:
     label[0, 0, :3] = 5, 7, 255
     change(data.parent / "labels/case_00.nii", array=label)
     path = data.parent / "labels/case_00.nii"
-    wanted = f"labeled case_00: {path}: holds the value(s) {{}}, which the label table [0, 1, 2] does not name"
+    wanted = (
+        f"labeled case_00: {path}: holds the value(s) {{}}, which the label table [0, 1, 2] does not name; what "
+        "nothing shall learn from is its ignore_label (--label VALUE=ignore in `data split`)"
+    )
     assert texts(report_of(data).faults) == [wanted.format("5, 7, 255")]
     data.write_text(json.dumps({**json.loads(data.read_text()), "ignore_label": 255}))
     assert texts(report_of(data).faults) == [wanted.format("5, 7")]

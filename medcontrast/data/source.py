@@ -12,6 +12,7 @@ from medcontrast.data.pairing import SourceCase, find_cases, listed
 from medcontrast.errors import ManifestError
 from medcontrast.files import read_object
 from medcontrast.labels import LabelTable
+from medcontrast.say import quoted
 from medcontrast.volume_names import output_stem
 
 TABLE_KEYS = ("description", "source", "licence", "channels", "labels", "ignore_label", "regions")
@@ -84,10 +85,18 @@ def names_by_value(raw: Any, *, where: object) -> Any:
         where: The file, for messages.
 
     Raises:
-        ManifestError: Two names have one value.
+        ManifestError: Two names have one value, or one has several.
     """
     labels = raw.get("labels") if isinstance(raw, dict) else None
-    if not isinstance(labels, dict) or not labels or not all(type(value) is int for value in labels.values()):
+    if not isinstance(labels, dict) or not labels:
+        return raw
+    joined = next((name for name, values in labels.items() if isinstance(values, list)), None)
+    if joined is not None:
+        raise ManifestError(
+            f"{where}: label {joined} is a region of several values, as nnU-Net writes them; give a table of single "
+            f'values by --labels-from, with "regions": {{"{joined}": {labels[joined]}}} in it.'
+        )
+    if not all(type(value) is int for value in labels.values()):
         return raw
     twice = [value for value, count in Counter(labels.values()).items() if count > 1]
     if twice:
@@ -137,7 +146,10 @@ def require_channels(source: Source, texts: Mapping[str, Any]) -> None:
 def _from_dataset_json(path: Path) -> Source:
     raw = read_object(path, "dataset.json")
     if not isinstance(raw.get("training"), list):
-        raise ManifestError(f'{path}: a Decathlon dataset.json has a list "training", but this file has none.')
+        raise ManifestError(
+            f'{path}: a Decathlon dataset.json has a list "training", but this file has none; of an nnU-Net data set '
+            f"give the folder: medcontrast data split {quoted(path.parent)}."
+        )
     folder, cases = path.parent, []
     for entry in [*raw["training"], *(raw.get("test") or [])]:
         entry = {"image": entry} if isinstance(entry, str) else entry

@@ -156,7 +156,9 @@ def card(
         "weights": f"float16, SHA-256 {checkpoint_hash(weights)}",
         "written by": f"medcontrast {medcontrast.__version__}",
     }
-    lines = [f"# {folder.name}", "", "```sh", f"medcontrast infer --ckpt {folder.as_posix()} scan.nii.gz", "```", ""]
+    files = [f"scan_{channel:04}.nii.gz" for channel in range(len(header["channels"]))]
+    scan = " ".join(files) if len(files) > 1 else "scan.nii.gz"
+    lines = [f"# {folder.name}", "", "```sh", f"medcontrast infer --ckpt {folder.as_posix()} {scan}", "```", ""]
     lines += ["| | |", "|---|---|", *(f"| {name} | {words} |" for name, words in facts.items()), ""]
     lines += _figures(report, split, _learned_from(header, manifest, split))
     if notes:

@@ -233,6 +233,7 @@ def test_sources_that_do_not_hold_together(decathlon: Path, cli: Cli, tmp_path: 
     assert "nothing says what the label values mean. Give --label 1=NAME" in fails(described)
     described.write_text(json.dumps({**tree, "training": None}))
     assert 'a Decathlon dataset.json has a list "training"' in fails(described)
+    assert f"of an nnU-Net data set give the folder: medcontrast data split {decathlon}." in fails(described)
     described.write_text("{")
     assert "not valid JSON" in fails(described)
     (tmp_path / "empty").mkdir()

@@ -177,6 +177,8 @@ def test_names_by_value() -> None:
         "labels": {"0": "background", "1": "a"},
         "b": 2,
     }
+    with pytest.raises(ManifestError, match=r'^x: label whole is a region .*"regions": {"whole": \[1, 2\]} in it\.$'):
+        names_by_value({"labels": {"background": 0, "whole": [1, 2], "part": 2}}, where="x")
 
 
 def test_a_table_of_a_manifest_keeps_all_its_keys(tmp_path: Path) -> None:

@@ -140,6 +140,7 @@ def far_device() -> Iterator[None]:
         mock.patch.object(torch, "Generator", lambda device=None: generator("cpu")),
         mock.patch.object(nn.Module, "to", module_to),
         mock.patch.object(torch.cuda, "device_count", lambda: 1),
+        mock.patch.object(torch.cuda, "mem_get_info", lambda device=None: (2**33, 2**34)),
         FarDevice(),
     ):
         yield

@@ -110,3 +110,14 @@ def test_rows_that_cannot_be_shared_evenly_are_refused():
 def test_rank_outside_the_world_is_a_programming_error():
     with pytest.raises(ValueError, match=r"rank 2 does not lie in 0\.\.1"):
         make(rank=2, world_size=2)
+
+
+def test_micro_batches_come_before_processes_by_hand():
+    keys = make(rank=0, world_size=2, micro_batches=2).batch(0, 1)
+    assert [(key.row, key.labeled) for key in keys] == [(2, True), (8, False), (9, False)]
+
+
+def test_rows_that_micro_batches_cannot_share_are_refused():
+    match = r"labeled_rows 4 cannot be shared evenly by 1 process\(es\) with train.accumulate 3"
+    with pytest.raises(InputError, match=match):
+        make(micro_batches=3)

@@ -246,3 +246,18 @@ def test_training_and_check_read_by_name_too(tmp_path: Path) -> None:
     assert prepared.label[0][0, 0].tolist() == [2, 1, 0, -1, 0]  # as stored: 1, 2, 0, 255, 0
     (finding,) = check_manifest(loaded).warnings
     assert "are read by name: hippocampus anterior 1 as 2, hippocampus posterior 2 as 1." in finding.text
+
+
+def test_layers_of_a_single_slice_are_layers(tmp_path: Path) -> None:
+    header = {"kinds": ["list", "domain", "domain", "domain"], "Segment0_Name": "x", "Segment0_LabelValue": "1"}
+    nrrd.write(str(tmp_path / "a.seg.nrrd"), np.ones((2, 3, 1, 5), np.uint8), header)
+    with pytest.raises(VolumeError, match=r"a\.seg\.nrrd: holds 2 layers of segments that may overlap"):
+        require_one_layer(tmp_path / "a.seg.nrrd")
+
+
+def test_a_name_that_could_be_either_of_two_labels_is_not_known(tmp_path: Path) -> None:
+    table = LabelTable.from_json({"labels": {"1": "left a", "2": "Left a"}})
+    path = save(tmp_path / "a.seg.nrrd", [1], [{"Name": "LEFT A", "LabelValue": 1}])
+    found, told = planes(path, table)
+    assert found[0] == 1
+    assert len(told) == 1 and told[0].endswith("they are read by value: LEFT A as left a.")

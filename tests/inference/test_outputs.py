@@ -200,3 +200,20 @@ def test_an_input_is_never_removed(tmp_path: Path) -> None:
     planned, _ = plan_outputs([scan(Path("a.nii")), scan(maps, "a_entropy")], tmp_path)
     write_prediction(prediction(2), planned, overwrite=True)
     assert maps.exists() and not (tmp_path / "a_prob.nii.gz").exists()
+
+
+def test_the_record_stays_until_all_that_it_names_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_everything(tmp_path, "a")
+    (planned,) = plan_outputs([scan(Path("a.nii"))], tmp_path, export_endings=["seg.nrrd"])
+
+    removed: list[str] = []
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        removed.append(path.name)
+        if path.name == "a_seg.seg.nrrd":
+            raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(OutputError, match=r"a_seg\.seg\.nrrd: is of an earlier run and cannot be removed"):
+        write_prediction(prediction(2), planned, overwrite=True)
+    assert "a_seg.json" not in removed

@@ -163,3 +163,11 @@ def test_slabs_make_up_the_image_and_none_is_longer_than_a_window(size: tuple[in
 def test_a_batch_of_images_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected an image of shape \(1, c, x, y, z\)"):
         averaged(torch.zeros(2, 1, 8, 8, 8), (8, 8, 8), position_logits)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_each_axis_is_mirrored_alone(axis: int) -> None:
+    image = sine_image(1, 8, 6, 4)
+    versions = [position_logits(image), position_logits(image.flip(axis + 2)).flip(axis + 2)]
+    by_hand = torch.stack([version.softmax(1) for version in versions]).mean(0)
+    assert torch.allclose(mirrored(position_logits, (axis,))(image).exp(), by_hand, atol=1e-6)

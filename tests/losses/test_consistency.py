@@ -195,3 +195,10 @@ def test_one_channel_is_the_binary_case():
     p = torch.rand(2, 1, 3, 3, 3, dtype=torch.float64)
     torch.testing.assert_close(entropy(p), entropy(torch.cat((p, 1 - p), 1)))
     assert maximum_entropy(1) == maximum_entropy(2) == math.log(2)
+
+
+def test_sharpen_and_entropy_keep_probabilities_far_below_one():
+    """Only 0 itself is replaced: 1e-9 is a probability like any other."""
+    torch.testing.assert_close(sharpen(two(1e-9), 2.0), two(1e-9**0.5 / (1e-9**0.5 + (1 - 1e-9) ** 0.5)))
+    expected = -1e-9 * math.log(1e-9) - (1 - 1e-9) * math.log1p(-1e-9)
+    assert entropy(two(1e-9)).item() == pytest.approx(expected, rel=1e-6)

@@ -173,3 +173,21 @@ def test_bfloat16_is_promoted():
         found = level_nce(query, key, negatives, temperature=0.07, similarity_pace=0.5, loss_pace=9.0)
     assert found.loss.dtype == torch.float32
     assert float(found.loss) == pytest.approx(plain(query, key, negatives, 0.07, 0.5, 9.0)[0], rel=1e-4)
+
+
+def test_a_negative_whose_cosine_is_the_pace_stays():
+    query, negatives = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+    found = level_nce(query, query, negatives, temperature=1.0, similarity_pace=0.0)
+    assert float(found.negatives_kept) == 0.5
+    assert float(found.loss) == pytest.approx(-math.log(math.e / (math.e + 1.0)), rel=1e-5)
+
+
+def test_a_share_of_whole_negatives_is_not_rounded_up_by_floating_point():
+    query, key, negatives = level(4, 25)
+    assert 0.28 * 25 > 7  # in floating point
+    found = level_nce(query, key, negatives, temperature=0.2, share_pace=0.28)
+    assert float(found.negatives_kept) == pytest.approx(0.28)
+
+
+def test_a_loss_at_the_pace_does_not_count():
+    assert self_paced_weights(torch.tensor([0.5, 1.0, 1.5]), 1.0).tolist() == [1.0, 0.0, 0.0]

@@ -190,3 +190,32 @@ def test_confidence_weighs_the_voxels_of_an_embedding():
     )
     assert float((plain["push"] - ours["push"]).detach().abs()) > 1e-5
     assert torch.equal(plain["push"], ones["push"])
+
+
+def test_the_memory_rests_in_evaluation():
+    features, maps, known = inputs()
+    contrast = make(memory=100).eval()
+    contrast(features, maps, known, labeled_rows=2)
+    contrast.remember()
+    assert contrast.foreground_memory.count.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("voxels", "count"), [(9, 0), (10, 1), (54, 1), (55, 0)])
+def test_a_cell_needs_a_share_of_both_kinds(voxels, count):
+    """0.15 of the 64 voxels of a cell are 9.6."""
+    features, maps, known = inputs(rows=1)
+    maps = torch.zeros_like(maps[:, :1])
+    maps[0, 0, :4, :4, :4] = (torch.arange(64) < voxels).view(4, 4, 4)
+    contrast = make(memory=100, classes=1)
+    contrast(features, maps, known, labeled_rows=1)
+    contrast.remember()
+    assert contrast.foreground_memory.count.tolist() == [count]
+
+
+def test_one_unknown_voxel_takes_its_cell_out():
+    features, maps, known = inputs()
+    known[0, 0, 0, 0, 0] = False  # of a cell that both classes' borders run through
+    contrast = make(memory=100)
+    contrast(features, maps, known, labeled_rows=2)
+    contrast.remember()
+    assert contrast.foreground_memory.count.tolist() == [7, 7]

@@ -12,6 +12,7 @@ from medcontrast.losses.consistency import mutual_consistency
 from medcontrast.losses.segmentation import dice_cross_entropy
 from medcontrast.methods import build_method
 from medcontrast.networks.build import build_network
+from medcontrast.schedules import gaussian_ramp_up
 
 INFO = StepInfo(step=5, total=10, seed=1)
 
@@ -123,3 +124,43 @@ def test_the_head_pools_features_or_logits(tiny):
         method.losses(batch, INFO)["push"].backward()
         body = [parameter.grad for parameter in method.student.body.parameters()]
         assert any(grad is not None and float(grad.abs().sum()) > 0 for grad in body)
+
+
+def test_the_contrast_has_a_map_for_every_foreground_class(tiny):
+    """By hand: of the labels, and of the teacher's arg-max; the background has none."""
+    method, batch = make(tiny, **{"consistency.perturbation": "noise", "contrast.memory": 0}), tiny.make_batch()
+    with torch.no_grad():
+        answer = method.teacher(batch["views"]["weak"][2:]).logits.argmax(1, keepdim=True)
+        classes = torch.cat([batch["label"][:2], answer])
+        maps = torch.cat([classes == 1, classes == 2], dim=1).float()
+        features = method.student(batch["views"]["strong"]).features
+        expected = method.contrast(features, maps, torch.ones_like(classes, dtype=torch.bool), labeled_rows=2)
+        terms = method.losses(batch, INFO)
+    for name, value in expected.items():
+        assert float(value) > 0
+        torch.testing.assert_close(terms[name], value)
+
+
+def test_consistency_and_contrast_have_a_ramp_each(tiny):
+    changes = {"consistency.ramp_up_steps": 8, "consistency.weight": 0.7, "consistency.mutual_weight": 0.3}
+    method = make(tiny, decoders=3, **changes, **{"contrast.ramp_up_steps": 20, "contrast.weight": 0.2})
+    with torch.no_grad():
+        terms = method.losses(tiny.make_batch(), INFO)
+    contrast = terms["pull_foreground"] + terms["pull_background"] + terms["push"]
+    expected = terms["supervised"] + gaussian_ramp_up(5, 20) * 0.2 * contrast
+    expected = expected + gaussian_ramp_up(5, 8) * (0.7 * terms["consistency"] + 0.3 * terms["mutual"])
+    assert min(float(contrast), float(terms["mutual"])) > 1e-4
+    torch.testing.assert_close(terms["loss"], expected)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_the_background_counts_in_both_dice_or_in_none(tiny, background):
+    changes = {"consistency.perturbation": "noise", "segmentation.include_background": background}
+    method, batch = make(tiny, **changes), tiny.make_batch()
+    with torch.no_grad():
+        answer = method.teacher(batch["views"]["weak"][2:]).logits.argmax(1, keepdim=True)
+        logits = method.student(batch["views"]["strong"]).logits
+        terms = method.losses(batch, INFO)
+    plain = {"include_background": background}
+    torch.testing.assert_close(terms["supervised"], dice_cross_entropy(logits[:2], batch["label"][:2], **plain))
+    torch.testing.assert_close(terms["consistency"], dice_cross_entropy(logits[2:], answer, **plain))

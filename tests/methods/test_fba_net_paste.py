@@ -8,6 +8,7 @@ import torch
 from medcontrast.batch import StepInfo
 from medcontrast.losses.segmentation import dice_cross_entropy
 from medcontrast.methods import build_method
+from medcontrast.methods.base import one_hot
 from medcontrast.networks.build import build_network
 from medcontrast.transforms.copy_paste import exchange_boxes
 
@@ -72,3 +73,8 @@ def test_the_memory_fills_after_the_step_and_never_from_cells_that_are_not_fully
         method.after_step(INFO)
         counts[ignored] = method.contrast.foreground_memory.count.tolist()
     assert min(counts[False]) > 0 and counts[True] == [0, 0]
+
+
+def test_ignored_voxels_are_of_no_class():
+    found = one_hot(torch.tensor([-1, 0, 2]).view(1, 1, 3, 1, 1), 3)
+    assert found.flatten(2)[0].T.tolist() == [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]

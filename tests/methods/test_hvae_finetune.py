@@ -308,3 +308,26 @@ def test_steps_and_a_resume_and_steps_are_six(cut):
     assert found == expected
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+def test_rows_get_new_parents_of_their_own():
+    made, own = Parents(PARENTS), make_batch(rows=6)["attributes"]
+    assert len(drawn_parents(made, own, [0, 1, 2, 3, 4, 5], info(4)).unique(dim=0)) > 2
+
+
+def test_real_images_are_moved_anew_in_every_step():
+    method, batch = make(), make_batch()
+    for step in range(FIRST):
+        terms = losses(method, step, batch)
+        draws = [row_generator(5, step, row, "predictor's shift") for row in range(4)]
+        moved = shifted(batch["image"], PREDICTOR_SHIFT, draws)
+        expected = parent_losses(method.predictor(moved), batch["attributes"], [3, 1])
+        torch.testing.assert_close(terms["loss"], torch.stack(expected).sum())
+
+
+def test_the_predictor_warms_up_over_a_tenth_of_its_steps_and_ends_at_0():
+    method = make(predictor_steps=40, predictor_lr=0.5)
+    found = [method.rate("predictor", 0.01, info(step)) for step in (0, 1, 3, 20, 40)]
+    cosines = [0.5 * (1 + math.cos(math.pi * step / 40)) for step in (0, 1, 3)]
+    assert found == pytest.approx([0.5 * 0.25, 0.5 * 0.5 * cosines[1], 0.5 * cosines[2], 0.25, 0.0])
+    assert [method.rate("generator", 0.01, info(step)) for step in (39, 40)] == [0.0, 0.01]

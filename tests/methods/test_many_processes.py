@@ -23,6 +23,11 @@ CASES = {
     "supervised": ("supervised", {}, (4, 0)),
     "mean_teacher": ("mean_teacher", {}, (4, 4)),
     "ua_mt": ("ua_mt", {"noise_std": 0.5}, (4, 4)),
+    "ua_mt, one row with certain voxels": (
+        "ua_mt",
+        {"noise_std": 0.5, "threshold_start": 0.04, "consistency_weight": 1000.0},
+        (4, 4),
+    ),
     "cps": ("cps", {}, (4, 4)),
     "mc_net": ("mc_net", {}, (4, 4)),
     "bcp": ("bcp", {"pretrain_steps": 1}, (4, 4)),
@@ -55,6 +60,8 @@ def make_batch(tiny, labeled, unlabeled):
     batch = tiny.make_batch(labeled, unlabeled)
     batch["label"][1] = -1
     batch["label"][0, :, :4] = -1
+    if labeled > 2:
+        batch["label"][labeled - 1] = 0  # background alone is labeled all the same
     batch["views"] = {name: view.double() for name, view in batch["views"].items()}
     return batch
 

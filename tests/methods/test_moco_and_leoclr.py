@@ -354,3 +354,13 @@ def test_three_steps_and_three_more_from_the_state_are_six(name):
     again.load_state_dict(method.state_dict())
     other.load_state_dict(optimizer.state_dict())
     assert first + steps(again, other, range(3, 6)) == whole
+
+
+def test_every_step_and_view_has_an_order_of_its_own():
+    method, image, seen = make("moco_v2"), torch.arange(1.0, 17.0).view(16, 1), []
+    method.averaged = lambda rows: seen.append(rows.flatten().tolist()) or rows
+    for step, stream in ((0, "first"), (1, "first"), (0, "second"), (0, "first")):
+        method.keys(image, info(step), stream)
+    first, later, other, again = seen
+    assert first == again
+    assert first != later and first != other

@@ -110,3 +110,14 @@ def test_dropout_acts_in_the_noisy_passes_alone(tiny):
     assert set(modes[:-1]) == {True}
     assert modes[-1] is False
     assert not any(module.training for module in method.teacher.modules())
+
+
+def test_every_row_has_noise_of_its_own(tiny):
+    """Rows of one image; as noisy - image of two images, equal noises differ in their rounding."""
+    method, seen = make(tiny), []
+    image = tiny.make_batch()["image"][:1].expand(2, -1, -1, -1, -1)
+    method.teacher.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    method._uncertainty(image, torch.tensor([2, 3]), INFO)
+    method._uncertainty(image[:1], torch.tensor([3]), INFO)
+    assert not torch.equal(seen[0][0], seen[0][1])
+    assert torch.equal(seen[0][1], seen[2][0])  # of two passes each

@@ -71,3 +71,8 @@ def test_an_end_at_zero_is_zero_on_every_processor() -> None:
     (interval,) = bootstrap_intervals(np.array([[0.1], [0.2], [-0.3]]), level=0.2)
     assert interval.low == 0.0
     assert interval.high == pytest.approx(0.1 / 3)
+
+
+def test_no_more_resamples_than_asked_for() -> None:
+    (interval,) = bootstrap_intervals(np.arange(10.0)[:, None], resamples=1)
+    assert interval.low == interval.high

@@ -77,3 +77,8 @@ def test_shapes_are_both_named() -> None:
 def test_bad_spacing(spacing: tuple[float, ...]) -> None:
     with pytest.raises(VolumeError, match="spacing in mm of 3 positive numbers"):
         volume_ml(np.ones((2, 2, 2), bool), spacing)
+
+
+def test_a_volume_too_large_is_in_percent_of_the_reference_too() -> None:
+    assert volume_error_percent(5.0, 4.0) == 25.0
+    assert volume_error_percent(12.0, 4.0) == 200.0

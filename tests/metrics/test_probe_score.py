@@ -140,3 +140,10 @@ def test_groups_of_several_labels_by_hand():
     assert score.by["domain"].worst["accuracy"] == "B" and score.by["domain"].gap["accuracy"] == 0.5
     whole = score_multilabel(scores, wanted, {"domain": ["A"] * 6}).by["domain"].groups["A"]
     assert whole == score.figures
+
+
+def test_a_group_that_lacks_one_of_three_classes_has_the_accuracy_alone():
+    targets = np.array([0, 1, 2, 0, 1, 1])
+    score = score_probe(np.eye(3)[targets], targets, {"domain": ["A", "A", "A", "B", "B", "B"]})
+    assert set(score.by["domain"].groups["B"]) == {"accuracy"}
+    assert set(score.by["domain"].groups["A"]) == set(score.figures)

@@ -240,3 +240,9 @@ def test_cases_must_match() -> None:
         Report({"a": [score(0.5)], "b": [score(0.5, target="aorta")]})
     with pytest.raises(InputError, match="same targets, tolerance and units"):
         Report({"a": [score(0.5)], "b": [score(0.5, tolerance_mm=1.0)]})
+
+
+def test_level_of_the_intervals_is_the_report_s() -> None:
+    # means of two draws from {0, 1} are 0, 1/2, 1 with chances 1/4, 1/2, 1/4
+    wide, narrow = (report(0.0, 1.0, level=level).summary["left atrium"].metrics["dice"] for level in (0.95, 0.4))
+    assert (wide.low, wide.high, narrow.low, narrow.high) == (0.0, 1.0, 0.5, 0.5)

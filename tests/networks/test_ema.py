@@ -126,3 +126,13 @@ def test_wrong_use_is_refused():
         update_teacher(make_teacher(student), student, 1.5, step=0)
     with pytest.raises(ValueError, match="teacher and student differ in"):
         update_teacher(nn.Linear(1, 1), student, 0.5, step=0)
+
+
+def test_own_buffers_stay_where_the_decay_makes_the_teacher_the_student():
+    student = make_student()
+    teacher = make_teacher(student)
+    change(student)
+    before = teacher[1].running_mean.clone()
+    update_teacher(teacher, student, 0.0, step=None, buffers="own")
+    assert torch.equal(teacher[0].weight, student[0].weight)
+    assert torch.equal(teacher[1].running_mean, before)

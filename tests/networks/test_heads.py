@@ -197,3 +197,30 @@ def test_the_public_head_refuses_another_patch():
     head = LegacyForegroundBackgroundHead(2, (8, 8, 8), 4)
     with pytest.raises(InputError, match=re.escape("made for patches of (8, 8, 8), but got (8, 8, 16)")):
         head(torch.zeros(1, 2, 8, 8, 16))
+
+
+def test_a_side_of_just_the_least_voxels_is_valid():
+    activation = torch.zeros(2, 1, 4, 4, 4)
+    activation[0].view(-1)[:3] = 1.0
+    activation[1].view(-1)[:2] = 1.0
+    out = ForegroundBackgroundHead(4, 8, minimum_voxels=3.0)(torch.randn(2, 4, 4, 4, 4), activation)
+    assert out.foreground_valid[:, 0].tolist() == [True, False]
+    out = ForegroundBackgroundHead(4, 8, minimum_voxels=61.0)(torch.randn(2, 4, 4, 4, 4), activation)
+    assert out.background_valid[:, 0].tolist() == [True, True]
+
+
+def test_the_head_by_its_equation():
+    torch.manual_seed(0)
+    head = ForegroundBackgroundHead(4, 8)
+    features, activation, weight = torch.randn(2, 4, 3, 3, 3), torch.rand(2, 2, 3, 3, 3), torch.rand(2, 1, 3, 3, 3)
+    out = head(features, activation, weight)
+    for found, share in ((out.foreground, activation * weight), (out.background, (1 - activation) * weight)):
+        pooled = torch.einsum("bcxyz,bkxyz->bkc", features, share) / share.sum((2, 3, 4))[..., None]
+        hidden = functional.gelu(head.hidden(functional.layer_norm(pooled, (4,))))
+        last = functional.layer_norm(head.last(hidden), (8,))
+        torch.testing.assert_close(found, torch.log(1 + torch.exp(4 * last)) / 4, rtol=1e-4, atol=1e-5)
+
+
+def test_the_head_begins_without_biases():
+    head = ForegroundBackgroundHead(4, 8)
+    assert not head.hidden.bias.any() and not head.last.bias.any()

@@ -73,3 +73,11 @@ def test_a_length_of_0_keeps_nothing():
 def test_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"expected embeddings \(n, 3\), but got \(4, 2, 3\)"):
         EmbeddingQueue(length=1, classes=2, channels=3).enqueue(0, torch.zeros(4, 2, 3))
+
+
+def test_after_more_at_once_than_it_holds_the_oldest_still_goes_first():
+    queue = EmbeddingQueue(length=3, classes=1, channels=1)
+    queue.enqueue(0, torch.arange(8.0)[:, None])
+    assert queue.count.tolist() == [8]
+    queue.enqueue(0, torch.tensor([[8.0]]))
+    assert kept(queue, 0) == [6.0, 7.0, 8.0]

@@ -75,3 +75,9 @@ def test_exchange_is_a_function_of_seed_step_and_row():
 def test_exchange_never_and_always(probability, share):
     masks = exchange_boxes((4, 4, 4), 0.5, probability, seed=0, step=0, rows=range(16))
     assert masks.flatten(1).any(1).float().mean() == share
+
+
+def test_sides_of_a_box_are_rounded_to_the_nearest():
+    (row,) = boxes(range(1), fraction=0.65)[:, 0]
+    places = row.nonzero()
+    assert (places.amax(0) - places.amin(0) + 1).tolist() == [8, 16, 6]  # of 7.8, 15.6 and 5.85

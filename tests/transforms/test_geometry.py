@@ -167,3 +167,34 @@ def test_slices_are_turned_about_their_own_axis_alone_and_stay_what_they_are(axi
 def test_no_axis_to_turn_about_and_no_zoom_leave_no_affine_part():
     settings = SpatialSettings(rotation_degrees=40.0, rotation_axes=(), scale=0.0)
     assert all(draw_geometry(settings, 0, 0, row).matrix is None for row in range(20))
+
+
+def test_label_is_that_of_the_nearest_voxel():
+    matrix = draw_geometry(SpatialSettings(rotation_degrees=25.0), 3, 1, 4).matrix
+    label = torch.randint(0, 5, (1, 1, *SHAPE), generator=torch.Generator().manual_seed(2))
+    _, moved = apply_geometry(noise(1), label, [RowGeometry(matrix=matrix)], None)
+    place = positions(SHAPE) @ torch.from_numpy(matrix).T + (torch.tensor(SHAPE) - 1) / 2
+    nearest = place.round().long()
+    certain = ((place - nearest).abs() < 0.49).all(-1) & ((nearest >= 0) & (nearest < torch.tensor(SHAPE))).all(-1)
+    assert certain.float().mean() > 0.4
+    assert torch.equal(moved[0, 0][certain], label[0, 0][tuple(nearest[certain].T)])
+
+
+def test_every_row_is_turned_in_its_own_spacing():
+    geometries = [draw_geometry(SpatialSettings(rotation_degrees=25.0), 3, 1, row) for row in range(2)]
+    spacing_mm, image = torch.tensor([[1.0, 1.0, 1.0], [0.5, 1.0, 3.0]]), noise()
+    both, _ = apply_geometry(image, None, geometries, spacing_mm)
+    for row in range(2):
+        alone, _ = apply_geometry(image[row : row + 1], None, geometries[row : row + 1], spacing_mm[row : row + 1])
+        torch.testing.assert_close(both[row : row + 1], alone)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_each_axis_is_mirrored_alone(axis):
+    out, _ = apply_geometry(noise(), None, [RowGeometry(), RowGeometry(flips=(axis,))], None)
+    assert torch.equal(out[1], noise()[1].flip(1 + axis))
+
+
+def test_geometry_is_drawn_anew_for_every_seed_step_and_row():
+    drawn = [draw_geometry(SpatialSettings(), *each).matrix for each in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    assert len({matrix.tobytes() for matrix in drawn}) == 4

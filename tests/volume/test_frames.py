@@ -202,3 +202,14 @@ def test_a_header_against_the_rules_of_dicom_is_read_without_a_word(tmp_path: Pa
     with pytest.warns(UserWarning, match="Unknown encoding"):
         item.save_as(folder / "one.dcm")
     assert read_grid(folder).spacing_mm == (0.5, 0.7, 3.0)
+
+
+def test_frames_a_tenth_off_are_unevenly_spaced(tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / "scan" / "one.dcm", placed([0, 3, 6.3, 9.3]))
+    refused(folder, r"scan: frames are missing or unevenly spaced: 3\.3 mm between frames 2 and 3 in order of")
+
+
+def test_what_a_frame_says_itself_leads(tmp_path: Path) -> None:
+    frames = placed([0, 3], PixelMeasures={"PixelSpacing": [0.9, 0.8]})
+    grid = read_grid(write_frames(tmp_path / "scan" / "one.dcm", frames))  # the shared groups say 0.7 and 0.5
+    assert grid.spacing_mm == pytest.approx((0.8, 0.9, 3.0))

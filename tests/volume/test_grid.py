@@ -115,3 +115,18 @@ def test_no_voxels() -> None:
 def test_a_grid_has_three_axes() -> None:
     with pytest.raises(ValueError, match="three axes"):
         Grid((3, 3), np.eye(4))  # type: ignore[arg-type]
+
+
+def test_corners_are_centres_of_the_last_voxels() -> None:
+    first, second = Grid((11, 1, 1), np.eye(4)), Grid((11, 1, 1), np.diag([1.01, 1, 1, 1]))  # 0.1 mm after ten steps
+    assert first.same_as(second, tolerance_mm=0.105)
+    assert not first.same_as(second, tolerance_mm=0.095)
+
+
+def test_a_grid_covers_the_same_corners_in_any_order_and_no_others() -> None:
+    grid = Grid((3, 4, 5), np.diag([1, 2, 3, 1]))
+    turned = Grid((4, 3, 5), affine_of((0, 2, 0), (-1, 0, 0), (0, 0, 3), origin=(2, 0, 0)))
+    moved = Grid((3, 4, 5), affine_of((1, 0, 0), (0, 2, 0), (0, 0, 3), origin=(2, 0, 0)))  # shares a face's corners
+    assert grid.covers(turned) and turned.covers(grid)
+    assert not grid.covers(moved)
+    assert not grid.covers(Grid((3, 4, 4), grid.affine)) and not Grid((3, 4, 4), grid.affine).covers(grid)

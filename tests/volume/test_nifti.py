@@ -295,3 +295,26 @@ def test_trailing_axes_of_one_are_dropped(tmp_path: Path, shape: tuple[int, ...]
 def test_one_slice_is_a_volume(tmp_path: Path) -> None:
     path = save(tmp_path / "scan.nii", VALUES[:, :, :1])
     assert read_volume(path, "image").array.shape == (4, 5, 1)
+
+
+@pytest.mark.parametrize("affine", [np.diag([-2.0, 3, 4, 1]), np.diag([2.0, -3, 4, 1]), np.diag([2.0, 3, -4, 1])])
+def test_a_left_handed_qform_is_nibabels(tmp_path: Path, affine: np.ndarray) -> None:
+    image = nib.Nifti1Image(VALUES, None)
+    image.set_qform(affine, 1)
+    assert image.header["pixdim"][0] == -1
+    image.to_filename(tmp_path / "scan.nii")
+    np.testing.assert_allclose(read_grid(tmp_path / "scan.nii").affine, affine, atol=1e-6)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("meter", 1000.0), ("micron", 0.001)])
+def test_a_unit_of_time_changes_nothing_and_the_origin_has_the_unit_of_length(
+    tmp_path: Path, unit: str, factor: float
+) -> None:
+    affine = np.array([[2.0, 0, 0, -50], [0, 3, 0, 60], [0, 0, 4, 70], [0, 0, 0, 1]])
+    scaled = np.vstack([affine[:3] / factor, affine[3]])
+    image = nib.Nifti1Image(VALUES, scaled)
+    image.header.set_xyzt_units(unit, "sec")
+    image.to_filename(tmp_path / "scan.nii")
+    grid = read_grid(tmp_path / "scan.nii")
+    np.testing.assert_allclose(grid.affine, affine, rtol=1e-6)
+    assert grid.warnings == ()

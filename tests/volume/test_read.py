@@ -135,3 +135,10 @@ def test_real_scans_read_as_nibabel_reads_them() -> None:
         assert volume.grid.warnings == ()
         assert read_volume(label, "label").grid.same_as(volume.grid, 1e-3)
         assert read_grid(image).same_as(volume.grid, 0.0)
+
+
+def test_values_just_beyond_a_thousand_times_are_far(tmp_path: Path) -> None:
+    array = np.linspace(0.0, 1.0, 24_000).reshape(20, 30, 40).astype(np.float32)
+    for value, far in ((900.0, False), (1100.0, True), (-1100.0, True)):
+        array[5, 6, 7] = value
+        assert (far_values(read_volume(save(tmp_path / "scan.nii", array), "image")) is not None) is far

@@ -133,9 +133,9 @@ def score_checkpoints(
     from medcontrast.inference.predict import Predictor
 
     console = console or Console()
+    folder = output or _default_output(checkpoints, manifest, split)
     manifest = manifest or _own_manifest(checkpoints[0])
     cases = scored_cases(manifest, split)
-    folder = output or _default_output(checkpoints, split)
     require_free(*(folder / name for name in (*TABLES, PICTURE)), overwrite=overwrite)
     predictor = Predictor.load(checkpoints, device=device, overrides={} if flips is None else {"flips": flips})
     require_same_channels(manifest.channels, predictor.channels, manifest.path)
@@ -235,12 +235,13 @@ def _own_manifest(checkpoint: Path) -> Manifest:
     return run.manifest
 
 
-def _default_output(checkpoints: list[Path], split: str) -> Path:
+def _default_output(checkpoints: list[Path], manifest: Manifest | None, split: str) -> Path:
     from medcontrast.checkpoint import resolve_checkpoint
 
     first = checkpoints[0]
-    stem = resolve_checkpoint(first).stem
-    return (first if first.is_dir() else first.parent) / f"evaluation_{split}_{stem}"
+    name = "evaluation" if manifest is None else f"evaluation_{manifest.path.stem}"
+    folder = first if first.is_dir() else first.parent
+    return folder / f"{name}_{split}_{resolve_checkpoint(first).stem}"
 
 
 def _require_same_labels(labels: LabelTable, manifest: Manifest) -> None:

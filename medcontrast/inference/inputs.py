@@ -148,6 +148,8 @@ def _of_folder(path: Path, faults: list[str]) -> list[Path]:
         faults.append(f"{lost[0]}: is a link to a file that is not there{_and_more(lost)}; fetch it, or take it away.")
         return []
     scans = [entry for entry in entries if _is_scan(entry)]
+    if any(_called(scan, "image") for scan in scans):  # the folder of a case, as `data split` takes them
+        scans = [scan for scan in scans if not _called(scan, "label")]
     slices = holds_dicom(path)
     if scans and slices:
         faults.append(
@@ -173,6 +175,10 @@ def _no_volume(folder: Path, entries: Sequence[Path]) -> str:
 
 def _and_more(paths: Sequence[Path]) -> str:
     return f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
+
+
+def _called(scan: Path, name: str) -> bool:
+    return output_stem(scan).lower() == name
 
 
 def _is_scan(entry: Path) -> bool:

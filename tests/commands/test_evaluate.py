@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -106,6 +107,15 @@ def test_a_checkpoint_against_an_earlier_evaluation(cli, refused, trained, tmp_p
     assert all(each["mean"] == 0.0 and each["p"] == 1.0 for figures in found.values() for each in figures.values())
     refused(cli(*words, "-o", tmp_path / "third", "--against", before, "--split", "labeled"), "needs the same cases")
     assert not (tmp_path / "third").exists()
+
+
+def test_scores_on_other_cases_have_a_folder_of_their_own(cli, tiny, trained, tmp_path):
+    run = shutil.copytree(trained.folder, tmp_path / "run")
+    manifest = tiny.write_data(tmp_path / "data", labeled=1, unlabeled=0, validation=1)
+    before = {path.name for path in run.iterdir()}
+    result = cli("evaluate", "--ckpt", run, "--manifest", manifest, "--device", "cpu")
+    assert result.code == 0, result.err
+    assert {path.name for path in run.iterdir()} - before == {f"evaluation_{manifest.stem}_validation_last"}
 
 
 def test_a_checkpoint_is_scored_at_the_tolerance_that_is_named(cli, trained, tmp_path):

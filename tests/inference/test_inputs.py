@@ -117,6 +117,14 @@ def test_masks_of_an_earlier_run_are_no_scans(tmp_path: Path) -> None:
     assert found([tmp_path]) == {"a": ["a.nii.gz"], "b_seg": ["b_seg.nii.gz"]}
 
 
+def test_the_label_in_the_folder_of_a_case_is_no_scan(tmp_path: Path) -> None:
+    touch(*(tmp_path / "case" / name for name in ("image.nii.gz", "Label.nrrd", "label_2.nii.gz")))
+    touch(*(tmp_path / "others" / name for name in ("images.nii.gz", "label.nii.gz")))
+    assert found([tmp_path / "case"]) == {"image": ["image.nii.gz"], "label_2": ["label_2.nii.gz"]}
+    assert set(found([tmp_path / "others"])) == {"images", "label"}
+    assert set(found([tmp_path / "case" / "Label.nrrd"])) == {"Label"}
+
+
 def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
     touch(tmp_path / "notes.txt")
     dicom(tmp_path / "one.dcm")

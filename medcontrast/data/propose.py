@@ -183,7 +183,7 @@ def _patch(
 
 def _intensity(manifest: Manifest, scans: Sequence[Scan], reasons: dict[str, str]) -> dict[str, Any]:
     named = [bool(re.search(r"(?<![a-z])ct(?![a-z])", name.lower())) for name in manifest.channels]
-    looks = all((scan.low <= -500).all() and (scan.high >= 200).all() and scan.whole_numbers for scan in scans)
+    looks = all(_like_ct(scan) for scan in scans)
     if all(named) or looks:
         return _window(
             scans, "the channel is called CT" if all(named) else "values look like Hounsfield units", reasons
@@ -196,6 +196,12 @@ def _intensity(manifest: Manifest, scans: Sequence[Scan], reasons: dict[str, str
         return {"kind": "as_stored"}
     reasons["data.intensity.kind"] = "units differ from scan to scan, so each gets mean 0 and SD 1"
     return {"kind": "zscore"}
+
+
+def _like_ct(scan: Scan) -> bool:
+    """Air is there, and nothing far below the -3024 of scanners' padding; a phase image goes to -4096."""
+    air = -500 if scan.whole_numbers else -900  # resampled scans have broken numbers; other such images lie near 0
+    return bool((scan.low <= air).all() and (scan.low >= -3500).all() and (scan.high >= 200).all())
 
 
 def _standardized(scan: Scan) -> bool:

@@ -237,6 +237,23 @@ def test_ct_without_labels_takes_what_is_not_air(plain: Manifest) -> None:
     assert (intensity.kind, intensity.low, intensity.high, intensity.std) == ("clip", 40.0, 41.0, 0.01)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "whole", "kind"),
+    [
+        (-1003.4, 1530.2, False, "clip"),  # resampled
+        (-3024.0, 1500.0, True, "clip"),  # padded by the scanner
+        (-600.0, 700.0, True, "clip"),  # cut above air
+        (-600.0, 700.0, False, "zscore"),
+        (-1000.0, 80.0, False, "zscore"),
+        (-4096.0, 4095.0, True, "zscore"),  # phase
+    ],
+)
+def test_hounsfield_units_by_their_range(plain: Manifest, low: float, high: float, whole: bool, kind: str) -> None:
+    body = np.arange(99, dtype=np.float32)[None]
+    found = propose(plain, scan(low=np.array([low]), high=np.array([high]), whole_numbers=whole, body=body))
+    assert found.recipe.data.intensity.kind == kind
+
+
 @pytest.mark.parametrize("name", ["T1 contrast", "vector", "SCTx", "MRI"])
 def test_ct_is_a_word_of_its_own(plain: Manifest, name: str) -> None:
     assert propose(replace(plain, channels=(name,)), scan()).recipe.data.intensity.kind == "zscore"

@@ -160,9 +160,6 @@ class FBANetSettings(Settings):
     name: Literal["fba_net"]
     segmentation: SegmentationLossSettings = SegmentationLossSettings()
     ema_decay: Decay = 0.99
-    partner: bool = False
-    """A second network, which begins differently, learns beside the student, each from the other's teacher. Twice the
-    time and the memory of a step; the student alone predicts."""
     consistency: ConsistencySettings = ConsistencySettings()
     contrast: ContrastSettings = ContrastSettings()
 

@@ -42,7 +42,6 @@ CASES = {
     ),
     "fba_net, whole patches": ("fba_net", {"contrast.region": 0, "consistency.target": "soft"}, (4, 4)),
     "fba_net, no contrast": ("fba_net", {"contrast.weight": 0.0}, (4, 4)),
-    "fba_net, a partner": ("fba_net", {"partner": True}, (4, 4)),
     "fba_net, three decoders": ("fba_net", {"consistency.mutual_weight": 0.5}, (4, 4)),
 }
 """Method, settings over the tiny recipe's, and labeled and unlabeled rows."""

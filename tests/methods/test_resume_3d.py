@@ -11,7 +11,6 @@ CASES = {
     "mc_net": ("mc_net", {}),
     "bcp": ("bcp", {}),
     "bcp, resumed in its pre-training": ("bcp", {"method.pretrain_steps": 4}),
-    "fba_net, a partner": ("fba_net", {"method.partner": True}),
     "fba_net, three decoders": ("fba_net", {"network.decoders": 3}),
 }
 """Method, and settings over the tiny recipe's."""

@@ -32,7 +32,6 @@ FORMS = {
     "no memory": ("fba_net", {"contrast.memory": 0}),
     "no contrast": ("fba_net", {"contrast.weight": 0.0}),
     "three decoders": ("fba_net", {"decoders": 3}),
-    "a partner": ("fba_net", {"partner": True}),
 }
 """Every method with a teacher, the part of bcp that has none, and fba_net's settings: what to `make`."""
 INFO = StepInfo(step=5, total=10, seed=1)

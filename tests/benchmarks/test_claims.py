@@ -79,6 +79,26 @@ def test_the_default_is_not_told_from_others_on_scans_that_it_never_saw(other: s
     assert gain.interval.low < 0 < gain.interval.high
 
 
+@pytest.mark.parametrize("target", ["hippocampus", "hippocampus anterior", "hippocampus posterior"])
+def test_the_default_is_the_best_on_the_cases_that_choose(target: str) -> None:
+    for row in ("fba_net", "cps"):
+        gain = gain_in_dice("hippocampus_methods_tune", target, row, "supervised")
+        assert gain.interval.low is not None and gain.interval.low > 0
+    assert gain_in_dice("hippocampus_methods_tune", target, "fba_net", "cps").interval.mean > 0
+
+
+@pytest.mark.parametrize("reading", ["linear 1", "linear 0.1", "knn 1"])
+def test_leoclr_is_behind_moco_on_composites(reading: str) -> None:
+    right = [
+        {each.run: each.right(reading) for each in map(ProbeRecord.load, (RESULTS / "pairs").glob(f"{row}-[0-9].json"))}
+        for row in ("leoclr", "moco")
+    ]
+    gap = difference(*right)
+    assert gap is not None and gap.interval.high is not None
+    assert gap.runs == 3
+    assert gap.interval.high < 0
+
+
 def test_urpc_is_behind_the_default_on_the_hippocampus() -> None:
     gain = gain_in_dice("hippocampus", "hippocampus", "fba_net", "peers/pymic_urpc")
     assert gain.interval.low is not None and gain.interval.low > 0

@@ -96,7 +96,10 @@ def run(arguments: argparse.Namespace) -> Path:
 
 
 def results_folder(manifest: Path) -> Path:
-    """Where the grid of this manifest keeps its peers' records; the manifest's own name where no grid has it."""
+    """Where the grid of this manifest keeps its peers' records; the manifest's own name where no grid has it.
+
+    Of several the first by name: of the whole cases before their slices, of methods before settings.
+    """
     for path in sorted((ROOT / "recipes" / "benchmarks").glob("*.yaml")):
         grid = load_grid(path)
         # grids of encoders have no manifest of scans

@@ -252,7 +252,7 @@ def test_records_go_to_the_grid_of_the_manifest(peers, tmp_path):
     folder = peers.run.results_folder(ROOT / "data_manifests" / "hippocampus_8of160.json")
     assert folder == results / "hippocampus" / "peers"
     tune = peers.run.results_folder(ROOT / "data_manifests" / "hippocampus_tune_8of120.json")
-    assert tune == results / "hippocampus_tune" / "peers"
+    assert tune == results / "hippocampus_methods_tune" / "peers"
     assert peers.run.results_folder(tmp_path / "mine.json") == results / "mine" / "peers"
 
 

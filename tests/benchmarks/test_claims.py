@@ -45,11 +45,11 @@ def test_pairs_by_the_scanners_themselves_are_the_upper_bound(reading: str) -> N
     assert above.interval.low > 0
 
 
-def gain_in_dice(grid: str, target: str, row: str, other: str) -> Difference:
-    """Of a row over another with 8 labels, paired by case over the runs that both have."""
+def gain_in_dice(grid: str, target: str, row: str, other: str, labeled: int = 8) -> Difference:
+    """Of a row over another, paired by case over the runs that both have."""
     scores = []
     for name in (row, other):
-        records = map(Record.load, sorted((RESULTS / grid).glob(f"{name}-8-[0-9].json")))
+        records = map(Record.load, sorted((RESULTS / grid).glob(f"{name}-{labeled}-[0-9].json")))
         # a peer lists its cases in another order
         scores.append({each.run: np.array(each.scores[target]["dice"])[np.argsort(each.cases)] for each in records})
     found = difference(*scores)
@@ -97,6 +97,13 @@ def test_leoclr_is_behind_moco_on_composites(reading: str) -> None:
     assert gap is not None and gap.interval.high is not None
     assert gap.runs == 3
     assert gap.interval.high < 0
+
+
+@pytest.mark.parametrize("target", ["hippocampus", "hippocampus anterior", "hippocampus posterior"])
+def test_the_default_is_ahead_with_4_labels_on_scans_that_it_never_saw(target: str) -> None:
+    gain = gain_in_dice("hippocampus", target, "fba_net", "supervised", labeled=4)
+    assert gain.runs >= 2
+    assert gain.interval.low is not None and gain.interval.low > 0
 
 
 def test_urpc_is_behind_the_default_on_the_hippocampus() -> None:

@@ -199,9 +199,10 @@ def _intensity(manifest: Manifest, scans: Sequence[Scan], reasons: dict[str, str
 
 
 def _like_ct(scan: Scan) -> bool:
-    """Air is there, and nothing far below the -3024 of scanners' padding; a phase image goes to -4096."""
+    """Air is there, and no range as a phase image has, -4096 to 4095; padding goes to -3024, or to -32768."""
     air = -500 if scan.whole_numbers else -900  # resampled scans have broken numbers; other such images lie near 0
-    return bool((scan.low <= air).all() and (scan.low >= -3500).all() and (scan.high >= 200).all())
+    phase = (scan.low < -3500) & (scan.high > 3500)
+    return bool((scan.low <= air).all() and (scan.high >= 200).all() and not phase.any())
 
 
 def _standardized(scan: Scan) -> bool:

@@ -242,6 +242,8 @@ def test_ct_without_labels_takes_what_is_not_air(plain: Manifest) -> None:
     [
         (-1003.4, 1530.2, False, "clip"),  # resampled
         (-3024.0, 1500.0, True, "clip"),  # padded by the scanner
+        (-32768.0, 3071.0, True, "clip"),
+        (-1024.0, 30000.0, True, "clip"),  # metal
         (-600.0, 700.0, True, "clip"),  # cut above air
         (-600.0, 700.0, False, "zscore"),
         (-1000.0, 80.0, False, "zscore"),

@@ -205,7 +205,6 @@ def test_an_input_is_never_removed(tmp_path: Path) -> None:
 def test_the_record_stays_until_all_that_it_names_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_everything(tmp_path, "a")
     (planned,) = plan_outputs([scan(Path("a.nii"))], tmp_path, export_endings=["seg.nrrd"])
-
     removed: list[str] = []
 
     def unlink(path: Path, missing_ok: bool = False) -> None:

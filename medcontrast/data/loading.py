@@ -35,8 +35,15 @@ def _said_plainly(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 @contextmanager
-def reading(loader: DataLoader[Any]) -> Iterator[Iterator[Batch]]:
-    """The loader's batches; its workers end with the block, where nothing else ends those of a loader read in part."""
+def reading(loader: DataLoader[Any], device: torch.device) -> Iterator[Iterator[Batch]]:
+    """The loader's batches; its workers end with the block, where nothing else ends those of a loader read in part.
+
+    Args:
+        loader: Of `batch_loader`.
+        device: Where the batches go. Only a GPU copies from page-locked memory, and locking pages opens CUDA, which
+            would take memory of a GPU that a run on the CPU leaves to others.
+    """
+    loader.pin_memory = device.type == "cuda"
     batches = iter(loader)
     try:
         yield _said_plainly(batches)
@@ -63,7 +70,6 @@ def batch_loader(
         num_workers=workers,
         collate_fn=collate,
         worker_init_fn=_leave_signals_to_training,
-        pin_memory=torch.cuda.is_available(),
         # forked processes share the memory cache instead of copying it
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         # its own generator: a loader draws from the global one when it starts, which would move dropout's draws

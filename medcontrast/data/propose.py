@@ -26,6 +26,8 @@ _LONGEST_SIDE = 1024
 _HERE = "the proposed recipe"
 _SAME = 0.05
 _ANISOTROPIC = 3.0
+_SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])")
+"""In kidney_left too, where an underscore makes one word of it."""
 Vector = NDArray[np.float64]
 
 
@@ -270,10 +272,11 @@ def _method_and_train(tree: dict[str, Any], manifest: Manifest, patch: Sequence[
 
 def _views(tree: dict[str, Any], manifest: Manifest, reasons: dict[str, str]) -> None:
     names = " ".join(label.name.lower() for label in manifest.labels.labels)
-    sided = re.search(r"\bleft\b", names) and re.search(r"\bright\b", names)
+    # one side alone counts too: a mirrored left atrium looks like a right one, which is background
+    sided = _SIDE.search(names) is not None
     tree["augment"] = {"spatial": {"flip_axes": [] if sided else [0]}}
     reasons["augment.spatial.flip_axes"] = (
-        "labels tell left from right, so nothing is mirrored"
+        "labels name a side, so nothing is mirrored"
         if sided
         else "left and right only; take [] where the sides differ, as in the heart (docs/findings.md: it costs Dice)"
     )

@@ -127,10 +127,13 @@ def patients_from_file(path: Path, names: Sequence[str]) -> dict[str, str]:
             table = {str(case): str(patient) for case, patient in json.loads(text).items()}
         else:
             rows = [row for row in csv.reader(text.splitlines()) if row]
+            alone = next((row[0] for row in rows if len(row) < 2), None)
+            if alone is not None:
+                raise ValueError(f"the line {alone!r} has no comma")
             table = {row[0].strip(): row[1].strip() for row in rows}
     except FileNotFoundError:
         raise ManifestError(f"{path}: there is no such file; name the list of cases and their patients.") from None
-    except (OSError, ValueError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, csv.Error) as error:
         raise ManifestError(
             f"{path}: expected lines `case,patient` in a CSV file or a JSON object {{case: patient}} ({error})."
         ) from None

@@ -129,7 +129,7 @@ class Trainer:
             self.save()  # from the first moment on there is something to resume from
         began, before = time.monotonic(), self.state.seconds
         shown = TrainingProgress(self.console, self.state.step, train.steps, enabled=fabric.is_global_zero)
-        with shown, reading(loader) as batches:
+        with shown, reading(loader, fabric.device) as batches:
             for step in range(self.state.step, train.steps):
                 wrapped.train()
                 info = StepInfo(step, train.steps, sampler.epoch(step), self.run.recipe.seed)

@@ -282,14 +282,15 @@ def test_the_method_follows_the_splits(tmp_path: Path, tiny: SimpleNamespace) ->
     assert alone.inference.network == "student"
 
 
-def test_left_and_right_are_not_mirrored(plain: Manifest) -> None:
+def test_what_names_a_side_is_not_mirrored(plain: Manifest) -> None:
     def flips(*labels: str) -> tuple[int, ...]:
         table = {"0": "background", **{str(value): name for value, name in enumerate(labels, 1)}}
         labeled = replace(plain, labels=LabelTable.from_json({"labels": table}))
         return propose(labeled, scan()).recipe.augment.spatial.flip_axes
 
-    assert flips("left atrium") == flips("right ventricle") == (0,)
-    assert flips("left lung", "right lung") == ()
+    assert flips("left lung", "right lung") == flips("kidney_left", "kidney_right") == ()
+    assert flips("Left atrium") == flips("myocardium", "ventricle_right") == ()  # its mirrored version is background
+    assert flips("hippocampus") == flips("bright spots", "copyright") == (0,)
 
 
 def like_recipe(**changes: Any) -> Recipe:

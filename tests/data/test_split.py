@@ -132,6 +132,9 @@ def test_patients_from_csv_and_json(tmp_path: Path) -> None:
     tree.write_text("[1]")
     with pytest.raises(ManifestError, match=r"expected lines `case,patient`"):
         patients_from_file(tree, ["a"])
+    table.write_text("case;patient\na;p1\n")
+    with pytest.raises(ManifestError, match=r"lines `case,patient` .*\(the line 'case;patient' has no comma\)\.$"):
+        patients_from_file(table, ["a"])
     with pytest.raises(ManifestError, match=r"none\.csv: there is no such file; name the list of cases"):
         patients_from_file(tmp_path / "none.csv", ["a"])
 

@@ -107,6 +107,8 @@ def _on_the_grid(pair: Pair) -> Volume:
 def folder_pairs(predictions: Path, labels: Path) -> list[tuple[str, Path, Path]]:
     """Pairs files by name: `CASE.nii.gz` or `CASE_seg.nii.gz` with `CASE.nii.gz`.
 
+    Where all labels end in _seg it is no part of the cases' names.
+
     A `.seg.nrrd` beside a mask of its name is an export of that mask, and left aside, unless it was saved since.
 
     Raises:
@@ -114,6 +116,8 @@ def folder_pairs(predictions: Path, labels: Path) -> list[tuple[str, Path, Path]
             no prediction: a missing mask is an error, never skipped.
     """
     references, found = _by_stem(labels), _by_stem(predictions)
+    if all(name.endswith("_seg") for name in references):  # the case is called as where its scan is known
+        references = {name.removesuffix("_seg"): files for name, files in references.items()}
     pairs, missing = [], []
     for name, reference in references.items():
         masks = _without_exports(found.get(name, [])) + _without_exports(found.get(f"{name}_seg", []))

@@ -27,6 +27,22 @@ def test_evaluate_masks(cli, tiny, masks):
     assert cli("evaluate", "--predictions", labels, "--labels", labels).code == 0
 
 
+def test_an_ending_that_all_labels_have_is_no_part_of_the_cases_names(cli, refused, masks):
+    predictions, labels, folder = masks
+    words = ("--predictions", predictions, "--labels", labels)
+    assert cli("evaluate", *words, "-o", folder / "first").code == 0
+    for path in labels.iterdir():
+        path.rename(path.with_name(f"{path.stem}_seg.nii"))
+    result = cli("evaluate", *words, "--against", folder / "first" / "report.json")
+    assert result.code == 0, result.err
+    assert "on the same 2 cases" in " ".join(result.out.split())
+    (labels / "case_0_seg.nii").rename(labels / "case_0.nii")  # one without: then it is part of the name
+    refused(
+        cli("evaluate", *words, "--against", folder / "first" / "report.json"),
+        "only one of the two: case_1, case_1_seg",
+    )
+
+
 def test_masks_against_an_earlier_evaluation(cli, refused, tiny, masks):
     predictions, labels, folder = masks
     words = ("--predictions", predictions, "--labels", labels)

@@ -2,6 +2,7 @@
 
 MedcontrastError            exit code 1: failed while running
 ├── NonFiniteLossError      a loss became NaN or infinite
+├── NonFiniteOutputError    what a network says of a scan is NaN or infinite
 └── InputError              exit code 2: wrong input, nothing was written over
     ├── RecipeError         the recipe, all its faults at once
     ├── ManifestError       the manifest or what it names
@@ -25,6 +26,10 @@ class MedcontrastError(Exception):
 
 class NonFiniteLossError(MedcontrastError):
     """A loss term became NaN or infinite; names the step and the cases."""
+
+
+class NonFiniteOutputError(MedcontrastError):
+    """A network's output is NaN or infinite somewhere, of which no mask can be made; names the scan."""
 
 
 class InputError(MedcontrastError):

@@ -43,7 +43,7 @@ def counterfactuals(
     from medcontrast.engine.generator.generator import actions, load_generator
     from medcontrast.engine.generator.metrics import SCORES, score_generator, train_predictor, write_scores
     from medcontrast.files import require_free
-    from medcontrast.inference.predict import resolve_device
+    from medcontrast.inference.device import resolve_device
 
     generator = load_generator(checkpoint, resolve_device(device))
     total = len(generator.network.state_dict())

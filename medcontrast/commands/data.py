@@ -240,7 +240,7 @@ def boxes(
     from medcontrast.commands.progress import counting
     from medcontrast.data.images.manifest import load_image_manifest
     from medcontrast.engine.lesion_boxes import BoxRequest, write_lesion_boxes
-    from medcontrast.inference.predict import resolve_device
+    from medcontrast.inference.device import resolve_device
 
     request = BoxRequest(
         size=size,

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from medcontrast.transforms.volume3d import prepare_image, prepare_label, requir
 from medcontrast.volume import Grid, NiftiFields, read_volume, require_usable_image
 from medcontrast.volume.segments import read_label_map
 
-_FORMAT = 1
+_FORMAT = 2
 """Goes up when files of the disk cache change their meaning."""
 
 
@@ -84,6 +84,8 @@ def load_case(case: Case, data: DataSettings, labels: LabelTable, *, read_label:
             )
         stored, _ = read_label_map(case.label, labels)  # what it reads by name is told by `data check`
         require_same_grid(stored, volumes[0])
+        # headers may round differently, and then resampling would end in another number of voxels than the image's
+        stored = replace(stored, grid=volumes[0].grid)
         indices = prepare_label(stored, labels, spacing_mm=data.spacing_mm).as_tensor().numpy().astype(np.int16)
     affine = image.affine.numpy().astype(np.float64)
     return PreparedCase(case.name, image.as_tensor().numpy(), indices, affine, volumes[0].grid)

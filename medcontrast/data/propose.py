@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.data.manifest import Manifest
-from medcontrast.data.survey import Scan
+from medcontrast.data.survey import MeasuredScan
 from medcontrast.errors import InputError
 from medcontrast.settings import Recipe, recipe_from_tree, require_segmentation
 from medcontrast.settings.data import LEAST_SIDE
@@ -45,7 +45,7 @@ class Proposal:
 
 
 def propose_recipe(
-    manifest: Manifest, scans: Sequence[Scan], *, manifest_path: str, command: str, like: Recipe | None = None
+    manifest: Manifest, scans: Sequence[MeasuredScan], *, manifest_path: str, command: str, like: Recipe | None = None
 ) -> Proposal:
     """Proposes a recipe.
 
@@ -98,7 +98,7 @@ def propose_recipe(
     return Proposal(require_segmentation(recipe_from_tree(tree, where=_HERE), where=_HERE), reasons)
 
 
-def _spacing(scans: Sequence[Scan], reasons: dict[str, str]) -> tuple[list[float], Vector]:
+def _spacing(scans: Sequence[MeasuredScan], reasons: dict[str, str]) -> tuple[list[float], Vector]:
     """Never left open: a scan of other voxels, met later, is then brought to those that the network knows."""
     spacings = np.array([scan.spacing_mm for scan in scans])
     median = np.median(spacings, axis=0)
@@ -159,7 +159,7 @@ def _cell(manifest: Manifest, like: Recipe | None) -> int:
 
 
 def _patch(
-    scans: Sequence[Scan],
+    scans: Sequence[MeasuredScan],
     shape: Vector,
     target: Vector,
     network: NetworkSettings,
@@ -183,7 +183,7 @@ def _patch(
     return [int(side) for side in patch]
 
 
-def _intensity(manifest: Manifest, scans: Sequence[Scan], reasons: dict[str, str]) -> dict[str, Any]:
+def _intensity(manifest: Manifest, scans: Sequence[MeasuredScan], reasons: dict[str, str]) -> dict[str, Any]:
     named = [bool(re.search(r"(?<![a-z])ct(?![a-z])", name.lower())) for name in manifest.channels]
     looks = all(_like_ct(scan) for scan in scans)
     if all(named) or looks:
@@ -200,19 +200,19 @@ def _intensity(manifest: Manifest, scans: Sequence[Scan], reasons: dict[str, str
     return {"kind": "zscore"}
 
 
-def _like_ct(scan: Scan) -> bool:
+def _like_ct(scan: MeasuredScan) -> bool:
     """Air is there, and no range as a phase image has, -4096 to 4095; padding goes to -3024, or to -32768."""
     air = -500 if scan.whole_numbers else -900  # resampled scans have broken numbers; other such images lie near 0
     phase = (scan.low < -3500) & (scan.high > 3500)
     return bool((scan.low <= air).all() and (scan.high >= 200).all() and not phase.any())
 
 
-def _standardized(scan: Scan) -> bool:
+def _standardized(scan: MeasuredScan) -> bool:
     near = (np.abs(scan.mean) < 3).all() and (scan.std > 0.3).all() and (scan.std < 3).all()
     return bool(near and not scan.whole_numbers and (scan.low < 0).all() and (scan.low > -10).all())
 
 
-def _window(scans: Sequence[Scan], why: str, reasons: dict[str, str]) -> dict[str, Any]:
+def _window(scans: Sequence[MeasuredScan], why: str, reasons: dict[str, str]) -> dict[str, Any]:
     inside = np.concatenate([scan.structure.ravel() for scan in scans])
     what = "labeled voxels" if inside.size else "voxels above -500"
     values = inside if inside.size else np.concatenate([scan.body.ravel() for scan in scans])

@@ -186,5 +186,5 @@ class BalancedSampler(TwoStreamSampler):
 
 
 @lru_cache(maxsize=8)
-def _order(cases: int, seed: int, stream: str, epoch: int) -> np.ndarray:
-    return row_generator(seed, epoch, 0, stream).permutation(cases)
+def _order(cases: int, seed: int, stream: str, round_: int) -> np.ndarray:
+    return row_generator(seed, round_, 0, stream).permutation(cases)

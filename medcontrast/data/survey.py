@@ -18,7 +18,7 @@ _VOXELS_A_SCAN = 20_000
 
 
 @dataclass(frozen=True)
-class Scan:
+class MeasuredScan:
     """One training scan, along the canonical axes x, y, z.
 
     Attributes:
@@ -48,7 +48,9 @@ class Scan:
     body: NDArray[np.float32]
 
 
-def survey(manifest: Manifest, *, most: int = 60, tell: Callable[[str], None] = lambda case: None) -> list[Scan]:
+def survey(
+    manifest: Manifest, *, most: int = 60, tell: Callable[[str], None] = lambda case: None
+) -> list[MeasuredScan]:
     """Reads training scans, labeled ones first; the labels of labeled cases alone.
 
     Args:
@@ -70,7 +72,7 @@ def survey(manifest: Manifest, *, most: int = 60, tell: Callable[[str], None] = 
     return scans
 
 
-def _scan(case: Case, labeled: bool, manifest: Manifest) -> Scan:
+def _scan(case: Case, labeled: bool, manifest: Manifest) -> MeasuredScan:
     volumes = [read_volume(path, "image") for path in case.images]
     image = np.stack([np.asarray(volume.array, dtype=np.float32) for volume in volumes])
     grid = volumes[0].grid
@@ -86,7 +88,7 @@ def _scan(case: Case, labeled: bool, manifest: Manifest) -> Scan:
         if label.shape != image.shape[1:]:
             raise ManifestError(f"{case.label}: its shape {label.shape} is not the image's, {image.shape[1:]}.")
         extent, structure = _structure(label, image, grid, manifest)
-    return Scan(
+    return MeasuredScan(
         case.name,
         np.array(grid.shape, dtype=float)[order],
         np.array(grid.spacing_mm, dtype=float)[order],
@@ -110,5 +112,5 @@ def _structure(
 
 
 def _thin(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    thinned: NDArray[np.float32] = values[:, :: max(1, values.shape[1] // _VOXELS_A_SCAN)]
+    thinned: NDArray[np.float32] = values[:, :: max(1, -(-values.shape[1] // _VOXELS_A_SCAN))]
     return thinned

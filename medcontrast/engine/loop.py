@@ -37,7 +37,7 @@ MOST_LEFT_OUT = 30
 
 
 @dataclass
-class Progress:
+class RunState:
     """Where a run stands; saved with every checkpoint."""
 
     step: int = 0
@@ -61,7 +61,7 @@ class Trainer:
     run: Run
     fabric: Fabric
     console: Console
-    state: Progress = field(default_factory=Progress)
+    state: RunState = field(default_factory=RunState)
     source: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class Trainer:
     def resume(self) -> None:
         """Goes back to the last checkpoint: tensors, optimiser, step; log and curves are cut back to it."""
         saved = checkpoint.load_resume(self.run.resume_file)
-        self.state = Progress(**saved["progress"])
+        self.state = RunState(**saved["progress"])
         total = self.run.recipe.train.steps
         if self.state.step >= total:
             raise InputError(
@@ -109,7 +109,7 @@ class Trainer:
         self._say(f"Resuming at step {self.state.step} of {total}.")
 
     @freed_memory_kept()
-    def fit(self, stop: StopRequest) -> Progress:
+    def fit(self, stop: StopRequest) -> RunState:
         """Trains to the recipe's last step, or until somebody asks to stop; always leaves a checkpoint."""
         train, fabric = self.run.recipe.train, self.fabric
         lay_out_for(fabric.device, self.method)
@@ -139,9 +139,9 @@ class Trainer:
                 self._record(step + 1, terms, curves)
                 stopping = self._should_stop(stop)
                 if validator is not None and every and ((step + 1) % every == 0 or step + 1 == train.steps):
-                    if stopping:
-                        self.save()  # whoever asked may not wait for a validation
+                    self.save()  # whoever asks to stop, now or meanwhile, may not wait for a validation
                     self._validate(validator, shown, curves)
+                    stopping = self._should_stop(stop)
                 if stopping:
                     break
                 if (step + 1) % train.save_every == 0 and step + 1 < train.steps:

@@ -270,8 +270,10 @@ def _remove_old_run(folder: Path) -> None:
     with held(folder):
         for name in (RECIPE, MANIFEST, FACTS, "log.jsonl", RESUME, LAST, BEST):
             (folder / name).unlink(missing_ok=True)
-        for name in ("tensorboard", "overlays"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        # scores and probes of the old checkpoints too: they would read as the new ones'
+        scores = [file.parent for name in ("evaluation", "probe") for file in folder.glob(f"{name}_*/{name}.json")]
+        for part in (folder / "tensorboard", folder / "overlays", *scores):
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def _git_commit() -> str | None:

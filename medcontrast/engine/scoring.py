@@ -303,8 +303,7 @@ def _compared(console: Console, report: Report, other: Report | None, against: P
         f"Difference to {against}, this minus that, on the same {len(report.cases)} cases",
         *difference_lines(found),
     ]
-    for line in lines:
-        console.print(line, markup=False, highlight=False)
+    say(console, *lines)
     return {"against": {"report": str(against), "differences": differences_to_json(found)}}
 
 
@@ -312,8 +311,7 @@ def _show(console: Console, report: Report) -> None:
     wide = console.width >= report.table_width
     if wide:
         console.print(report.table())
-    for line in report.notes() if wide else report.lines():
-        console.print(line, markup=False, highlight=False)
+    say(console, *(report.notes() if wide else report.lines()))
 
 
 def _write_scores(folder: Path, report: Report) -> None:

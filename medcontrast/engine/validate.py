@@ -13,7 +13,7 @@ from torch import nn
 
 from medcontrast.data.manifest import Manifest
 from medcontrast.data.prepared import PreparedCases
-from medcontrast.inference.predict import predict_case
+from medcontrast.inference.predict import naming, predict_case
 from medcontrast.metrics.overlap import dice
 from medcontrast.networks.modes import evaluating
 from medcontrast.render import OverlayRow, overlay_grid_png
@@ -66,13 +66,17 @@ class Validator:
 
     @torch.no_grad()
     def __call__(self, network: nn.Module, step: int) -> ValidationReport:
-        """Predicts and scores every case; leaves the network in the mode it was in."""
+        """Predicts and scores every case; leaves the network in the mode it was in.
+
+        Raises:
+            NonFiniteOutputError: The network says NaN or infinity of a case.
+        """
         scores: dict[str, list[float]] = {name: [] for name in self.labels.targets}
         worst: tuple[float, OverlayRow] | None = None
         for index in range(len(self.cases)):
             case = self.cases[index]
             assert case.label is not None
-            with evaluating(network), self.autocast():
+            with evaluating(network), self.autocast(), naming(f"Validation case {case.name}"):
                 prediction = predict_case(
                     network,
                     torch.from_numpy(case.image),

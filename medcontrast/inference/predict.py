@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from torch import Tensor, nn
 from medcontrast.allocator import freed_memory_kept
 from medcontrast.data.seen_values import SeenValues
 from medcontrast.data.voxel_sizes import VoxelSizes, shown
-from medcontrast.errors import InputError, VolumeError
-from medcontrast.gpu import compute_in_float32, sound_in_16_bits
+from medcontrast.errors import NonFiniteOutputError, VolumeError
+from medcontrast.inference.device import Autocast, autocast_on, resolve_device
 from medcontrast.inference.members import Member, load_members
 from medcontrast.inference.postprocess import finish
 from medcontrast.inference.record import geometry, measured_volumes, prediction_record
@@ -50,8 +49,11 @@ from medcontrast.volume import (
     to_canonical,
 )
 
-Autocast = Callable[[], AbstractContextManager[Any]]
 _ALL_AXES = (0, 1, 2)
+_NOT_FINITE = (
+    "the network's output is NaN or infinite in some voxels, so that no mask can be made of it; try --device cpu, and "
+    "train with train.precision 32-true if that says the same."
+)
 _THIN = 3  # a scan is thin whose side is less than a patch's divided by this
 FLOAT32_BYTES = 2**30
 """Above this size the probabilities of a whole image are kept in float16, where they must be kept at all."""
@@ -123,7 +125,7 @@ class Predictor:
         members = load_members(checkpoints, chosen)
         first = members[0].recipe
         settings = InferenceSettings.model_validate({**first.inference.model_dump(), **(overrides or {})})
-        precision, autocast = _autocast(chosen, first.train.precision)
+        precision, autocast = autocast_on(chosen, first.train.precision)
         return cls(members, settings, chosen, autocast, precision)
 
     def predict_slabs(self, image: Tensor) -> Iterator[Tensor]:
@@ -181,6 +183,7 @@ class Predictor:
 
         Raises:
             VolumeError: The scan cannot be used, or has another number of channels.
+            NonFiniteOutputError: A network says NaN or infinity of it.
         """
         began = time.monotonic()
         volumes = self._read(images)
@@ -189,13 +192,16 @@ class Predictor:
         affine, grid = np.asarray(image.affine, dtype=np.float64), self._warned(volumes, image.shape[1:])
         del volumes
         if probabilities or entropy or not same_voxels(image.shape[1:], affine, grid):
-            maps = self.predict_probabilities(image.as_tensor())
+            with naming(str(images[0])):
+                maps = self.predict_probabilities(image.as_tensor())
             del image  # the way back takes the most memory
             # the way back needs float64, which mps has not
             maps = maps.cpu() if maps.device.type == "mps" else maps
             indices = to_scan_labels(maps, affine, grid).cpu()
         else:  # no voxel needs its neighbours' probabilities, so that none are kept
-            indices = reordered(self.predict_classes(image.as_tensor()), affine, grid)
+            with naming(str(images[0])):
+                classes = self.predict_classes(image.as_tensor())
+            indices = reordered(classes, affine, grid)
         label_map = self._finished(indices.numpy(), grid)
         return Prediction(
             label_map,
@@ -299,7 +305,7 @@ def _logit_slabs(
     window = settings.window or patch
     axes = [axis for axis in flip_axes if window[axis] > 1] if settings.flips else []
     with evaluating(network):
-        yield from window_slabs(
+        slabs = window_slabs(
             image[None],
             window,
             mirrored(logits_of, axes),
@@ -308,6 +314,11 @@ def _logit_slabs(
             window_batch=settings.window_batch,
             device=device,
         )
+        for slab in slabs:
+            # compared with anything NaN is not the larger one, and would be background
+            if not bool(torch.isfinite(slab).all()):
+                raise NonFiniteOutputError(_NOT_FINITE)
+            yield slab
 
 
 @freed_memory_kept()
@@ -334,11 +345,23 @@ def predict_case(
 
     Returns:
         (x, y, z) int16 class indices on the prepared grid, on the CPU.
+
+    Raises:
+        NonFiniteOutputError: The network says NaN or infinity of it.
     """
     slabs = _logit_slabs(
         network, image, patch=patch, settings=settings, device=device, autocast=autocast, flip_axes=flip_axes
     )
     return joined((most_probable(slab)[None].cpu() for slab in slabs), image.shape[1:], torch.int16)[0]
+
+
+@contextmanager
+def naming(scan: str) -> Iterator[None]:
+    """Puts the scan's name before what is said of an output that is not finite."""
+    try:
+        yield
+    except NonFiniteOutputError as error:
+        raise NonFiniteOutputError(f"{scan}: {error}") from None
 
 
 def entropy_map(probabilities: Tensor, affine: NDArray[np.float64], grid: Grid) -> NDArray[np.float32]:
@@ -355,36 +378,6 @@ def entropy_map(probabilities: Tensor, affine: NDArray[np.float64], grid: Grid) 
         total -= torch.xlogy(share, share)
     entropy: NDArray[np.float32] = (total / math.log(len(probabilities))).clamp_(0.0, 1.0).numpy()
     return entropy
-
-
-def resolve_device(name: str | None) -> torch.device:
-    """The device of that name; by default cuda where there is one, else the CPU.
-
-    Raises:
-        InputError: No such device here.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise InputError(f"--device {name}: expected cpu, cuda, cuda:N or mps.")
-    count = torch.cuda.device_count() if device.type == "cuda" else int(torch.backends.mps.is_available())
-    if device.type != "cpu" and (device.index or 0) >= count:
-        raise InputError(f"--device {name}: there is no such device here; take --device cpu.")
-    return device
-
-
-def _autocast(device: torch.device, precision: str) -> tuple[str, Autocast]:
-    if device.type == "cuda" and precision != "32-true" and sound_in_16_bits():
-        if precision == "16-mixed":
-            return "float16", partial(torch.autocast, "cuda", torch.float16)
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bfloat16", partial(torch.autocast, "cuda", torch.bfloat16)
-    compute_in_float32()
-    return "float32", nullcontext
 
 
 def _stacked(probabilities: Tensor, affine: NDArray[np.float64], grid: Grid) -> NDArray[np.float32]:

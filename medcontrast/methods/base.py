@@ -126,9 +126,8 @@ def rows_in_turn(rows: Tensor, count: int, *, first: int = 0) -> Tensor:
 
 
 def strong_and_weak(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The batch's two views, or its image twice where there are none (as in tests of a bare method)."""
-    views = batch.get("views")
-    return (batch["image"], batch["image"]) if views is None else (views["strong"], views["weak"])
+    """The batch's two views."""
+    return batch["views"]["strong"], batch["views"]["weak"]
 
 
 def one_hot(label: Tensor, classes: int) -> Tensor:

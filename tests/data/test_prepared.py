@@ -65,6 +65,23 @@ def test_case_is_canonical_with_channels_and_class_indices(ignoring):
     assert np.allclose(loaded.grid.affine, AFFINE)
 
 
+def test_a_label_whose_header_is_rounded_otherwise_is_prepared_on_the_grid_of_its_image(tiny, tmp_path):
+    """Half of an even number of voxels: a digit of rounding, and resampling ends in one voxel more or less."""
+    random = np.random.default_rng(0)
+    label = np.zeros((20, 22, 24), np.int16)
+    label[8:12, 8:12, 8:12] = 1
+    affine = np.diag([0.625, 0.625, 0.625, 1.0])
+    table = LabelTable.from_json({"labels": {"0": "background", "1": "a"}})
+    image = tiny.write_nifti(tmp_path / "image.nii.gz", random.normal(size=label.shape).astype(np.float32), affine)
+    found = set()
+    for number, factor in enumerate((1 - 1e-6, 1.0, 1 + 1e-6)):
+        path = tiny.write_nifti(tmp_path / f"label_{number}.nii.gz", label, affine @ np.diag([factor] * 3 + [1.0]))
+        case = load_case(Case("case", (image,), path), settings(spacing_mm=(1.25, 1.25, 1.25)), table)
+        assert case.label.shape[1:] == case.image.shape[1:]
+        found.add(case.label.tobytes())
+    assert len(found) == 1
+
+
 def test_resampled_case_has_the_wanted_spacing(ignoring):
     case, table, *_ = ignoring
     loaded = load_case(case, settings(spacing_mm=(1.0, 2.0, 1.0)), table)

@@ -16,7 +16,7 @@ from medcontrast.data import survey as survey_room
 from medcontrast.data.manifest import Manifest, load_manifest
 from medcontrast.data.propose import PATCH_VOXELS, Proposal, propose_recipe
 from medcontrast.data.recipe_page import recipe_page, relative_path, write_recipe
-from medcontrast.data.survey import Scan, survey
+from medcontrast.data.survey import MeasuredScan, survey
 from medcontrast.errors import InputError, ManifestError
 from medcontrast.labels import LabelTable
 from medcontrast.settings import Recipe, load_recipe, recipe_from_tree
@@ -25,7 +25,7 @@ from medcontrast.volume import segments
 TABLE = LabelTable.from_json({"labels": {"0": "background", "1": "liver"}})
 
 
-def scan(**changes: Any) -> Scan:
+def scan(**changes: Any) -> MeasuredScan:
     """An MR scan of 100 x 80 x 60 voxels of 1 x 1 x 1.5 mm whose structure spans 40 x 40 x 30 mm."""
     values: dict[str, Any] = {
         "case": "a",
@@ -40,7 +40,7 @@ def scan(**changes: Any) -> Scan:
         "structure": np.zeros((1, 0), np.float32),
         "body": np.zeros((1, 0), np.float32),
     }
-    return Scan(**{**values, **changes})
+    return MeasuredScan(**{**values, **changes})
 
 
 def manifest(tiny: SimpleNamespace, tmp_path: Path, **splits: Any) -> Manifest:
@@ -52,7 +52,7 @@ def plain(tmp_path: Path, tiny: SimpleNamespace) -> Manifest:
     return replace(manifest(tiny, tmp_path, validation=1), labels=TABLE, channels=("T1",))
 
 
-def propose(plain: Manifest, *scans: Scan, like: Recipe | None = None) -> Proposal:
+def propose(plain: Manifest, *scans: MeasuredScan, like: Recipe | None = None) -> Proposal:
     return propose_recipe(plain, scans, manifest_path="m.json", command="medcontrast train r.yaml", like=like)
 
 

@@ -6,9 +6,13 @@ import json
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from rich.console import Console
 
 from medcontrast.checkpoint import load_resume, load_weights, read_header
+from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run
+from medcontrast.engine.stopping import StopRequest
 from medcontrast.engine.validate import Validator
 from medcontrast.errors import CheckpointError
 
@@ -37,8 +41,8 @@ def test_the_last_step_is_validated_whatever_the_interval(tiny, tmp_path):
         assert (run.folder / "best.safetensors").is_file()
 
 
-def test_a_run_that_is_to_stop_is_saved_before_it_is_validated(tiny, tmp_path, monkeypatch):
-    """Whoever sent the signal may kill what does not end soon."""
+def test_a_run_is_saved_before_it_is_validated(tiny, tmp_path, monkeypatch):
+    """Whoever sends a signal, before or meanwhile, may kill what does not end soon."""
     saved, plain = [], Validator.__call__
 
     def validate(self, network, step):
@@ -50,8 +54,23 @@ def test_a_run_that_is_to_stop_is_saved_before_it_is_validated(tiny, tmp_path, m
     tiny.train(run, steps=2)
     assert saved == [2]
     tiny.train(tiny.open_run(run.folder), resume=True)
-    assert saved == [2, 2]  # at its end nobody waits, and the last state is saved once
-    assert load_resume(run.resume_file)["progress"]["step"] == 4
+    assert saved == [2, 4]
+    assert load_resume(run.resume_file)["progress"]["best_step"] in (2, 4)
+
+
+def test_a_signal_during_a_validation_ends_the_run_after_it(tiny, tmp_path, monkeypatch):
+    stop, plain = StopRequest(), Validator.__call__
+
+    def validate(self, network, step):
+        stop.reason = "SIGTERM was received"
+        return plain(self, network, step)
+
+    monkeypatch.setattr(Validator, "__call__", validate)
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=6, validate_every=2, save_every=100), validation=1)
+    trainer = Trainer(run, Fabric(accelerator="cpu", devices=1), Console(quiet=True))
+    assert trainer.fit(stop).step == 2
+    saved = load_resume(run.resume_file)["progress"]
+    assert (saved["step"], saved["best_step"]) == (2, 2)
 
 
 def test_best_names_the_cases_that_chose_it_and_evaluate_says_so(cli, tiny, tmp_path):

@@ -72,15 +72,18 @@ def test_overwrite_takes_away_what_a_run_writes_and_nothing_else(recipe, tmp_pat
     create(recipe, folder)
     for name in ("last.pt", "last.safetensors", "best.safetensors", "log.jsonl", "run.json", "notes.txt"):
         (folder / name).write_text("old")
-    for name in ("tensorboard", "overlays", "evaluation_test_last"):
+    scores = {"evaluation_test_last": "evaluation.json", "evaluation_other_test_best": "evaluation.json"}
+    scores |= {"probe_test": "probe.json", "probe_notes": "mine.json", "evaluation": "evaluation.json"}
+    for name, file in {"tensorboard": "file", "overlays": "file", **scores}.items():
         (folder / name).mkdir()
-        (folder / name / "file").write_text("old")
+        (folder / name / file).write_text("old")
     create(recipe, folder, "train.steps=9", overwrite=True)
     assert sorted(path.name for path in folder.iterdir()) == [
         ".lock",
-        "evaluation_test_last",
+        "evaluation",
         "manifest.json",
         "notes.txt",
+        "probe_notes",
         "resolved.yaml",
     ]
     assert Run.open(folder).recipe.train.steps == 9

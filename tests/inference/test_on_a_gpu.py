@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from medcontrast.inference import predict, windows
+from medcontrast.inference import windows
+from medcontrast.inference.device import autocast_on
 
 CUDA = torch.device("cuda")
 
@@ -24,9 +25,9 @@ def test_precision_follows_training_where_the_gpu_can(monkeypatch, trained_in, c
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
-    assert predict._autocast(CUDA, trained_in)[0] == computed_in
+    assert autocast_on(CUDA, trained_in)[0] == computed_in
     assert torch.backends.cudnn.allow_tf32 is (computed_in != "float32")
-    assert predict._autocast(torch.device("cpu"), trained_in)[0] == "float32"
+    assert autocast_on(torch.device("cpu"), trained_in)[0] == "float32"
 
 
 def test_maps_take_a_quarter_of_what_a_gpu_has_free_at_most(monkeypatch):

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +18,10 @@ import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 
-from medcontrast.errors import InputError, VolumeError
+from medcontrast.errors import InputError, NonFiniteOutputError, VolumeError
+from medcontrast.inference.device import resolve_device
 from medcontrast.inference.outputs import Outputs, write_prediction
-from medcontrast.inference.predict import Predictor, predict_case, resolve_device
+from medcontrast.inference.predict import Predictor, predict_case
 from medcontrast.inference.windows import SLAB_PLANES
 from medcontrast.settings.train import InferenceSettings
 
@@ -273,6 +275,33 @@ def test_predict_case_gives_the_class_and_leaves_modes_alone(tools: SimpleNamesp
     assert found.dtype == torch.int16 and found.shape == SHAPE
     assert np.array_equal(np.array([0, 3, 7])[found.numpy()], expected(image[0].numpy()))
     assert network.training and not network[0].training and network[1].training
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("window", [(16, 16, 16), (48, 48, 32)])
+@pytest.mark.parametrize("kept", [False, True])
+def test_output_that_is_not_finite_in_one_voxel_is_no_mask(
+    tmp_path: Path, tools: SimpleNamespace, value: float, window: tuple[int, int, int], kept: bool
+) -> None:
+    """NaN is not larger than anything, and would be background without a word."""
+
+    class Broken(tools.threshold):  # type: ignore[misc, name-defined]
+        def forward(self, image: torch.Tensor) -> Any:
+            output = super().forward(image)
+            output.logits[:, 1].masked_fill_(image[:, 0] > 150, value)
+            return output
+
+    predictor = tools.threshold_predictor(InferenceSettings(window=window))
+    predictor = replace(predictor, members=(replace(predictor.members[0], network=Broken()),))
+    image = tools.marked(SHAPE)
+    path = tools.write_nifti(tmp_path / "a.nii.gz", image, np.eye(4))
+    assert predictor.predict_scan([path], probabilities=kept).label_map.any()
+    image[-1, -1, -1] = 200
+    path = tools.write_nifti(tmp_path / "b.nii.gz", image, np.eye(4))
+    with pytest.raises(
+        NonFiniteOutputError, match=r"b\.nii\.gz: the network's output is NaN or infinite in some voxels"
+    ):
+        predictor.predict_scan([path], probabilities=kept)
 
 
 def test_networks_run_in_evaluation_mode_without_gradient(tools: SimpleNamespace) -> None:

@@ -46,12 +46,14 @@ def test_supervised_is_the_segmentation_loss_of_the_strong_view_of_labeled_rows(
     assert method.inference_network() is method.student
 
 
-def test_supervised_without_views_takes_the_image(tiny, make):
+def test_a_batch_without_views_is_no_batch_whose_views_are_its_images(tiny, make):
     batch = tiny.make_batch(unlabeled=0)
-    del batch["views"]
     method = make("supervised")
-    expected = dice_cross_entropy(method.student(batch["image"]).logits, batch["label"])
+    expected = dice_cross_entropy(method.student(batch["views"]["strong"]).logits, batch["label"])
     torch.testing.assert_close(method.losses(batch, INFO)["loss"], expected)
+    del batch["views"]
+    with pytest.raises(KeyError, match="views"):  # training without augmentation, unasked, would go unseen
+        method.losses(batch, INFO)
 
 
 def test_legacy_loss_is_the_weighted_sum_of_its_terms(tiny, make):

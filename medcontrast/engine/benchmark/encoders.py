@@ -21,7 +21,7 @@ from medcontrast.engine.probe.probe import MULTILABEL, Frozen
 from medcontrast.engine.probe.run import load_trained
 from medcontrast.engine.run import Run, resolve_paths
 from medcontrast.errors import InputError
-from medcontrast.inference.predict import resolve_device
+from medcontrast.inference.device import resolve_device
 from medcontrast.settings import PretrainRecipe, load_recipe, require_pretraining
 from medcontrast.settings.grid import ProbeCell, ProbeGridSettings, probe_cells
 

@@ -25,7 +25,7 @@ from medcontrast.engine.probe.report import FILES, terminal_table, write_probe
 from medcontrast.engine.run import RECIPE, run_beside
 from medcontrast.errors import InputError
 from medcontrast.files import require_free
-from medcontrast.inference.predict import resolve_device
+from medcontrast.inference.device import resolve_device
 from medcontrast.networks.encoders2d import Encoder
 from medcontrast.networks.transfer import load_encoder
 from medcontrast.render import embeddings_png

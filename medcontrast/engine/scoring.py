@@ -133,7 +133,7 @@ def score_checkpoints(
     from medcontrast.inference.predict import Predictor
 
     console = console or Console()
-    folder = output or _default_output(checkpoints, manifest, split)
+    folder = output or _default_output(checkpoints, manifest, split, flips)
     manifest = manifest or _own_manifest(checkpoints[0])
     cases = scored_cases(manifest, split)
     require_free(*(folder / name for name in (*TABLES, PICTURE)), overwrite=overwrite)
@@ -235,13 +235,15 @@ def _own_manifest(checkpoint: Path) -> Manifest:
     return run.manifest
 
 
-def _default_output(checkpoints: list[Path], manifest: Manifest | None, split: str) -> Path:
+def _default_output(checkpoints: list[Path], manifest: Manifest | None, split: str, flips: bool | None) -> Path:
+    """Beside the first checkpoint; its name says all that makes other scores of the same cases."""
     from medcontrast.checkpoint import resolve_checkpoint
 
     first = checkpoints[0]
-    name = "evaluation" if manifest is None else f"evaluation_{manifest.path.stem}"
-    folder = first if first.is_dir() else first.parent
-    return folder / f"{name}_{split}_{resolve_checkpoint(first).stem}"
+    parts = ["evaluation", *([] if manifest is None else [manifest.path.stem]), split, resolve_checkpoint(first).stem]
+    parts += [f"mean_of_{len(checkpoints)}"] if len(checkpoints) > 1 else []
+    parts += [] if flips is None else ["flips" if flips else "no_flips"]
+    return (first if first.is_dir() else first.parent) / "_".join(parts)
 
 
 def _require_same_labels(labels: LabelTable, manifest: Manifest) -> None:

@@ -56,7 +56,9 @@ _NOT_FINITE = (
 )
 _THIN = 3  # a scan is thin whose side is less than a patch's divided by this
 FLOAT32_BYTES = 2**30
-"""Above this size the probabilities of a whole image are kept in float16, where they must be kept at all."""
+"""Above this size the probabilities of a whole image are kept in float16, where they must be kept at all.
+
+The mask is taken from what is kept: where two classes are as likely, to three digits, a voxel may get the other one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +138,7 @@ class Predictor:
             return
         # networks may have windows of several sizes
         for slabs in zip(*(even_slabs(stream, SLAB_PLANES) for stream in streams), strict=True):
-            yield torch.stack(slabs).mean(dim=0)
+            yield torch.stack([slab.to(slabs[0].device) for slab in slabs]).mean(dim=0)  # some may be in main memory
 
     @freed_memory_kept()
     def predict_probabilities(self, image: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from torch.nn import functional
 from medcontrast.transforms.crop import PAD_VALUE
 
 DEVICE_BYTES = 4 * 2**30
-"""Above this size, or a quarter of what a GPU has free, the values of a whole image are kept in main memory instead of
-on the device."""
+"""Above this size, or a quarter of what a GPU has free, what is kept of an image (the values of all of it, the sums of
+the windows at one place along x) is kept in main memory instead of on the device."""
 
 SLAB_PLANES = 16
 """Averages are given in slabs of at most so many planes along x, so that what is made of one stays small. An image that
@@ -43,13 +43,16 @@ def joined(slabs: Iterator[Tensor], sides: Sequence[int], dtype: torch.dtype = t
     start = 0
     for slab in slabs:
         if total is None:
-            bytes_ = dtype.itemsize * len(slab) * math.prod(sides)
-            home = slab.device if bytes_ <= _room_on(slab.device) else torch.device("cpu")
+            home = _home(dtype.itemsize * len(slab) * math.prod(sides), slab.device)
             total = torch.empty((len(slab), *sides), dtype=dtype, device=home)
         total[:, start : start + slab.shape[1]] = slab.to(total.device)
         start += slab.shape[1]
     assert total is not None and start == total.shape[1]
     return total
+
+
+def _home(bytes_: int, device: torch.device) -> torch.device:
+    return device if bytes_ <= _room_on(device) else torch.device("cpu")
 
 
 def _room_on(device: torch.device) -> int:
@@ -84,7 +87,7 @@ def window_slabs(
         device: Where `logits_of` computes.
 
     Yields:
-        (k, some x, y, z) float32 on `device`; together they make up the image.
+        (k, some x, y, z) float32, together the image; on `device` unless they are too large for it (DEVICE_BYTES).
     """
     if image.ndim != 5 or image.shape[0] != 1:
         raise ValueError(f"expected an image of shape (1, c, x, y, z), but got {tuple(image.shape)}")
@@ -95,16 +98,18 @@ def window_slabs(
     if len(starts) == 1:  # nothing to average, so that no sums are kept beside the answer
         yield logits_of(padded.to(device))[0].float()[inner]
         return
-    weights = window_weights(window, weighting).to(device)
+    weights = window_weights(window, weighting)
     buffer: _Slab | None = None
     for group in _groups(starts, window_batch):
         windows = torch.cat([padded[(slice(None), slice(None), *_slices(start, window))] for start in group]).to(device)
         for start, part in zip(group, logits_of(windows).float(), strict=True):
             if buffer is None:
-                buffer = _Slab(len(part), (window[0], *_triple(padded.shape[2:])[1:]), device)
+                sides = (window[0], *_triple(padded.shape[2:])[1:])
+                home = _home(len(part) * math.prod(sides) * part.itemsize, part.device)
+                buffer, weights = _Slab(len(part), sides, home), weights.to(home)
             for slab in buffer.advance(start[0]):
                 yield slab[(slice(None), slice(None), *inner[2:])]
-            buffer.add(start, part, weights)
+            buffer.add(start, part.to(home), weights)
     assert buffer is not None
     # an image that was padded along x has one column of windows, so that these slabs are the first and only ones
     kept = (before[0], before[0] + size[0]) if padded.shape[2] > size[0] else (0, window[0])
@@ -115,7 +120,7 @@ def window_slabs(
 class _Slab:
     """Weighted sums over as much of the image as the windows of one start along x reach."""
 
-    def __init__(self, classes: int, sides: Triple, device: torch.device | str) -> None:
+    def __init__(self, classes: int, sides: Triple, device: torch.device) -> None:
         self.start = 0
         self.total = torch.zeros((classes, *sides), device=device)
         self.weight = torch.zeros(sides, device=device)

@@ -118,6 +118,16 @@ def test_scores_on_other_cases_have_a_folder_of_their_own(cli, tiny, trained, tm
     assert {path.name for path in run.iterdir()} - before == {f"evaluation_{manifest.stem}_validation_last"}
 
 
+def test_scores_of_several_networks_and_of_mirrored_versions_have_folders_of_their_own(cli, trained, tmp_path):
+    run = shutil.copytree(trained.folder, tmp_path / "run")
+    before = {path.name for path in run.iterdir()}
+    for words in (["--ckpt", run, "--flips"], ["--no-flips"], []):
+        result = cli("evaluate", "--ckpt", run, *words, "--device", "cpu")
+        assert result.code == 0, result.err
+    ends = ("last", "last_mean_of_2_flips", "last_no_flips")
+    assert {path.name for path in run.iterdir()} - before == {f"evaluation_validation_{end}" for end in ends}
+
+
 def test_a_checkpoint_is_scored_at_the_tolerance_that_is_named(cli, trained, tmp_path):
     words = ("--ckpt", trained.folder, "--device", "cpu")
     for name, more in (("own", ()), ("other", ("--tolerance-mm", "3.5"))):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from far_device import FAR, far_device, is_far
 
 from medcontrast.inference import windows
 from medcontrast.inference.device import autocast_on
@@ -36,3 +37,26 @@ def test_maps_take_a_quarter_of_what_a_gpu_has_free_at_most(monkeypatch):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10**6))
         assert windows._room_on(CUDA) == room
     assert windows._room_on(torch.device("cpu")) == 1000
+
+
+@pytest.mark.parametrize(
+    ("room", "there"), [(10**9, True), (3 * 8 * 20 * 20 * 4, True), (3 * 8 * 20 * 20 * 4 - 1, False)]
+)
+def test_sums_of_windows_too_large_for_the_gpu_are_kept_in_main_memory(monkeypatch, room, there):
+    monkeypatch.setattr(windows, "_room_on", lambda device: room)
+    image = torch.sin(torch.arange(8000) * 0.1).reshape(1, 1, 20, 20, 20)
+
+    def slabs(device):
+        return list(windows.window_slabs(image, (8, 8, 8), lambda part: part * torch.ones(3, 1, 1, 1), device=device))
+
+    expected = slabs(torch.device("cpu"))
+
+    def logits_of(part):
+        assert is_far(part)
+        return part * torch.ones(3, 1, 1, 1, device=FAR)
+
+    with far_device():
+        found = list(windows.window_slabs(image, (8, 8, 8), logits_of, device=FAR))
+    assert all(is_far(slab) is there for slab in found)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.as_subclass(torch.Tensor), other)

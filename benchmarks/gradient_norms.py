@@ -33,7 +33,7 @@ def norms(run: Run, batches: int) -> dict[str, list[tuple[float, float]]]:
     method.train()
     step = min(saved["progress"]["step"], run.recipe.train.steps - 1)
     loader, _ = make_loader(run.recipe, run.manifest, rank=0, world_size=1, start_step=max(0, step - batches))
-    views = Views(run.recipe.augment)
+    views = Views(run.recipe.augment, run.recipe.data.patch)
     kept: list[Tensor] = []
 
     def keep(_: torch.nn.Module, __: object, output: Output) -> None:

@@ -18,8 +18,8 @@ class Batch(TypedDict):
     """Rows of a step; labeled rows come first.
 
     Attributes:
-        image: (b, c, x, y, z) float32, after the deterministic transforms and the crop; (b, c, x, y) in 0..1 where
-            images train.
+        image: (b, c, x, y, z) float32, after the deterministic transforms and the crop, which is larger than the
+            patch where views look beyond it; (b, c, x, y) in 0..1 where images train.
         case: Case names, one a row.
         index: (b,) int64, the row's place in the step, the same whatever the number of processes; on the CPU.
         label: (b, 1, x, y, z) int64 class indices; -1 where ignored, and everywhere in an unlabeled row. Of volumes, as
@@ -32,7 +32,8 @@ class Batch(TypedDict):
         lesion_box: (b, 4) float32, what a row's patches are taken around: top, left, bottom, right in shares of the
             image's sides; NaN where it has no lesion box. Where a view's crop asks for it.
         attributes: (b, p) float32, the parents of each image as a generator's numbers. Where a generator trains.
-        views: Versions of `image` made on the device; those of volumes share one geometry, and `label` is in it too.
+        views: Versions of `image` made on the device; those of volumes have the patch's sides and share one geometry,
+            and `label` is in it too.
     """
 
     image: Tensor

@@ -23,6 +23,7 @@ from medcontrast.labels import IGNORE_INDEX
 from medcontrast.settings import Recipe
 from medcontrast.transforms.crop import PAD_VALUE, crop_or_pad, pad_start
 from medcontrast.transforms.draws import row_generator
+from medcontrast.transforms.geometry import reach
 
 _VOXELS_PER_CLASS = 10_000
 """Labeled voxels kept as possible crop centres, evenly spaced; enough for a crop anywhere, little to remember."""
@@ -32,7 +33,7 @@ class Row(TypedDict):
     """One row of a batch, before collation; NumPy, because copies this small are slower when torch spreads them.
 
     Attributes:
-        image: (c, x, y, z) float32.
+        image: (c, x, y, z) float32; as `label` with the margin.
         label: (1, x, y, z) int64.
         labeled: Which stream it is from.
         case: Case name.
@@ -59,6 +60,8 @@ class PatchDataset(Dataset[Row]):
         labeled: Cases with labels.
         unlabeled: Cases without; None where there is no such stream.
         patch: Sides (x, y, z) of a crop in voxels.
+        margin: By how many voxels (x, y, z) a crop is read larger than the patch on every side; what a geometry turns
+            into the patch then comes from the scan.
         foreground_crop: Share of labeled rows that are centred on a random labeled voxel, as far as the scan's
             borders allow, each class present being equally likely. Other crops lie anywhere.
         seed: Seed of the run.
@@ -70,10 +73,12 @@ class PatchDataset(Dataset[Row]):
         unlabeled: PreparedCases | None,
         patch: Sequence[int],
         *,
+        margin: Sequence[int] = (0, 0, 0),
         foreground_crop: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self.labeled, self.unlabeled, self.patch = labeled, unlabeled, tuple(patch)
+        self.labeled, self.unlabeled, self.patch, self.margin = labeled, unlabeled, tuple(patch), tuple(margin)
+        self.sides = [side + 2 * more for side, more in zip(patch, margin, strict=True)]
         self.foreground_crop, self.seed = foreground_crop, seed
         self._centres: dict[int, list[NDArray[np.int64]]] = {}
 
@@ -87,14 +92,14 @@ class PatchDataset(Dataset[Row]):
         cases = self.labeled if key.labeled else self.unlabeled
         assert cases is not None
         case = cases[key.case_index]
-        start = self._start(case, key)
+        start = [first - more for first, more in zip(self._start(case, key), self.margin, strict=True)]
         if key.labeled:
             assert case.label is not None
-            label = crop_or_pad(case.label, start, self.patch, 0).astype(np.int64)
+            label = crop_or_pad(case.label, start, self.sides, 0).astype(np.int64)
         else:
-            label = np.full((1, *self.patch), IGNORE_INDEX, dtype=np.int64)
+            label = np.full((1, *self.sides), IGNORE_INDEX, dtype=np.int64)
         return Row(
-            image=crop_or_pad(case.image, start, self.patch, PAD_VALUE),
+            image=crop_or_pad(case.image, start, self.sides, PAD_VALUE),
             label=label,
             labeled=key.labeled,
             case=case.name,
@@ -103,6 +108,7 @@ class PatchDataset(Dataset[Row]):
         )
 
     def _start(self, case: PreparedCase, key: RowKey) -> list[int]:
+        """First voxel of the patch, whatever the margin."""
         sides = case.image.shape[1:]
         generator = row_generator(self.seed, key.step, key.row, "crop")
         on_foreground = generator.random() < self.foreground_crop and key.labeled
@@ -182,6 +188,12 @@ def make_loader(
     )
     labeled = PreparedCases(manifest.labeled, data, manifest.labels, read_labels=True, folder=cache_folder)
     unlabeled = PreparedCases(unlabeled_cases, data, manifest.labels, read_labels=False, folder=cache_folder)
-    dataset = PatchDataset(labeled, unlabeled, data.patch, foreground_crop=data.foreground_crop, seed=recipe.seed)
+    margin: tuple[int, ...] = (0, 0, 0)
+    if recipe.augment.spatial.beyond_patch == "scan":
+        # where each scan keeps its own spacing, the first one's stands for all: rows of a batch have one size
+        margin = reach(recipe.augment.spatial, data.patch, data.spacing_mm or labeled[0].spacing_mm)
+    dataset = PatchDataset(
+        labeled, unlabeled, data.patch, margin=margin, foreground_crop=data.foreground_crop, seed=recipe.seed
+    )
     dataset.preload()
     return batch_loader(dataset, sampler, collate, workers=data.workers), sampler

@@ -104,7 +104,7 @@ class Segmentation(Job):
     def __init__(self, folder: Path, recipe: Recipe, manifest: Manifest) -> None:
         self.folder, self.recipe, self.manifest = folder, recipe, manifest
         self.method = make_method(recipe, manifest)
-        self.views = Views(recipe.augment)
+        self.views = Views(recipe.augment, recipe.data.patch)
         self.validate_every = recipe.train.validate_every
 
     def loader(self, *, rank: int, world_size: int, start_step: int) -> tuple[DataLoader[Any], TwoStreamSampler]:

@@ -73,6 +73,8 @@ class SpatialSettings(Settings):
     """Zoom between 1 - scale and 1 + scale."""
     probability: float = Field(default=1.0, ge=0.0, le=1.0)
     """Share of rows that are rotated and scaled."""
+    beyond_patch: Literal["padding", "scan"] = "padding"
+    """What a rotated or zoomed patch shows of what lies beyond it: padding and background, or the scan."""
 
     @model_validator(mode="after")
     def _axes_once(self) -> SpatialSettings:

@@ -5,6 +5,7 @@ Letters: b rows, c channels, x, y, z voxels.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,13 +53,32 @@ def draw_geometry(settings: SpatialSettings, seed: int, step: int, row: int) -> 
     )
 
 
+def reach(settings: SpatialSettings, patch: Sequence[int], spacing_mm: Sequence[float]) -> tuple[int, ...]:
+    """By how many voxels (x, y, z) a patch must be read larger on every side, so that no geometry looks beyond it.
+
+    The same along all axes where patches are turned by quarters.
+    """
+    # each angle's worst may lie inside its range: about several axes, or beyond 45 degrees
+    angles = np.deg2rad(settings.rotation_degrees) * np.linspace(-1.0, 1.0, 13)
+    about = [angles if axis in settings.rotation_axes else np.zeros(1) for axis in range(3)]
+    turns = np.array([rotation(np.array(each)) for each in itertools.product(*about)]).round(9)
+    half = (np.array(patch) - 1) / 2
+    seen = (np.abs(turns) @ (half * spacing_mm)).max(axis=0) / spacing_mm / (1.0 - settings.scale)
+    margins = np.maximum(0, np.ceil(seen - half)).astype(int)
+    return tuple(np.full(3, margins.max()).tolist() if settings.rotate90_axes else margins.tolist())
+
+
 def apply_geometry(
-    image: Tensor, label: Tensor | None, geometries: Sequence[RowGeometry], spacing_mm: Tensor | None
+    image: Tensor,
+    label: Tensor | None,
+    geometries: Sequence[RowGeometry],
+    spacing_mm: Tensor | None,
+    patch: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Applies one geometry to each row.
 
     Mirroring and quarter turns only move voxels about. The affine part samples once: images trilinearly, labels
-    by the nearest voxel, so that -1 is never mixed with a class. What comes from outside the patch is 0, as in the
+    by the nearest voxel, so that -1 is never mixed with a class. What comes from outside the image is 0, as in the
     padding of small scans (`crop.PAD_VALUE`), and background in a labeled row; a row that is ignored everywhere
     (unlabeled) stays so. Repeating the border instead would smear structures into voxels called background.
 
@@ -68,28 +88,40 @@ def apply_geometry(
         geometries: One a row.
         spacing_mm: (b, 3), so that rotations are rigid in mm; None means cubic voxels. Quarter turns are of the
             voxel grid.
+        patch: Sides of what is returned, the middle of a larger image; by default the image's own.
 
     Returns:
-        New tensors; the inputs stay as they are.
+        New tensors (b, c or 1, *patch); the inputs stay as they are.
     """
-    image, label = _turn_rows(image, geometries), None if label is None else _turn_rows(label, geometries)
+    turned, turned_label = _turn_rows(image, geometries), None if label is None else _turn_rows(label, geometries)
+    patch = tuple(patch or image.shape[2:])
+    image, label = _middle(turned, patch), None if turned_label is None else _middle(turned_label, patch)
     moved = {row: geometry.matrix for row, geometry in enumerate(geometries) if geometry.matrix is not None}
     if not moved:
         return image, label
     matrices, rows = torch.from_numpy(np.stack(list(moved.values()))), torch.tensor(list(moved))
     spacing_mm = None if spacing_mm is None else spacing_mm.cpu().index_select(0, rows)
-    grid = _sampling_grid(matrices, image.shape[2:], spacing_mm, image.device)
+    grid = _sampling_grid(matrices, patch, turned.shape[2:], spacing_mm, image.device)
     rows = rows.to(image.device)
-    part = F.grid_sample(image.index_select(0, rows), grid, "bilinear", "zeros", align_corners=True)
+    part = F.grid_sample(turned.index_select(0, rows), grid, "bilinear", "zeros", align_corners=True)
     image.index_copy_(0, rows, part)
-    if label is not None:
-        _sample_label(label, rows, grid)
+    if label is not None and turned_label is not None:
+        _sample_label(turned_label, label, rows, grid)
     return image, label
 
 
-def _sample_label(label: Tensor, rows: Tensor, grid: Tensor) -> None:
-    """Samples the rows that have any class, in place; an unlabeled row has nothing to sample."""
-    part = label.index_select(0, rows)
+def _middle(tensor: Tensor, patch: Sequence[int]) -> Tensor:
+    """A copy of the middle (b, c, *patch); the tensor itself where that is all of it."""
+    if tuple(tensor.shape[2:]) == tuple(patch):
+        return tensor
+    starts = [(side - size) // 2 for side, size in zip(tensor.shape[2:], patch, strict=True)]
+    box = (slice(first, first + size) for first, size in zip(starts, patch, strict=True))
+    return tensor[(slice(None), slice(None), *box)].clone()
+
+
+def _sample_label(source: Tensor, label: Tensor, rows: Tensor, grid: Tensor) -> None:
+    """Samples the rows of `source` that have any class into `label`; an unlabeled row has nothing to sample."""
+    part = source.index_select(0, rows)
     known = (part.flatten(1).amax(1) != IGNORE_INDEX).nonzero()[:, 0]
     # class indices are exact in float32, and the nearest voxel's value is taken unchanged
     part = part.index_select(0, known).to(torch.float32)
@@ -115,17 +147,22 @@ def _turn_rows(tensor: Tensor, geometries: Sequence[RowGeometry]) -> Tensor:
     return out
 
 
-def _sampling_grid(matrices: Tensor, shape: Sequence[int], spacing_mm: Tensor | None, device: torch.device) -> Tensor:
-    """Where grid_sample looks: (r, x, y, z, 3) float32, in half-widths of the patch, z first.
+def _sampling_grid(
+    matrices: Tensor, patch: Sequence[int], source: Sequence[int], spacing_mm: Tensor | None, device: torch.device
+) -> Tensor:
+    """Where grid_sample looks: (r, *patch, 3) float32, in half-widths of a source of these sides, z first.
 
     Written out as a sum of three lines: affine_grid goes through a matrix product, which is slower on a CPU and
     may round to 10 bits (TF32) on a GPU.
     """
-    half = (torch.tensor(shape, dtype=torch.float64) - 1).clamp(min=1) / 2
-    widths = half.expand(len(matrices), 3) * (1.0 if spacing_mm is None else spacing_mm.to(torch.float64))
-    columns = (matrices * widths[:, None, :] / widths[:, :, None]).flip(1)
+    voxels = 1.0 if spacing_mm is None else spacing_mm.to(torch.float64)
+    to, of = (
+        (torch.tensor(sides, dtype=torch.float64) - 1).clamp(min=1).expand(len(matrices), 3) / 2 * voxels
+        for sides in (patch, source)
+    )
+    columns = (matrices * to[:, None, :] / of[:, :, None]).flip(1)
     lines = []
-    for axis, side in enumerate(shape):
+    for axis, side in enumerate(patch):
         line = torch.linspace(-1, 1, side, dtype=torch.float64) if side > 1 else torch.zeros(1, dtype=torch.float64)
         place = [len(matrices), 1, 1, 1, 3]
         place[axis + 1] = side

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from medcontrast.batch import StepInfo
 from medcontrast.data.manifest import load_manifest
 from medcontrast.data.prepared import PreparedCase
 from medcontrast.data.sampler import RowKey
 from medcontrast.data.volumes import PatchDataset, collate, make_loader
+from medcontrast.engine.job import job_of
 from medcontrast.errors import InputError, VolumeError
 from medcontrast.settings import recipe_from_tree
+from medcontrast.transforms.geometry import reach
 from medcontrast.volume import Grid
 
 
@@ -224,3 +227,40 @@ def test_rows_without_cases_are_refused(tiny, tmp_path):
     path = tiny.write_data(tmp_path / "data", unlabeled=0)
     with pytest.raises(InputError, match="unlabeled_rows is 2, but the manifest has no unlabeled cases"):
         batches(tiny, path)
+
+
+@pytest.mark.parametrize("foreground_crop", [0.0, 1.0])
+def test_a_margin_moves_no_crop_and_shows_what_lies_around_it(foreground_crop):
+    image = numbered((30, 11, 24))
+    case = case_of(image, image[0] % 7 == 3)
+    settings = {"foreground_crop": foreground_crop, "seed": 4}
+    plain = PatchDataset([case], [case], (8, 10, 9), **settings)
+    wide = PatchDataset([case], [case], (8, 10, 9), margin=(3, 4, 0), **settings)
+    for step in range(40):
+        for key in (RowKey(step, 0, 0, True), RowKey(step, 1, 0, False)):
+            patch, found = plain[key], wide[key]
+            assert found["image"].shape == (2, 14, 18, 9) and found["label"].shape == (1, 14, 18, 9)
+            for name in ("image", "label"):
+                assert np.array_equal(found[name][:, 3:-3, 4:-4], patch[name])
+            # every number stands at one place, and 0 beyond the scan
+            x, y, z = np.unravel_index(int(patch["image"][0, 0, 0, 0]), image.shape[1:])
+            start, stop = max(0, x - 3), min(30, x + 11)
+            seen = found["image"][0][start - x + 3 : stop - x + 3]
+            assert np.array_equal(seen[:, max(0, 4 - y) : 15 - y], image[0, start:stop, max(0, y - 4) :, z : z + 9])
+            assert np.count_nonzero(found["image"][1]) == (stop - start) * seen[:, max(0, 4 - y) : 15 - y].shape[1] * 9
+
+
+@pytest.mark.parametrize("spacing_mm", [None, [1.0, 1.0, 2.0]])
+def test_views_that_look_into_the_scan_are_read_with_their_reach_and_have_the_patchs_sides(tiny, tmp_path, spacing_mm):
+    tree = tiny.set_key(tiny.recipe_tree("fba_net", steps=2), "augment.spatial.beyond_patch", "scan")
+    tree = tiny.set_key(tree, "data.spacing_mm", spacing_mm)
+    run = tiny.make_run(tmp_path, tree)
+    margin = reach(run.recipe.augment.spatial, (16, 16, 16), spacing_mm or (1.0, 1.0, 1.0))
+    loader, _ = make_loader(run.recipe, run.manifest)
+    batch = next(iter(loader))
+    assert batch["image"].shape == (4, 1, *(16 + 2 * more for more in margin))
+    viewed = job_of(run).with_views(batch, StepInfo(0, 2, 0, 3))
+    assert (
+        viewed["label"].shape == viewed["views"]["weak"].shape == viewed["views"]["strong"].shape == (4, 1, 16, 16, 16)
+    )
+    assert tiny.train(run).state.step == 2

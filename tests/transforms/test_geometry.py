@@ -8,7 +8,7 @@ import torch
 
 from medcontrast.errors import InputError
 from medcontrast.settings.data import SpatialSettings
-from medcontrast.transforms.geometry import RowGeometry, apply_geometry, draw_geometry
+from medcontrast.transforms.geometry import RowGeometry, apply_geometry, draw_geometry, reach
 
 SHAPE = (13, 17, 11)
 STILL = SpatialSettings(flip_axes=(), rotation_degrees=0.0, scale=0.0)
@@ -198,3 +198,49 @@ def test_each_axis_is_mirrored_alone(axis):
 def test_geometry_is_drawn_anew_for_every_seed_step_and_row():
     drawn = [draw_geometry(SpatialSettings(), *each).matrix for each in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
     assert len({matrix.tobytes() for matrix in drawn}) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "patch", "spacing_mm", "expected"),
+    [
+        ({"rotation_degrees": 0.0, "scale": 0.5}, (9, 17, 1), (1, 1, 1), (4, 8, 0)),  # half of 8 and of 16, twice
+        ({"rotation_degrees": 0.0, "scale": 0.0}, (9, 17, 1), (1, 1, 1), (0, 0, 0)),
+        ({"rotation_degrees": 90.0, "scale": 0.0, "rotation_axes": (2,)}, (9, 17, 5), (1, 1, 1), (5, 1, 0)),
+        ({"rotation_degrees": 90.0, "scale": 0.0, "rotation_axes": (0,)}, (5, 9, 9), (1, 1, 3), (0, 9, 1)),
+        ({"rotation_degrees": 0.0, "scale": 0.5, "rotate90_axes": (0,)}, (5, 9, 9), (1, 1, 1), (4, 4, 4)),
+    ],
+)
+def test_reach_by_hand(settings, patch, spacing_mm, expected):
+    """A diagonal of 8 by 16 voxels is 17.9 long: 8.9 from the middle, where 4 and 8 are the patch's own."""
+    assert reach(SpatialSettings(**settings), patch, spacing_mm) == expected
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.7, 1.0, 2.5)])
+@pytest.mark.parametrize("settings", [{}, {"rotation_degrees": 180.0}, {"rotation_axes": (0, 2), "scale": 0.4}])
+def test_nothing_from_beyond_an_image_that_is_larger_by_the_reach(settings, spacing_mm):
+    settings = SpatialSettings(**settings)
+    margin = reach(settings, SHAPE, spacing_mm)
+    sides = [side + 2 * more for side, more in zip(SHAPE, margin, strict=True)]
+    image, label = torch.ones(40, 1, *sides), torch.ones(40, 1, *sides, dtype=torch.int64)
+    geometries = [draw_geometry(settings, 0, 0, row) for row in range(40)]
+    spacings = torch.tensor([spacing_mm] * 40)
+    for out in apply_geometry(image, label, geometries, spacings, SHAPE):
+        assert out.shape == (40, 1, *SHAPE)
+        assert torch.allclose(out.float(), torch.ones(()))
+    inner = slice(None), slice(None), *(slice(more, more + side) for more, side in zip(margin, SHAPE, strict=True))
+    assert (apply_geometry(image[inner], label[inner], geometries, spacings)[1] == 0).any()
+
+
+def test_the_middle_of_a_larger_image_is_what_the_patch_alone_gives_where_that_knows_it():
+    geometries = [draw_geometry(SpatialSettings(), 1, 2, row) for row in range(3)] + [RowGeometry(flips=(1,))]
+    large = noise(4, 2, [side + 8 for side in SHAPE])
+    small = large[:, :, *(slice(4, 4 + side) for side in SHAPE)].contiguous()
+    label = (large[:, :1] > 0).long()
+    inside = torch.ones_like(small)
+    known = apply_geometry(inside, None, geometries, None)[0] > 0.9999
+    assert 0.5 < known.float().mean() < 1
+    one, one_label = apply_geometry(large, label, geometries, None, SHAPE)
+    other, other_label = apply_geometry(small, (small[:, :1] > 0).long(), geometries, None)
+    torch.testing.assert_close(one[known], other[known], atol=1e-4, rtol=0)
+    assert (one_label == other_label)[known[:, :1]].float().mean() > 0.999  # but for what lies between two voxels
+    assert torch.equal(one[3], other[3])

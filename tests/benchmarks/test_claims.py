@@ -99,11 +99,15 @@ def test_leoclr_is_behind_moco_on_composites(reading: str) -> None:
     assert gap.interval.high < 0
 
 
-@pytest.mark.parametrize("target", ["hippocampus", "hippocampus anterior", "hippocampus posterior"])
-def test_the_default_is_ahead_with_4_labels_on_scans_that_it_never_saw(target: str) -> None:
-    gain = gain_in_dice("hippocampus", target, "fba_net", "supervised", labeled=4)
-    assert gain.runs >= 2
-    assert gain.interval.low is not None and gain.interval.low > 0
+def test_with_4_labels_the_default_gains_on_the_anterior_part_alone() -> None:
+    whole, anterior, posterior = (
+        gain_in_dice("hippocampus", f"hippocampus{part}", "fba_net", "supervised", labeled=4)
+        for part in ("", " anterior", " posterior")
+    )
+    assert whole.runs >= 3
+    for gain, shown in ((whole, False), (anterior, True), (posterior, False)):
+        assert gain.interval.low is not None and (gain.interval.low > 0) is shown
+        assert gain.interval.mean > 0
 
 
 def test_urpc_is_behind_the_default_on_the_hippocampus() -> None:

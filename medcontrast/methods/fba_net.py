@@ -21,10 +21,10 @@ _CHANNELS = {"features": "feature_channels", "logits": "classes"}
 class FBANet(TeacherMethod):
     """Supervised + consistency with the teacher on unlabeled rows + foreground/background contrast on all rows.
 
-    The student sees the strong view of unlabeled rows, some of which take a box of a labeled row, or all of it but a
-    box; labeled rows stay whole. Its target is mixed in the same way from the teacher's answer to the weak view and the
-    labels. Contrast maps are the labels and those targets. Every foreground class has its own foreground and
-    background; binary is a case of it.
+    The student sees the strong view of unlabeled rows, some of which take a box of another row, or all of it but a
+    box; labeled rows stay whole. Its target is mixed in the same way from the teacher's answers to the weak view, and
+    the labels where the other row is a labeled one. Contrast maps are the labels and those targets. Every foreground
+    class has its own foreground and background; binary is a case of it.
 
     Paper: Chung et al. 2023, FBA-Net (contrast); Tarvainen and Valpola 2017 (teacher); Bai et al. 2023, BCP
         (exchange of boxes).
@@ -110,14 +110,17 @@ class FBANet(TeacherMethod):
             rows=batch["index"][~labeled].tolist(),  # drawn on the CPU: one wait for the device, not one a row
             device=strong.device,
         )
-        partner, label = (rows_in_turn(each[labeled], len(unlabeled)) for each in (strong, batch["label"]))
-        boxes = boxes & (label >= 0)  # nothing is pasted from where the label is ignored
-        truth = one_hot(label, target.shape[1]).to(target.dtype)
-        return (
-            mix(partner, unlabeled, boxes),
-            mix(truth, target, boxes),
-            confidence.masked_fill(boxes, 1.0),
+        ours = (unlabeled, target, confidence)
+        if consistency.paste_from == "unlabeled":
+            theirs = [rows_in_turn(each, len(unlabeled), first=1) for each in ours]
+        else:
+            partner, label = (rows_in_turn(each[labeled], len(unlabeled)) for each in (strong, batch["label"]))
+            boxes = boxes & (label >= 0)  # nothing is pasted from where the label is ignored
+            theirs = [partner, one_hot(label, target.shape[1]).to(target.dtype), torch.ones_like(confidence)]
+        partner, target, confidence = (
+            mix(inside, outside, boxes) for inside, outside in zip(theirs, ours, strict=True)
         )
+        return partner, target, confidence
 
     def _consistency(self, logits: Tensor, target: Tensor, confidence: Tensor) -> Tensor:
         segmentation, consistency = self.settings.segmentation, self.settings.consistency

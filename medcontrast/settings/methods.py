@@ -43,8 +43,10 @@ class ConsistencySettings(Settings):
     """After the ramp-up."""
     ramp_up_steps: int = Field(default=300, ge=0)
     perturbation: Literal["noise", "copy_paste"] = "copy_paste"
-    """noise: the strong view alone; copy_paste: some unlabeled rows take a box of a labeled row
-    too, or all of it but a box."""
+    """noise: the strong view alone; copy_paste: some unlabeled rows take a box of another row too, or all of it but a
+    box."""
+    paste_from: Literal["labeled", "unlabeled"] = "labeled"
+    """Whose box: a labeled row's with its labels, or another unlabeled row's with the teacher's answer (copy_paste)."""
     paste_fraction: float = Field(default=0.667, gt=0.0, lt=1.0)
     """Side of the exchanged box as a share of the patch's side (copy_paste)."""
     paste_probability: float = Field(default=0.5, ge=0.0, le=1.0)
@@ -62,7 +64,9 @@ class ConsistencySettings(Settings):
 
     @model_validator(mode="after")
     def _fits_the_choices(self) -> ConsistencySettings:
-        require_used(self, "perturbation", {"paste_fraction": ("copy_paste",), "paste_probability": ("copy_paste",)})
+        require_used(
+            self, "perturbation", dict.fromkeys(("paste_from", "paste_fraction", "paste_probability"), ("copy_paste",))
+        )
         require_used(self, "target", {"temperature": ("soft",)})
         return self
 

@@ -129,6 +129,12 @@ def _method_faults(recipe: Recipe) -> list[str]:
             faults.append(f"method.contrast.region {region} does not divide data.patch {list(recipe.data.patch)}")
     if isinstance(method, BCPSettings):
         faults += _bcp_faults(method, recipe.train)
+    rows, parts = recipe.train.unlabeled_rows, recipe.train.accumulate
+    if isinstance(method, FBANetSettings) and method.consistency.paste_from == "unlabeled" and rows // parts == 1:
+        faults.append(
+            "method.consistency.paste_from unlabeled exchanges boxes of unlabeled rows and needs 2 of them in a "
+            f"micro-batch, but train.unlabeled_rows {rows} and train.accumulate {parts} leave one"
+        )
     several = recipe.network.decoders > 1
     if isinstance(method, MCNetSettings) and not several:
         faults.append("method mc_net needs network vnet or dynunet with decoders: 2 or 3")

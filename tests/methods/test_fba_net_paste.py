@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -49,6 +51,31 @@ def test_image_and_label_of_a_box_are_of_one_labeled_row(tiny, make, labeled, un
     with torch.no_grad():
         found = method.losses(batch, INFO)["consistency"]
         torch.testing.assert_close(found, consistency_by_hand(method, batch, labeled, pasted=boxes))
+
+
+@pytest.mark.parametrize("unlabeled", [2, 3])
+@pytest.mark.parametrize("weighed", [False, True])
+def test_boxes_of_unlabeled_rows_come_from_the_next_one_with_its_own_target(tiny, make, unlabeled, weighed):
+    method = make(
+        **{
+            "consistency.paste_probability": 1.0,
+            "consistency.paste_fraction": 2 / 3,
+            "consistency.paste_from": "unlabeled",
+            "consistency.weigh_by_confidence": weighed,
+        }
+    )
+    batch, boxes = tiny.make_batch(2, unlabeled), boxes_of(2, unlabeled)
+    strong = batch["views"]["strong"][2:]
+    following = [*range(1, unlabeled), 0]
+    with torch.no_grad():
+        share = method.teacher(batch["views"]["weak"][2:]).logits.softmax(1)
+        target, certainty = share.argmax(1, keepdim=True), 1 + (share * share.log()).sum(1, keepdim=True) / math.log(3)
+        mixed = torch.where(boxes, strong[following], strong)
+        wanted = torch.where(boxes, target[following], target)
+        weight = torch.where(boxes, certainty[following], certainty) if weighed else None
+        answer = method.student(torch.cat([batch["views"]["strong"][:2], mixed])).logits[2:]
+        expected = dice_cross_entropy(answer, wanted, weight=weight)
+        torch.testing.assert_close(method.losses(batch, INFO)["consistency"], expected)
 
 
 def test_nothing_is_pasted_from_where_the_label_is_ignored(tiny, make):

@@ -26,6 +26,7 @@ FORMS = {
         {"consistency.weigh_by_confidence": True, "contrast.weigh_by_confidence": True},
     ),
     "noise": ("fba_net", {"consistency.perturbation": "noise"}),
+    "boxes of unlabeled rows": ("fba_net", {"consistency.paste_from": "unlabeled", "consistency.paste_probability": 1}),
     "whole patches": ("fba_net", {"contrast.region": 0}),
     "logits": ("fba_net", {"contrast.pooled": "logits"}),
     "ranks": ("fba_net", {"contrast.pull_rank_decay": 0.25, "contrast.push_rank_decay": 2.5}),

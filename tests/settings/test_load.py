@@ -352,3 +352,17 @@ def test_shipped_recipes_are_found_by_every_name(tmp_path, monkeypatch):
     assert find_recipe(Path(first.name)) == Path(first.name)
     with pytest.raises(RecipeError, match=r"^nothing\.yaml: there is no such recipe\. `medcontrast recipes` lists"):
         find_recipe(Path("nothing.yaml"))
+
+
+@pytest.mark.parametrize(("rows", "accumulate", "refused"), [(1, 1, True), (2, 1, False), (2, 2, True), (4, 2, False)])
+def test_boxes_of_unlabeled_rows_need_two_of_them(tiny, faults, rows, accumulate, refused):
+    tree = tiny.recipe_tree("fba_net", unlabeled_rows=rows, labeled_rows=2, accumulate=accumulate)
+    tree = tiny.set_key(tree, "method.consistency.paste_from", "unlabeled")
+    sentence = (
+        "method.consistency.paste_from unlabeled exchanges boxes of unlabeled rows and needs 2 of them in a "
+        f"micro-batch, but train.unlabeled_rows {rows} and train.accumulate {accumulate} leave one"
+    )
+    if refused:
+        assert faults(tree) == [sentence]
+    else:
+        assert recipe_from_tree(tree, where="it").method.consistency.paste_from == "unlabeled"

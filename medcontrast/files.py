@@ -59,10 +59,22 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], *, overwrite
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            _put(temporary, path, overwrite=overwrite)
     finally:
         with contextlib.suppress(OSError):  # its folder may be what could not be made
             temporary.unlink(missing_ok=True)
+
+
+def _put(temporary: Path, path: Path, *, overwrite: bool) -> None:
+    if not overwrite:
+        try:
+            os.link(temporary, path)  # a move would replace what has come there meanwhile
+            return
+        except FileExistsError:
+            raise OutputError(f"{path}: exists already; add --overwrite, or name another output.") from None
+        except OSError:
+            require_free(path, overwrite=False)  # a file system without links
+    temporary.replace(path)
 
 
 def write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
@@ -101,6 +113,7 @@ def staged(folder: Path, *names: str) -> Iterator[Path]:
         stage = Path(tempfile.mkdtemp(prefix=".", dir=folder))
     try:
         yield stage
+        require_free(*(folder / name for name in names), overwrite=True)  # all of them, or none
         for name in names:
             with _told(folder / name):
                 (stage / name).replace(folder / name)

@@ -20,6 +20,10 @@ _DEFAULT_COLORS = (
     (213, 94, 0),
     (204, 121, 167),
 )
+_SHADES = ((0, 0.0), (0, 0.4), (255, 0.5), (0, 0.65), (255, 0.75))
+"""Round after round of the colours: towards black or white, and how far."""
+_BACKGROUND = ("background", "unlabeled", "unlabelled", "clear", "clear label", "nothing", "none", "rest", "other")
+"""Names of the value 0, in small letters."""
 _FORBIDDEN_IN_NAMES = "|~^\n\r"
 
 
@@ -136,6 +140,7 @@ class LabelTable:
             if _value(key, where) in entries:
                 raise ManifestError(f"{where}: label value {_value(key, where)} stands in the table twice.")
             entries[_value(key, where)] = entry
+        _require_background(entries.get(0), where)
         labels = tuple(
             _label(value, entry, position, where)
             for position, (value, entry) in enumerate(sorted((v, e) for v, e in entries.items() if v != 0))
@@ -176,6 +181,23 @@ def _value(key: object, where: str) -> int:
     return value
 
 
+def _require_background(entry: Any, where: str) -> None:
+    name = entry.get("name") if isinstance(entry, dict) else entry
+    if name is not None and str(name).strip().lower() not in _BACKGROUND:
+        raise ManifestError(
+            f"{where}: label 0 is called {name!r}, but 0 is the background, which is no structure; give structures "
+            'values from 1 up, and call 0 "background".'
+        )
+
+
+def _default_color(position: int) -> tuple[int, int, int]:
+    """Of the label at that place; beyond the list, its colours darker and lighter in turn."""
+    turn, place = divmod(position, len(_DEFAULT_COLORS))
+    toward, share = _SHADES[turn % len(_SHADES)]
+    red, green, blue = (round(part + share * (toward - part)) for part in _DEFAULT_COLORS[place])
+    return red, green, blue
+
+
 def _label(value: int, entry: Any, position: int, where: str) -> Label:
     place = f"{where}: label {value}"
     entry = {"name": entry} if isinstance(entry, str) else entry
@@ -187,7 +209,7 @@ def _label(value: int, entry: Any, position: int, where: str) -> Label:
     name = entry["name"].strip()
     if any(character in name for character in _FORBIDDEN_IN_NAMES):
         raise ManifestError(f"{place}: a name must not contain | ~ ^ or a line break, but got {name!r}.")
-    color = entry.get("color", _DEFAULT_COLORS[position % len(_DEFAULT_COLORS)])
+    color = entry.get("color", _default_color(position))
     is_triple = isinstance(color, (list, tuple)) and len(color) == 3
     if not is_triple or not all(type(part) is int and 0 <= part <= 255 for part in color):
         raise ManifestError(f"{place}: expected a colour as three whole numbers 0-255, but got {color!r}.")
@@ -196,6 +218,8 @@ def _label(value: int, entry: Any, position: int, where: str) -> Label:
         for key in ("category", "type", "type_modifier")
         if key in entry
     }
+    if codes and "type" not in codes:
+        raise ManifestError(f"{place}: {' and '.join(codes)} says more of a type; add type, or leave it out.")
     return Label(value, name, (color[0], color[1], color[2]), **codes)
 
 

@@ -161,8 +161,35 @@ def test_a_folder_that_cannot_hold_staged_files(tmp_path):
         pass
     (tmp_path / "a.txt").mkdir()
     with (
-        pytest.raises(OutputError, match=r"a\.txt: cannot be written \(Is a directory\)\.$"),
+        pytest.raises(
+            OutputError, match=r"a\.txt: is a folder, but a file would be written there; name another output\.$"
+        ),
         staged(tmp_path, "a.txt") as stage,
     ):
         write_text(stage / "a.txt", "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "file"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_comes_there_while_a_file_is_written_is_not_replaced(tmp_path, monkeypatch, links):
+    if not links:  # as on file systems that know none
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "Operation not permitted")))
+    path = tmp_path / "a.txt"
+
+    def write(file):
+        file.write(b"ours")
+        path.write_text("theirs")
+
+    with pytest.raises(OutputError, match=r"a\.txt: exists already; add --overwrite, or name another output\.$"):
+        write_atomically(path, write, overwrite=False)
+    assert path.read_text() == "theirs"
+    write_atomically(tmp_path / "b.txt", lambda file: file.write(b"ours"), overwrite=False)
+    assert {found.name for found in tmp_path.iterdir()} == {"a.txt", "b.txt"}
+
+
+def test_staged_files_all_stay_away_where_one_cannot_go_to_its_place(tmp_path):
+    (tmp_path / "b.txt").mkdir()
+    with pytest.raises(OutputError, match=r"b\.txt: is a folder"), staged(tmp_path, "a.txt", "b.txt") as stage:
+        for name in ("a.txt", "b.txt"):
+            write_text(stage / name, "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from medcontrast.errors import ManifestError
@@ -44,14 +46,27 @@ def test_the_json_form_reads_back_equal():
 
 
 def test_colors_without_a_choice_differ():
-    table = LabelTable.from_json({"labels": {str(value): f"label {value}" for value in range(1, 8)}})
-    assert len({label.color for label in table.labels}) == 7
+    table = LabelTable.from_json({"labels": {str(value): f"label {value}" for value in range(1, 36)}})
+    colors = [label.color for label in table.labels]
+    assert len(set(colors)) == 35
+    for first, second in itertools.combinations(colors, 2):
+        assert max(abs(one - other) for one, other in zip(first, second, strict=True)) >= 15, (first, second)
 
 
 @pytest.mark.parametrize(
     ("labels", "sentence"),
     [
         (None, r'expected "labels" as \{"0": "background", "1": "name", \.\.\.\}, but got None\.'),
+        (
+            {"0": "liver", "1": "spleen"},
+            r"label 0 is called 'liver', but 0 is the background, which is no structure; give",
+        ),
+        ({"0": {"name": "liver"}, "1": "spleen"}, r"label 0 is called 'liver', but 0 is the background"),
+        (
+            {"1": {"name": "a", "type_modifier": ["SCT", "1", "Left"]}},
+            r"label 1: type_modifier says more of a type; add type",
+        ),
+        ({"1": {"name": "a", "category": ["SCT", "1", "x"]}}, r"label 1: category says more of a type; add type"),
         ({"0": "background"}, r"the label table names no structure besides background\."),
         ({"one": "a"}, r"label values are whole numbers, but got 'one'\."),
         ({"-1": "a"}, r"label values lie in 0\.\.65535, but got -1\."),
@@ -101,3 +116,11 @@ def test_ignore_label_and_regions(more, sentence):
 def test_two_spellings_of_one_value():
     with pytest.raises(ManifestError, match=r"^m\.json: label value 1 stands in the table twice\.$"):
         LabelTable.from_json({"labels": {"1": "a", "01": "b"}}, where="m.json")
+
+
+@pytest.mark.parametrize(
+    "entry", ["background", " Background", "unlabeled", "Clear Label", {"name": "background"}, None]
+)
+def test_the_background_by_its_names(entry):
+    labels = {"1": "a"} if entry is None else {"0": entry, "1": "a"}
+    assert LabelTable.from_json({"labels": labels}).values == (0, 1)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medcontrast.say import quoted
+
 app = typer.Typer(help="Start a recipe from one's own data.", no_args_is_help=True)
 
 
@@ -43,7 +45,7 @@ def new(
         loaded,
         scans,
         manifest_path=relative_path(manifest, output),
-        command=f"medcontrast train {output} -o runs/{output.stem}",
+        command=f"medcontrast train {quoted(output)} -o {quoted(Path('runs', output.stem))}",
         like=template,
     )
     write_recipe(output, proposal.recipe, proposal.reasons, looked_at=len(scans))

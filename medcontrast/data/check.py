@@ -13,7 +13,7 @@ from nibabel.orientations import aff2axcodes
 from medcontrast.data.manifest import Case, Manifest
 from medcontrast.errors import VolumeError
 from medcontrast.labels import LabelTable
-from medcontrast.volume import Volume, far_values, read_volume
+from medcontrast.volume import Volume, far_values, read_volume, to_canonical
 from medcontrast.volume.segments import read_label_map
 
 _SHOWN = 3
@@ -236,8 +236,9 @@ def _content(
     """The same voxels under two names: a fault across splits (leakage), a warning within one."""
     digest = hashlib.sha256()
     for volume in channels:
-        digest.update(repr(volume.grid.shape).encode())
-        digest.update(np.ascontiguousarray(volume.array, dtype=np.float32).tobytes())
+        array = to_canonical(volume.array, volume.grid)  # the same scan, its axes stored otherwise, is the same
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array, dtype=np.float32).tobytes())
     other_split, other = seen.setdefault(digest.hexdigest(), (split, case.name))
     if other == case.name:
         return

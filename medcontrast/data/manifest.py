@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,12 @@ from typing import Any
 from medcontrast.errors import ManifestError
 from medcontrast.files import read_object
 from medcontrast.labels import LabelTable
+from medcontrast.say import quoted
 from medcontrast.volume_names import output_stem
 
 SPLITS = ("labeled", "unlabeled", "validation", "test")
+KIND = "images"
+"""What a manifest of images says it is; one of volumes says nothing."""
 _KEYS = {"name", "description", "source", "licence", "root", "channels", "labels", "ignore_label", "regions", *SPLITS}
 ROOT_VARIABLE = "MEDCONTRAST_DATA"
 
@@ -99,8 +102,8 @@ def load_manifest(path: Path, root: Path | None = None) -> Manifest:
     """
     if path.is_dir():
         raise ManifestError(
-            f"{path}: is a folder, not a manifest; `medcontrast data split {path} --labeled 8 --label 1=NAME -o "
-            "my.json` makes a manifest of it."
+            f"{path}: is a folder, not a manifest; `medcontrast data split {quoted(path)} --labeled 8 --label 1=NAME "
+            "-o my.json` makes a manifest of it."
         )
     return manifest_from_json(read_object(path), path, root)
 
@@ -119,12 +122,17 @@ def manifest_from_json(raw: dict[str, Any], path: Path, root: Path | None = None
     if "training" in raw and not any(split in raw for split in SPLITS):
         raise ManifestError(
             f"{path}: this is a Decathlon dataset.json, which does not say what is labeled. "
-            f"Split it first: medcontrast data split {path} --labeled 8 --validation 40 -o manifest.json"
+            f"Split it first: medcontrast data split {quoted(path)} --labeled 8 --validation 40 -o manifest.json"
+        )
+    if raw.get("kind") == KIND:
+        raise ManifestError(
+            f"{path}: a segmentation takes a manifest of volumes, with the splits {', '.join(SPLITS)}; this is one of "
+            f"the kind {KIND!r}, for pre-training and `medcontrast probe`."
         )
     if "kind" in raw:
         raise ManifestError(
-            f"{path}: a segmentation takes a manifest of volumes, with the splits {', '.join(SPLITS)}; this is one of "
-            f"the kind {raw['kind']!r}, for pre-training and `medcontrast probe`."
+            f'{path}: there is no kind {raw["kind"]!r} of manifest; one of images has "kind": "{KIND}", one of '
+            "volumes none."
         )
     unknown = sorted(set(raw) - _KEYS)
     if unknown:
@@ -217,20 +225,22 @@ def _cases(entries: Any, split: str, root: Path, channels: int, faults: list[str
             faults.append(f"{place} {name}: the split {split} needs a label file")
         patient = str(entry["patient"]) if entry.get("patient") is not None else None
         paths = tuple(root / image for image in images)
+        if label and _file_identity(root / label) in map(_file_identity, paths):
+            faults.append(f"{place} {name}: its label file {label} is its image file too")
         cases.append(Case(name, paths, root / label if label else None, patient))
     return tuple(cases)
 
 
 def _overlaps(splits: dict[str, tuple[Case, ...]]) -> list[str]:
     faults = []
-    for kind in ("case", "patient", "image file"):
-        seen: dict[str, str] = {}
+    for kind in ("case", "patient", "image file", "label file"):
+        seen: dict[Hashable, str] = {}
         for split, cases in splits.items():
-            for key in [key for case in cases for key in _identities(case, kind)]:
+            for key, shown in [found for case in cases for found in _identities(case, kind)]:
                 first = seen.setdefault(key, split)
                 # a patient's scans may be partly labeled: both splits are training
                 if first != split and not (kind == "patient" and {first, split} == {"labeled", "unlabeled"}):
-                    faults.append(f"{kind} {key} stands in {first} and in {split}; splits must not overlap")
+                    faults.append(f"{kind} {shown} stands in {first} and in {split}; splits must not overlap")
         if kind == "case":
             for split, cases in splits.items():
                 names = [case.name for case in cases]
@@ -239,9 +249,20 @@ def _overlaps(splits: dict[str, tuple[Case, ...]]) -> list[str]:
     return faults
 
 
-def _identities(case: Case, kind: str) -> list[str]:
+def _identities(case: Case, kind: str) -> list[tuple[Hashable, str]]:
+    """What must not stand in two splits, and how messages call it."""
     if kind == "case":
-        return [case.name]
+        return [(case.name, case.name)]
     if kind == "patient":
-        return [case.patient] if case.patient is not None else []
-    return [str(image) for image in case.images]
+        return [] if case.patient is None else [(case.patient, case.patient)]
+    files = case.images if kind == "image file" else [case.label] if case.label is not None else []
+    return [(_file_identity(file), str(file)) for file in files]
+
+
+def _file_identity(path: Path) -> Hashable:
+    """The same for one file by another spelling of its path, or by a link to it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return str(path.resolve())  # not there: whoever reads it says so
+    return found.st_dev, found.st_ino

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from medcontrast.errors import ManifestError
 from medcontrast.volume import is_dicom, output_stem
+from medcontrast.volume.segments import is_own_export
 from medcontrast.volume_names import volume_suffix
 
-_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+CHANNEL_NAME = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 _LABEL_ENDING = re.compile(r"[_.\- ](seg|segmentation|labels?|mask)$", re.IGNORECASE)
 _LAYOUTS = (("imagesTr", "labelsTr", "imagesTs"), ("images", "labels", ""))
 _EXPECTED = (
@@ -108,7 +109,7 @@ def _of_folders(entries: list[Path], images: Path, labels: Path | None, further:
     cases += [SourceCase(name, paths) for name, paths in _by_case(more, numbered).items()]
     others = [path for path in entries if path not in (images, labels, further) and _holds_scans(path)]
     found = _Found(cases, orphans, [*aside, *no_masks, *no_more, *others])
-    bare = [path for path in scans if not _CHANNEL.fullmatch(output_stem(path))]
+    bare = [path for path in scans if not CHANNEL_NAME.fullmatch(output_stem(path))]
     bases = {_case_name(output_stem(path), numbered=True) for path in scans if path not in bare}
     if bare and not bases.isdisjoint(output_stem(path) for path in orphans):
         found.advice = (
@@ -152,7 +153,7 @@ def _reading(images: list[str], labels: list[str]) -> tuple[bool, int]:
     """
     ends = {match.group().lower() if (match := _LABEL_ENDING.search(name)) else "" for name in labels}
     endings = (0, len(ends.pop())) if len(ends) == 1 else (0,)
-    numbers = (True, False) if images and all(_CHANNEL.fullmatch(name) for name in images) else (False,)
+    numbers = (True, False) if images and all(CHANNEL_NAME.fullmatch(name) for name in images) else (False,)
 
     def matched(reading: tuple[bool, int]) -> int:
         scans = {_case_name(name, reading[0]).lower() for name in images}
@@ -162,7 +163,7 @@ def _reading(images: list[str], labels: list[str]) -> tuple[bool, int]:
 
 
 def _case_name(stem: str, numbered: bool) -> str:
-    match = _CHANNEL.fullmatch(stem) if numbered else None
+    match = CHANNEL_NAME.fullmatch(stem) if numbered else None
     return match["case"] if match else stem
 
 
@@ -180,7 +181,8 @@ def _by_stem(paths: Iterable[Path], ending: int = 0) -> dict[str, Path]:
         stem = output_stem(path)
         name = stem[: len(stem) - ending]
         if name in out:
-            raise ManifestError(f"{path.parent}: two files are called {name}: {out[name].name} and {path.name}.")
+            both = f"{out[name].name} and {path.name}"
+            raise ManifestError(f"{path.parent}: two files are called {name}: {both}; keep one.")
         out[name] = path
     return out
 
@@ -202,8 +204,9 @@ def _scans(folder: Path) -> tuple[list[Path], list[Path]]:
     entries = _entries(folder)
     scans = [path for path in entries if (holds_dicom(path) if path.is_dir() else volume_suffix(path) is not None)]
     masks = {output_stem(path) for path in scans if not _is_export(path)}
-    # an export for 3D Slicer stands beside the mask it was made from
-    scans = [path for path in scans if not (_is_export(path) and output_stem(path) in masks)]
+    # an export for 3D Slicer stands beside the mask it was made from; one that was saved since may hold corrections
+    exports = [path for path in scans if _is_export(path) and output_stem(path) in masks]
+    scans = [path for path in scans if path not in exports or not is_own_export(path)]
     # x.raw of x.mhd, x.json of x.nii.gz
     stems, taken = {output_stem(path) for path in scans}, set(scans)
     parts = {path for path in entries if not volume_suffix(path) and not stems.isdisjoint(_beginnings(path.name))}

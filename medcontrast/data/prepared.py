@@ -170,7 +170,8 @@ class PreparedCases:
             "files": identities,
             "spacing_mm": self.data.spacing_mm,
             "intensity": self.data.intensity.model_dump(mode="json"),
-            "labels": [self.labels.values, self.labels.ignore_value] if self.read_labels else None,
+            # names too: segments of a .seg.nrrd are read by them
+            "labels": self.labels.to_json() if self.read_labels else None,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -274,7 +274,8 @@ def _views(tree: dict[str, Any], manifest: Manifest, reasons: dict[str, str]) ->
     names = " ".join(label.name.lower() for label in manifest.labels.labels)
     # one side alone counts too: a mirrored left atrium looks like a right one, which is background
     sided = _SIDE.search(names) is not None
-    tree["augment"] = {"spatial": {"flip_axes": [] if sided else [0]}}
+    tree["augment"] = {"spatial": {"flip_axes": [] if sided else [0], "beyond_patch": "scan"}}
+    reasons["augment.spatial.beyond_patch"] = "what turns into a patch from beyond it is the scan, not padding"
     reasons["augment.spatial.flip_axes"] = (
         "labels name a side, so nothing is mirrored"
         if sided

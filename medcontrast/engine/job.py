@@ -238,6 +238,8 @@ class Pretraining(ImageJob):
         """
         student = self.method.student
         assert isinstance(student, Encoder)
+        if "parents" in header:
+            raise CheckpointError(f"{where}: holds a generator of images; an encoder starts from another encoder.")
         loaded = load_encoder(student, tensors, where=str(where))
         _require_same_meaning(student, header, where)
         self.method.load_student(student.state_dict())  # an averaged encoder starts from it too

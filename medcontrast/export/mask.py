@@ -66,7 +66,12 @@ def export_mask(
     require_free(*written, overwrite=overwrite)
     mask, told = read_label_map(mask_path, labels)
     if reference_path is not None:
-        mask = _on_reference(mask, reference_path)
+        stored, mask = mask.grid, _on_reference(mask, reference_path)
+        if in_place and mask.grid.difference(stored) is not None:
+            raise InputError(
+                f"{mask_path}: stores its axes in another order than {reference_path}; name another output with -o, "
+                "where it is written as the scan is stored."
+            )
     grid = mask.grid
     if format == "seg.nrrd":
         _require_placed(grid, reference_path or mask_path, "use the NIfTI mask as it is: it")

@@ -102,6 +102,11 @@ def require_known_values(label_map: NDArray[Any], labels: LabelTable, path: Path
         VolumeError: There are some.
     """
     unknown = sorted(set(voxels_by_value(label_map)) - set(labels.values))
+    if labels.ignore_value in unknown:
+        raise VolumeError(
+            f"{path}: holds the ignored value {labels.ignore_value}, of which nothing is known and which no program "
+            "shows as such; set its voxels to 0, or to the value of a structure, and export it then."
+        )
     if unknown:
         raise VolumeError(
             f"{path}: the mask holds the value {', '.join(map(str, unknown[:5]))}, but the label table knows "

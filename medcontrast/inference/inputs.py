@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcontrast.data.manifest import Manifest, root_advice
-from medcontrast.data.pairing import holds_dicom
+from medcontrast.data.pairing import CHANNEL_NAME, holds_dicom
 from medcontrast.errors import ManifestError, VolumeError
 from medcontrast.volume import KNOWN_SUFFIXES, is_dicom, output_stem
 
 OUTPUT_ENDINGS = ("_seg", "_prob", "_entropy")
-_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,7 @@ def _group_channels(paths: list[Path], channels: Sequence[str], faults: list[str
     cases: dict[Path, dict[int, Path]] = defaultdict(dict)
     rule = f"the checkpoint takes {len(channels)} channels ({', '.join(channels)})"
     for path in paths:
-        match = _CHANNEL.fullmatch(output_stem(path))
+        match = CHANNEL_NAME.fullmatch(output_stem(path))
         if match is None:
             faults.append(f"{path}: {rule}, one file each; name them CASE_0000, CASE_0001, ... or use --manifest.")
             continue
@@ -223,5 +222,5 @@ def _from_root(image: Path, root: Path) -> str:
 
 
 def _without_channel(stem: str) -> str:
-    match = _CHANNEL.fullmatch(stem)
+    match = CHANNEL_NAME.fullmatch(stem)
     return match["case"] if match else stem

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medcontrast.checkpoint import checkpoint_hash, header_recipe, load_weights, resolve_checkpoint, unusable_header
+from medcontrast.checkpoint import (
+    checkpoint_hash,
+    header_recipe,
+    load_weights,
+    read_header,
+    resolve_checkpoint,
+    unusable_header,
+)
 from medcontrast.errors import CheckpointError, InputError
 from medcontrast.inference.fused import fused
 from medcontrast.labels import LabelTable
@@ -83,6 +90,9 @@ def load_member(path: Path, device: torch.device) -> Member:
     """
     file = resolve_checkpoint(path)
     tensors, header = load_weights(file)
+    sha256 = checkpoint_hash(file)
+    if read_header(file) != header:  # a run that still trains has replaced it
+        return load_member(path, device)
     recipe = require_segmentation(header_recipe(header, file), where=str(file))
     try:
         labels = LabelTable.from_json(header["labels"], where=str(file))
@@ -91,9 +101,7 @@ def load_member(path: Path, device: torch.device) -> Member:
     except (InputError, TypeError) as error:
         raise unusable_header(file, error) from None
     _load(network, tensors, file)
-    return Member(
-        lay_out_for(device, fused(network)).to(device), recipe, labels, channels, file, checkpoint_hash(file), header
-    )
+    return Member(lay_out_for(device, fused(network)).to(device), recipe, labels, channels, file, sha256, header)
 
 
 def _network(recipe: Recipe, in_channels: int, classes: int) -> nn.Module:

@@ -111,7 +111,7 @@ def _numbers(parent: Parent, row: Mapping[str, Any]) -> list[float]:
         raise InputError(f"attribute {parent.name} is missing; the case has {', '.join(row) or 'none'}.")
     if parent.values is not None:
         if str(value) not in parent.values:
-            raise InputError(f"attribute {parent.name} is {value!r}, but the generator knows {list(parent.values)}.")
+            raise InputError(f"{parent.name} is {value!r}, but the generator knows {', '.join(parent.values)}.")
         return [float(str(value) == known) for known in parent.values]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputError(f"attribute {parent.name} is {value!r}, but the generator takes a number.")

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from medcontrast.settings.base import Settings
 
-PositiveSpacing = Annotated[float, Field(gt=0.0, le=100.0)]
+PositiveSpacing = Annotated[float, Field(gt=1e-3, lt=100.0)]
+"""In mm, within what a scan may have (`volume.grid.SPACING_LIMITS_MM`)."""
 PatchSide = Annotated[int, Field(ge=1, le=1024)]
 LEAST_SIDE = 8
 """Of a patch, along every axis that a network convolves."""

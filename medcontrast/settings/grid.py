@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from medcontrast.errors import RecipeError
 from medcontrast.settings.base import Settings
-from medcontrast.settings.load import read_yaml
+from medcontrast.settings.load import read_yaml, tree_to_json
 from medcontrast.settings.sentences import sentences
 from medcontrast.settings.shipped import shipped_folder
 
@@ -173,7 +172,7 @@ def load_grid(path: Path) -> AnyGrid:
     tree = read_yaml(path)
     settings = ProbeGridSettings if "kind" in tree else GridSettings
     try:
-        return settings.model_validate_json(json.dumps(tree))
+        return settings.model_validate_json(tree_to_json(tree, str(path)))
     except ValidationError as error:
         raise RecipeError(sentences(error, str(path), settings)) from None
 

@@ -112,17 +112,25 @@ def recipe_from_tree(tree: Any, *, where: str) -> AnyRecipe:
     Raises:
         RecipeError: With every fault, one a line.
     """
-    try:
-        text = json.dumps(tree, allow_nan=False)
-    except ValueError:
-        raise RecipeError(f"{where}: NaN and infinity are not settings; give a finite number.") from None
-    except TypeError as error:
-        raise RecipeError(f"{where}: a recipe holds numbers, words, lists and yes/no alone ({error}).") from None
-    kind = _kind(tree)
+    text, kind = tree_to_json(tree, where), _kind(tree)
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
         raise RecipeError(sentences(error, where, kind, {"method": _method_names()})) from None
+
+
+def tree_to_json(tree: Any, where: str) -> str:
+    """The tree as JSON, which settings are validated from as strictly as YAML is read.
+
+    Raises:
+        RecipeError: It holds something that is no setting, such as a date.
+    """
+    try:
+        return json.dumps(tree, allow_nan=False)
+    except ValueError:
+        raise RecipeError(f"{where}: NaN and infinity are not settings; give a finite number.") from None
+    except TypeError as error:
+        raise RecipeError(f"{where}: a recipe holds numbers, words, lists and yes/no alone ({error}).") from None
 
 
 def _kind(tree: Any) -> type[AnyRecipe]:

@@ -218,6 +218,18 @@ def test_the_same_voxels_twice(data: Path) -> None:
     assert texts(report.warnings) == ["labeled case_01: holds the same voxels as case_00; one of them counts twice"]
 
 
+def test_the_same_scan_with_its_axes_stored_otherwise(data: Path) -> None:
+    folder = data.parent
+    for channel in range(2):
+        file = nib.load(folder / f"images/case_00_{channel}.nii")
+        flipped = file.as_reoriented(nib.orientations.axcodes2ornt("PIL"))
+        nib.save(flipped, folder / f"images/case_03_{channel}.nii")
+        assert flipped.shape != file.shape or not np.array_equal(flipped.dataobj, file.dataobj)
+    assert texts(report_of(data).faults) == [
+        "unlabeled case_03: holds the same voxels as case_00 of the split labeled; no scan may stand in two splits"
+    ]
+
+
 def test_one_other_voxel_is_another_scan(data: Path) -> None:
     folder, image = data.parent, image_of(data.parent, 0)
     change(

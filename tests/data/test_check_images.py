@@ -226,21 +226,33 @@ def test_the_command_ends_with_2_on_faults(path: Path, tmp_path: Path, cli: Cli)
     assert (answer.code, answer.err) == (2, sentence)
 
 
-def test_columns_that_are_a_known_name_but_for_case_or_blanks(path: Path, tmp_path: Path) -> None:
+def test_columns_that_nothing_reads(path: Path, tmp_path: Path) -> None:
     lines = [f"train/{number:02d}.png,{number % 2},p{number},1,2" for number in range(24)]
 
-    def warnings(head: str, **more: Any) -> list[str]:
+    def notes(head: str, **more: Any) -> list[str]:
         (tmp_path / "l.csv").write_text("\n".join([head, *lines]))
         edit(path, lambda tree: tree.update(train=[{"csv": "l.csv", **more}]))
-        return findings(report_of(path, splits=["train"])).get("warnings", [])
+        return findings(report_of(path, splits=["train"])).get("notes", [])
 
-    assert warnings("image,target,patient,age,Comment") == []
-    assert warnings("image,target,Patient ,age,DOMAIN") == [
-        "train: the column 'DOMAIN' of l.csv is not read; a column 'domain' would be",
-        "train: the column 'Patient ' of l.csv is not read; a column 'patient' would be",
+    assert notes("image,target,patient,domain,text") == []
+    assert notes("Image,target,Patient ,age,DOMAIN") == ["train: columns of l.csv that are not read: age"]
+    assert notes("image,target,patient_id,age,Comment", attributes=["age"]) == [
+        "train: columns of l.csv that are not read: patient_id, Comment"
     ]
-    # one that is read as an attribute is, and one beside the known name is the list's own matter
-    assert warnings("image,target,patient,Quality,Patient", attributes=["Quality"]) == []
+
+
+def test_files_of_a_folder_that_are_not_taken_and_counterfactuals_are_noted(path: Path, tmp_path: Path) -> None:
+    for name in ("a.webp", "train/b.gif", ".hidden"):
+        (tmp_path / "more" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "more" / name).write_bytes(b"x")
+    shutil.copy(tmp_path / "train/00.png", tmp_path / "more/00.png")
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "made.png")
+    made = {"image": "made.png", "target": 0, "of": "more/00.png"}
+    edit(path, lambda tree: tree.update(train=[{"folder": "more", "target": 0}, made]))
+    assert findings(report_of(path, splits=["train"]))["notes"] == [
+        "train: 1 of 2 images are counterfactuals of others",
+        "train: 2 files of more that are no image as read here: a.webp, b.gif",
+    ]
 
 
 def test_twelve_bits_in_a_file_of_sixteen(path: Path, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_splits_must_not_overlap(tmp_path: Path) -> None:
         "  - image c stands in validation and in test",
         "  - patient p stands in train and in test",
     ]
-    assert overlaps({"a": [ImageCase("1", Path())], "b": [ImageCase("2", Path())]}) == []
+    assert overlaps({"a": [ImageCase("1", Path("x"))], "b": [ImageCase("2", Path("y"))]}) == []
 
 
 # --- with a recipe

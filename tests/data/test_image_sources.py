@@ -220,13 +220,52 @@ def test_a_list_whose_paths_start_from_the_root_or_from_itself(tmp_path: Path) -
         ("image\nx\n", {"attributes": "age"}, r"attributes is a list of columns here, but got 'age'\."),
         ("image\nx\n", {"relative_to": "me"}, r'relative_to is "root" or "csv", but got \'me\'\.'),
         ('image\n"x\n', {}, r"l\.csv cannot be read as CSV \("),
-        ("image\n\xff\n", {}, r"l\.csv cannot be read as CSV \("),
+        ("image\n\xff\n", {}, r"l\.csv is no text in UTF-8; save it as that\."),
+        ("image;target\nx;0\n", {}, r"l\.csv separates its columns by ';'; separate them by commas\."),
+        ("image\ttarget\nx\t0\n", {}, r"l\.csv separates its columns by '\\t'; separate them by commas\."),
     ],
 )
 def test_a_list_that_does_not_fit(tmp_path: Path, text: str, more: dict[str, Any], sentence: str) -> None:
     (tmp_path / "l.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(ManifestError, match=sentence):
         cases_of(tmp_path, {"csv": "l.csv", **more})
+
+
+def test_columns_by_their_names_in_any_letters(tmp_path: Path) -> None:
+    """A column Patient that nobody reads would let a patient stand in two splits."""
+    (tmp_path / "l.csv").write_text("Image,Patient ,DOMAIN,domain,Age\nx,7,a,b,3\n")
+    (case,) = cases_of(tmp_path, {"csv": "l.csv", "attributes": ["Age"]})
+    assert (case.name, case.patient, case.domain, case.attributes) == ("x", "7", "b", {"Age": 3.0})
+
+
+@pytest.mark.parametrize(
+    ("written", "patient"),
+    [
+        ("12.0", "12"),
+        ("12", "12"),
+        (" p1 ", "p1"),
+        ("1.50", "1.50"),
+        ("nan", None),
+        ("NaN", None),
+        ("<NA>", None),
+        ("", None),
+    ],
+)
+def test_ids_as_tables_write_them(tmp_path: Path, written: str, patient: str | None) -> None:
+    (tmp_path / "l.csv").write_text(f"image,patient,domain\nx,{written},{written}\n")
+    (case,) = cases_of(tmp_path, {"csv": "l.csv"})
+    assert (case.patient, case.domain) == (patient, patient)
+
+
+def test_numbers_of_arrays_as_ids_and_targets(tmp_path: Path) -> None:
+    write_npz(
+        tmp_path / "a.npz",
+        images=np.zeros((3, 4, 4), np.uint8),
+        patient=np.array([1.0, np.nan, 2.5]),
+        target=np.array([1.0, 0.0, np.nan]),
+    )
+    cases = cases_of(tmp_path, {"npz": "a.npz", "patient": "patient", "target": "target"})
+    assert [(case.patient, case.target) for case in cases] == [("1", 1), (None, 0), ("2.5", None)]
 
 
 def test_rows_of_a_csv(tmp_path: Path) -> None:

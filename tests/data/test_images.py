@@ -71,6 +71,14 @@ def test_a_photograph_stands_as_its_camera_was_held(tmp_path: Path, orientation:
     np.testing.assert_array_equal(read_pixels(case), upright)
 
 
+def test_sixteen_bits_stand_upright_too(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = np.arange(24, dtype=np.uint16).reshape(4, 6) * 1000
+    case = picture(tmp_path / "x.png", np.ascontiguousarray(np.rot90(upright)), exif=exif)
+    np.testing.assert_allclose(read_pixels(case)[..., 0], upright / 257.0)
+
+
 @pytest.mark.parametrize("top", [65535, 200])
 def test_sixteen_bits_are_a_share_of_all_sixteen_however_dark_the_image(tmp_path: Path, top: int) -> None:
     array = np.linspace(0, top, 36).reshape(6, 6).astype(np.uint16)
@@ -226,6 +234,22 @@ def test_dicom_in_colour(tmp_path: Path) -> None:
         SOPClassUID="1.2.840.10008.5.1.4.1.1.7",
     )
     np.testing.assert_array_equal(read_pixels(case), colours(5, 8))
+
+
+@pytest.mark.parametrize("stored", [12, 16])
+def test_dicom_in_colour_of_more_bits(tmp_path: Path, stored: int) -> None:
+    array = np.random.default_rng(0).integers(0, 2**stored, (5, 8, 3), dtype=np.uint16)
+    case = write_dicom(
+        tmp_path / "a.dcm",
+        array,
+        SamplesPerPixel=3,
+        PhotometricInterpretation="RGB",
+        PlanarConfiguration=0,
+        BitsStored=stored,
+        HighBit=stored - 1,
+        SOPClassUID="1.2.840.10008.5.1.4.1.1.7",
+    )
+    np.testing.assert_allclose(read_pixels(case), array * 255.0 / (2**stored - 1))
 
 
 def test_dicom_that_cannot_be_used(tmp_path: Path) -> None:

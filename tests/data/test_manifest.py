@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -81,7 +82,8 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
         validation=[{"case": "c", "image": "d.nii", "label": "l"}],
         unlabeled=[{"image": ["e.nii", "f.nii"]}, {"case": "z", "image": "c.nii"}],
     )
-    with pytest.raises(ManifestError, match=r"m.json: 6 fault\(s\):") as caught:
+    root = os.environ.get("MEDCONTRAST_DATA") or "data"
+    with pytest.raises(ManifestError, match=r"m.json: 7 fault\(s\):") as caught:
         load_manifest(path)
     assert str(caught.value).splitlines()[1:] == [
         "  - labeled[0] a: the split labeled needs a label file",
@@ -89,9 +91,8 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
         '  - labeled[2]: expected {"case", "image", "label"}, but got \'a.nii\'',
         "  - unlabeled[0] e: 2 image file(s), but the manifest has 1 channel(s)",
         "  - case c stands in validation and in test; splits must not overlap",
-        "  - image file data/c.nii stands in unlabeled and in test; splits must not overlap".replace(
-            "data/", f"{load_manifest(write(tmp_path)).root}/"
-        ),
+        f"  - image file {root}/c.nii stands in unlabeled and in test; splits must not overlap",
+        f"  - label file {root}/l stands in labeled and in validation; splits must not overlap",
     ]
 
 
@@ -121,6 +122,29 @@ def test_a_patient_stands_on_one_side(tmp_path: Path, first: str, second: str, f
         load_manifest(path)
 
 
+@pytest.mark.parametrize("spelling", ["scans/../a.nii", "linked.nii", "same.nii", "labeled.nii"])
+def test_one_file_stands_on_one_side_however_it_is_called(tmp_path: Path, spelling: str) -> None:
+    (tmp_path / "scans").mkdir()
+    for name in ("a.nii", "a_seg.nii", "c_seg.nii", "labeled.nii"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "linked.nii").symlink_to("a.nii")
+    (tmp_path / "same.nii").hardlink_to(tmp_path / "a.nii")
+    label = "a_seg.nii" if spelling == "labeled.nii" else "c_seg.nii"
+    test = [{"case": "c", "image": spelling, "label": label}]
+    kind, shown = ("label", label) if spelling == "labeled.nii" else ("image", spelling)
+    with pytest.raises(
+        ManifestError, match=rf"{kind} file .*/{re.escape(shown)} stands in labeled and in test; splits"
+    ):
+        load_manifest(write(tmp_path, root=".", test=test))
+
+
+def test_an_image_is_no_label_of_itself(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").write_bytes(b"x")
+    path = write(tmp_path, root=".", labeled=[{"case": "a", "image": "a.nii", "label": "./a.nii"}])
+    with pytest.raises(ManifestError, match=r"labeled\[0\] a: its label file \./a\.nii is its image file too$"):
+        load_manifest(path)
+
+
 @pytest.mark.parametrize(("text", "sentence"), [
     ("[1]", "a manifest is a JSON object, but this file holds list"),
     ("{", "not valid JSON"),
@@ -130,6 +154,7 @@ def test_a_patient_stands_on_one_side(tmp_path: Path, first: str, second: str, f
     ('{"training": [], "labels": {}}', "this is a Decathlon dataset.json, .* medcontrast data split"),
     ('{"labels": {"0": "background", "1": "x"}, "channels": ["T1"]}', 'expected "channels" as'),
     ('{"kind": "images", "train": []}', "takes a manifest of volumes, .* this is one of the kind 'images'"),
+    ('{"kind": "image", "train": []}', "there is no kind 'image' of manifest; one of images has"),
 ])  # fmt: skip
 def test_files_that_are_no_manifest(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "m.json"

@@ -11,8 +11,10 @@ from medcontrast.data import prepared
 from medcontrast.data.manifest import Case, load_manifest
 from medcontrast.data.prepared import PreparedCases, default_cache_folder, load_case
 from medcontrast.errors import ManifestError, OutputError, VolumeError
+from medcontrast.export.slicer import write_seg_nrrd
 from medcontrast.labels import LabelTable
 from medcontrast.settings.data import DataSettings, IntensitySettings
+from medcontrast.volume import Grid
 
 AFFINE = np.array([[0.0, -1.5, 0, 4], [-1, 0, 0, 9], [0, 0, 2, -3], [0, 0, 0, 1]])
 
@@ -241,3 +243,20 @@ def test_real_cases_are_prepared(data_root):
         loaded = load_case(Case(image.name, (image,), folder / "labelsTr" / image.name), settings(), table)
         assert abs(float(loaded.image.mean())) < 1e-4
         assert set(np.unique(loaded.label)) == {0, 1, 2}
+
+
+def test_the_disk_cache_knows_names_of_segments_that_are_read_by_them(tmp_path, tiny):
+    """The same file means other classes by a table that gives its names other values."""
+    array = np.zeros((9, 10, 11), np.uint8)
+    array[:3], array[6:] = 1, 2
+    tables = [LabelTable.from_json({"labels": {"1": one, "2": two}}) for one, two in (("a", "b"), ("b", "a"))]
+    label = tmp_path / "label.seg.nrrd"
+    write_seg_nrrd(label, array, Grid(array.shape, np.eye(4)), tables[0])
+    image = tiny.write_nifti(tmp_path / "image.nii.gz", np.arange(990, dtype=np.float32).reshape(array.shape))
+    cases = [Case("case", (image,), label)]
+    found = [
+        PreparedCases(cases, settings("disk"), table, read_labels=True, folder=tmp_path / "cache")[0].label
+        for table in tables
+    ]
+    assert np.array_equal(found[0][0], array)
+    assert np.array_equal(found[1][0], np.array([0, 2, 1])[array])

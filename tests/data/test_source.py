@@ -120,13 +120,14 @@ def test_dicom_folders_are_scans(tmp_path: Path) -> None:
 
 def test_what_is_left_aside_is_said(tmp_path: Path) -> None:
     make(tmp_path, "images/a.mhd", "images/a.raw", "images/b.nii.gz", "images/b.json", "images/.c.nii", "readme.txt")
-    make(tmp_path, "labels/a.nrrd", "labels/a.seg.nrrd", "labels/b.nii.gz", "m.json", "runs/log.txt")
-    assert read_source(tmp_path).notes == (
-        "not taken: labels/a.seg.nrrd",
-    )  # an export; the mask itself was passed over
+    make(tmp_path, "labels/a.nrrd", "labels/b.nii.gz", "m.json", "runs/log.txt")
+    (tmp_path / "labels/a.seg.nrrd").write_bytes(b"NRRD0004\ntype: uint8\n")  # as an export of the mask begins
+    assert read_source(tmp_path).notes == ("not taken: labels/a.seg.nrrd",)
     assert shown(read_source(tmp_path))["a"] == ("labels/a.nrrd", "images/a.mhd")
     make(tmp_path, "labelsTs/a.nii", "loose.nii", "images/old.dcm", "deep/er/x.nii")
     assert read_source(tmp_path).notes == ("not taken: images/old.dcm, labels/a.seg.nrrd, deep/, ... (5 in all)",)
+    (tmp_path / "labels/a.seg.nrrd").write_bytes(b"NRRD0005\n")  # saved since: which of the two holds the corrections?
+    assert fault(tmp_path).endswith("labels: two files are called a: a.nrrd and a.seg.nrrd; keep one.")
     make(tmp_path / "cases", "a/image.nii", "a/seg.nii", "a/notes.pdf", "b/img.nii", "x.nii", "notes/a.txt")
     assert read_source(tmp_path / "cases").notes == ("not taken: a/seg.nii, b/, x.nii",)
 
@@ -140,7 +141,7 @@ def test_cases_that_do_not_hold_together(tmp_path: Path) -> None:
     make(tmp_path / "b", "c0/image.nii", "c0/Image.mha")
     assert fault(tmp_path / "b") == f"{tmp_path}/b/c0: Image.mha and image.nii are both its image; keep one."
     make(tmp_path / "c", "images/c0.nii", "labels/c0.nii", "labels/c0.mha")
-    assert fault(tmp_path / "c") == f"{tmp_path}/c/labels: two files are called c0: c0.mha and c0.nii."
+    assert fault(tmp_path / "c") == f"{tmp_path}/c/labels: two files are called c0: c0.mha and c0.nii; keep one."
 
 
 def test_no_scans_says_what_there_is(tmp_path: Path) -> None:

@@ -79,10 +79,28 @@ def test_a_mask_stored_in_another_order_is_put_on_its_scan(mask: Path, tmp_path:
     turns = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt("PIR"))
     nib.save(image, tmp_path / "scan.nii")
     nib.save(image.as_reoriented(turns), mask)
+    with pytest.raises(
+        InputError, match=r"stores its axes in another order than .*scan\.nii; name another output with -o"
+    ):
+        export_mask(mask, tmp_path / "scan.nii", format="nii.gz", overwrite=True)
     (path,) = export_mask(mask, tmp_path / "scan.nii", overwrite=True)
     after = read_volume(path, "label")
     assert after.grid.same_as(before.grid, 1e-3)
     np.testing.assert_array_equal(after.array, before.array)
+
+
+@pytest.mark.parametrize("format", ["seg.nrrd", "nii.gz"])
+def test_ignored_voxels_are_no_structure_to_export(mask: Path, tmp_path: Path, format: str) -> None:
+    image = nib.load(mask, mmap=False)
+    array = np.asarray(image.dataobj).copy()
+    array[0, 0, 0] = 255
+    nib.save(nib.Nifti1Image(array, image.affine), mask)
+    table = {**TABLE.to_json(), "ignore_label": 255}
+    mask.with_name("scan_seg.json").write_text(json.dumps({"labels": table}))
+    with pytest.raises(
+        VolumeError, match=r"holds the ignored value 255, of which nothing is known and which no program"
+    ):
+        export_mask(mask, format=format, overwrite=True)
 
 
 def swap_in_slicer(export: Path) -> None:

@@ -67,6 +67,13 @@ def test_faults(tmp_path, changes, sentence):
     assert str(caught.value).splitlines()[1] == f"  - {sentence}"
 
 
+def test_a_date_is_no_setting_of_a_grid(tmp_path):
+    path = write(tmp_path)
+    path.write_text(path.read_text().replace("title: Tiny", "title: 2020-01-01"))
+    with pytest.raises(RecipeError, match=r"grid\.yaml: a recipe holds numbers, words, lists and yes/no alone \("):
+        load_grid(path)
+
+
 def test_a_grid_that_is_not_there(tmp_path):
     with pytest.raises(RecipeError, match="there is no such grid"):
         find_grid(tmp_path / "none.yaml")

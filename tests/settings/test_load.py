@@ -9,6 +9,7 @@ import yaml
 from medcontrast.errors import RecipeError
 from medcontrast.settings import load_recipe, recipe_from_tree, recipe_to_yaml
 from medcontrast.settings.shipped import find_recipe, shipped_recipes
+from medcontrast.volume.grid import SPACING_LIMITS_MM
 
 METHODS = ("supervised", "mean_teacher", "ua_mt", "cps", "mc_net", "bcp", "fba_net", "fba_legacy")
 PRETRAINING = ("simclr", "moco_v2", "moco_v3", "dino", "leoclr", "multi_level", "hvae", "hvae_finetune")
@@ -90,7 +91,7 @@ def test_every_fault_at_once(changed, faults):
             [16, 16, 30],
             "data.patch [16, 16, 30] must be multiples of [4, 4, 4] for network dynunet; the nearest is [16, 16, 32]",
         ),
-        ("data.spacing_mm", [1.0, 0.0, 1.0], "data.spacing_mm.1: input should be greater than 0, but got 0.0"),
+        ("data.spacing_mm", [1.0, 0.0, 1.0], "data.spacing_mm.1: input should be greater than 0.001, but got 0.0"),
         (
             "data.intensity",
             {"low": 1.0},
@@ -366,3 +367,9 @@ def test_boxes_of_unlabeled_rows_need_two_of_them(tiny, faults, rows, accumulate
         assert faults(tree) == [sentence]
     else:
         assert recipe_from_tree(tree, where="it").method.consistency.paste_from == "unlabeled"
+
+
+def test_a_recipe_takes_the_spacings_that_a_scan_may_have(tiny, faults):
+    for value in SPACING_LIMITS_MM:
+        (fault,) = faults(tiny.set_key(tiny.recipe_tree(), "data.spacing_mm", [1.0, 1.0, value]))
+        assert fault.startswith("data.spacing_mm.2: input should be ")

@@ -111,11 +111,16 @@ def csv_rows(path: Path, columns: Sequence[str], where: str) -> list[dict[str, s
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, strict=True)
             rows = list(reader)
+    except UnicodeDecodeError:
+        raise ManifestError(f"{where}: {path} is no text in UTF-8; save it as that.") from None
     except (OSError, ValueError, csv.Error) as error:
         raise ManifestError(f"{where}: {path} cannot be read as CSV ({error}).") from None
     if not rows:
         raise ManifestError(f"{where}: {path} has no rows.")
     known = list(reader.fieldnames or ())
+    other = [mark for mark in (";", "\t") if len(known) == 1 and mark in known[0]]
+    if other:
+        raise ManifestError(f"{where}: {path} separates its columns by {other[0]!r}; separate them by commas.")
     twice = [name for name in known if known.count(name) > 1]
     if twice:
         raise ManifestError(f"{where}: {path} has more than one column {twice[0]!r}.")

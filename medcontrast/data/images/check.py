@@ -17,13 +17,14 @@ from medcontrast.data.images.arrays import csv_rows
 from medcontrast.data.images.images import read_pixels
 from medcontrast.data.images.lesion_boxes import box_faults, healthy_fault
 from medcontrast.data.images.manifest import ImageManifest, overlaps
-from medcontrast.data.images.sources import CSV_COLUMNS, ImageCase, source_kind
+from medcontrast.data.images.sources import CSV_COLUMNS, ImageCase, other_files, source_kind
 from medcontrast.errors import ImageError, ManifestError, VolumeError
 
 NONE = "(none)"
 """Stands for what is not known of an image."""
 FLAT = "have one value everywhere"
 DARK = "reach no more than a sixteenth of what 16 bits hold (12 bits in a 16-bit file?) and are read as nearly black"
+_SHOWN = 5
 _TWELVE_BITS = 255.0 * 4095 / 65535
 """The largest value of 12 bits, in 0..255 of 16."""
 
@@ -113,7 +114,7 @@ def check_image_manifest(
                 report.warnings.append(Finding(split, "", text))
         _check_masks(split, report)
         _check_facts(split, report)
-        report.warnings += [Finding(split, "", text) for text in _misspelt(manifest, split)]
+        report.notes += [Finding(split, "", text) for text in _not_read(manifest, split)]
     report.faults += [Finding("splits", "", text) for text in overlaps(report.cases)]
     _check_table(report)
     return report
@@ -146,18 +147,29 @@ def _check_image(
     return DARK if picture and pixels.dtype != np.uint8 and pixels.max() <= _TWELVE_BITS else ""
 
 
-def _misspelt(manifest: ImageManifest, split: str) -> list[str]:
-    """Columns of a csv that nothing reads and that are a known name but for case or blanks."""
+def _not_read(manifest: ImageManifest, split: str) -> list[str]:
+    """Columns of a csv, and files of a folder, that nothing reads."""
     found = []
     for source in manifest.sources[split]:
-        if source_kind(source) != "csv":
-            continue
-        names = set(csv_rows(manifest.root / source["csv"], (), split)[0])
-        for name in sorted(names - set(source.get("attributes") or ())):
-            meant = name.strip().lower()
-            if meant != name and meant in CSV_COLUMNS and meant not in names:
-                found.append(f"the column {name!r} of {source['csv']} is not read; a column {meant!r} would be")
+        kind = source_kind(source)
+        if kind == "csv":
+            names = csv_rows(manifest.root / source["csv"], (), split)[0]
+            alone = [name for name in names if name.strip().lower() not in CSV_COLUMNS]
+            alone = [name for name in alone if name not in (source.get("attributes") or ())]
+            if alone:
+                found.append(f"columns of {source['csv']} that are not read: {', '.join(alone)}")
+        if kind == "folder":
+            others = other_files(manifest.root / source["folder"])
+            if others:
+                count = f"{len(others)} file{'s' if len(others) > 1 else ''} of {source['folder']}"
+                found.append(
+                    f"{count} that {'are' if len(others) > 1 else 'is'} no image as read here: {_some(others)}"
+                )
     return found
+
+
+def _some(files: Sequence[Path]) -> str:
+    return ", ".join(file.name for file in files[:_SHOWN]) + (", ..." if len(files) > _SHOWN else "")
 
 
 def _check_masks(split: str, report: ImageCheckReport) -> None:
@@ -221,6 +233,9 @@ def _check_facts(split: str, report: ImageCheckReport) -> None:
         if absent:
             text = f"the class {absent[0]} does not occur; a probe needs every class in train and in what it scores"
             report.warnings.append(Finding(split, "", text))
+    made = sum(case.of is not None for case in cases)
+    if made:
+        report.notes.append(Finding(split, "", f"{made} of {len(cases)} images are counterfactuals of others"))
     _check_boxes(split, report)
     for kind, values in kinds.items():
         for value, count in sorted(Counter(values).items()):

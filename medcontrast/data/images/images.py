@@ -321,11 +321,11 @@ def _picture(path: Path) -> NDArray[Any]:
             frames = getattr(picture, "n_frames", 1)
             if frames > 1:
                 raise ImageError(f"{path}: holds {frames} pictures; write one a file.")
-            if picture.mode == "F":
-                return _fractions(np.asarray(picture), str(path))
-            if picture.mode.startswith("I"):
-                return _sixteen_bits(np.asarray(picture), path)
             upright = ImageOps.exif_transpose(picture)  # cameras note how they were held instead of turning the pixels
+            if picture.mode == "F":
+                return _fractions(np.asarray(upright), str(path))
+            if picture.mode.startswith("I"):
+                return _sixteen_bits(np.asarray(upright), path)
             return np.asarray(upright.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
     except FileNotFoundError:
         raise ImageError(f"{path}: there is no such image.") from None
@@ -353,8 +353,6 @@ def _dicom(path: Path) -> NDArray[Any]:
     if len(frames) != 1:
         raise ImageError(f"{path}: holds {len(frames)} frames; write one a file.")
     array = frames[0]
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        return array
 
     def number(tag: str, otherwise: float | None = None) -> float | None:
         text = reader.GetMetaData(tag).split("\\")[0].strip() if reader.HasMetaDataKey(tag) else ""
@@ -363,6 +361,8 @@ def _dicom(path: Path) -> NDArray[Any]:
         except ValueError:
             raise ImageError(f"{path}: DICOM tag {tag} is no number: {text!r}.") from None
 
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        return array * (255.0 / (2 ** (number("0028|0101") or 8) - 1))
     centre, width = number("0028|1050"), number("0028|1051")
     low, high = (array.min(), array.max()) if centre is None or not width else (centre - width / 2, centre + width / 2)
     if width is not None and width < 0:

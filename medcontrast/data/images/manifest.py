@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from medcontrast.data.images.lesion_boxes import Box, parse_boxes
 from medcontrast.data.images.sources import SOURCES, ImageCase, expand, source_kind
-from medcontrast.data.manifest import root_advice, root_folder
+from medcontrast.data.manifest import KIND, root_advice, root_folder
 from medcontrast.errors import ManifestError
 from medcontrast.files import read_object
 
 IMAGE_SPLITS = ("train", "validation", "test")
-KIND = "images"
 BOXES, MADE_BY = "lesion_boxes", "lesion_boxes_made_by"
 """A table of boxes by name of the image, for sources of every kind, and how it came about."""
 CONTAINS = "contains"
@@ -152,7 +152,7 @@ def load_image_manifest(path: Path, root: Path | None = None) -> ImageManifest:
     sources = {split: _sources(raw.get(split, []), split, faults) for split in IMAGE_SPLITS}
     boxes = _boxes(raw.get(BOXES, {}), faults)
     contains = _contains(raw.get(CONTAINS, {}), classes, faults)
-    if not any(sources.values()):
+    if not any(raw.get(split) for split in IMAGE_SPLITS):
         faults.append(f"no images: at least one of {', '.join(IMAGE_SPLITS)} is needed")
     if faults:
         raise ManifestError("\n".join([f"{path}: {len(faults)} fault(s):", *(f"  - {fault}" for fault in faults)]))
@@ -166,13 +166,27 @@ def load_image_manifest(path: Path, root: Path | None = None) -> ImageManifest:
 def overlaps(splits: Mapping[str, Sequence[ImageCase]]) -> list[str]:
     """What stands in two splits: the first image and the first patient of each pair of splits, in words."""
     faults = []
-    for kind, word in (("name", "image"), ("patient", "patient")):
-        values = {split: {value for case in cases if (value := getattr(case, kind))} for split, cases in splits.items()}
-        for first, second in combinations(values, 2):
-            both = values[first] & values[second]
+    for word, named in (("image", _image), ("patient", _patient)):
+        found = {split: dict(each for case in cases if (each := named(case))) for split, cases in splits.items()}
+        for first, second in combinations(found, 2):
+            both = found[first].keys() & found[second].keys()
             if both:
-                faults.append(f"{word} {min(both)} stands in {first} and in {second}")
+                faults.append(f"{word} {min(found[first][key] for key in both)} stands in {first} and in {second}")
     return faults
+
+
+def _image(case: ImageCase) -> tuple[Hashable, str]:
+    """Where its pixels lie, the same for every spelling of the path, and its name."""
+    return (_resolved(case.file), case.key, case.index, case.axis), case.name
+
+
+def _patient(case: ImageCase) -> tuple[Hashable, str] | None:
+    return None if case.patient is None else (case.patient, case.patient)
+
+
+@lru_cache(maxsize=1024)
+def _resolved(path: Path) -> Path:
+    return path.resolve()
 
 
 def require_apart(manifest: ImageManifest) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ _KNOWN = (*COLUMNS, "attributes")
 """What may be known of an image, whatever it comes from."""
 _BOXES = "lesion_boxes"
 """May be known of an image, not of a whole volume."""
+_MISSING = ("nan", "NaN", "<NA>")
+"""How tables write that a value is not known, beside leaving it out."""
 CSV_COLUMNS = ("image", *COLUMNS, _BOXES)
 """Columns of a csv that are read by their names."""
 
@@ -129,8 +132,7 @@ class _Place:
     def facts(self, known: dict[str, Any], name: str = "") -> dict[str, Any]:
         """Fields of an ImageCase; `name` of the image stands in messages."""
         where = f"{self.where}: {name}" if name else self.where
-        # a blank more at an end is no other patient, which could then stand in two splits
-        plain = {key: value.strip() if isinstance(value, str) else value for key, value in known.items()}
+        plain = {key: _plain(value) for key, value in known.items()}
         found: dict[str, Any] = {key: value for key, value in plain.items() if value is not None and value != ""}
         if "target" in found:
             found["target"] = self._target(found["target"], where)
@@ -164,6 +166,17 @@ class _Place:
         names = ", ".join(self.classes) or 'none; add "classes", a list of names'
         hint = "; a number counts them from 0, text is a name" if text.isdecimal() and numbered else ""
         raise ManifestError(f"{where}: target {value!r} is not one of the manifest's classes ({names}){hint}.")
+
+
+def _plain(value: Any) -> Any:
+    """A value as it was meant: an id spelled in another way is no other patient, who could then stand in two splits."""
+    if isinstance(value, str):
+        value = value.strip()
+        # pandas writes a column of whole numbers so where some are missing
+        value = re.sub(r"^(\d+)\.0$", r"\1", value)
+    if isinstance(value, float):
+        value = None if math.isnan(value) else int(value) if value.is_integer() else value
+    return None if isinstance(value, str) and value in _MISSING else value
 
 
 def source_kind(source: dict[str, Any]) -> str | None:
@@ -270,6 +283,11 @@ def _folder(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase
     return cases
 
 
+def other_files(folder: Path) -> list[Path]:
+    """Files of a folder and of those in it that a source of it does not take."""
+    return sorted(file for file in _below(folder) if file.suffix.lower() not in SUFFIXES)
+
+
 def _below(folder: Path) -> Iterator[Path]:
     """Files of a folder and of those in it, links to folders too; what begins with a dot is left out."""
     seen = set()
@@ -287,7 +305,9 @@ def _csv(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
     if beside not in ("root", "csv"):
         raise ManifestError(f'{place.where}: relative_to is "root" or "csv", but got {beside!r}.')
     wanted = place.columns(source.get("attributes") or [])
-    rows = csv_rows(path, ("image", *wanted), place.where)
+    rows = [_by_known_names(row, wanted) for row in csv_rows(path, wanted, place.where)]
+    if "image" not in rows[0]:
+        raise ManifestError(f"{place.where}: {path} has no column 'image'; it has {', '.join(rows[0])}.")
     folder = Path(source["csv"]).parent if beside == "csv" else Path()
     cases = []
     for index in _chosen(source, len(rows), place.where):
@@ -297,6 +317,12 @@ def _csv(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
         name, file = _name(folder, row["image"]), place.root / folder / row["image"]
         cases.append(ImageCase(name=name, file=file, **place.facts(known, f"row {index + 1} ({name})")))
     return cases
+
+
+def _by_known_names(row: dict[str, str], attributes: Sequence[str]) -> dict[str, str]:
+    """The row with the columns that are read called as they are: Patient is `patient` where there is no other one."""
+    meant = {name: name.strip().lower() for name in row if name not in attributes}
+    return row | {known: row[name] for name, known in meant.items() if known in CSV_COLUMNS and known not in row}
 
 
 def _idx(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.data.images.lesion_boxes import boxes_text
-from medcontrast.data.images.manifest import CONTAINS, KIND, ImageManifest
+from medcontrast.data.images.manifest import CONTAINS, ImageManifest
 from medcontrast.data.images.sources import COLUMNS, ImageCase
+from medcontrast.data.manifest import KIND
 from medcontrast.files import write_atomically, write_text
 
 

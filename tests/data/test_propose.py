@@ -280,6 +280,7 @@ def test_the_method_follows_the_splits(tmp_path: Path, tiny: SimpleNamespace) ->
     alone = propose(manifest(tiny, tmp_path / "b", unlabeled=0), scan()).recipe
     assert (alone.method.name, alone.train.unlabeled_rows, alone.train.validate_every) == ("supervised", 0, None)
     assert alone.inference.network == "student"
+    assert both.augment.spatial.beyond_patch == alone.augment.spatial.beyond_patch == "scan"
 
 
 def test_what_names_a_side_is_not_mirrored(plain: Manifest) -> None:

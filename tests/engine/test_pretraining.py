@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from medcontrast.batch import StepInfo
-from medcontrast.checkpoint import load_weights, read_header
+from medcontrast.checkpoint import load_weights, read_header, save_weights
 from medcontrast.data.images.manifest import load_image_manifest
 from medcontrast.engine.job import Pretraining, job_of
 from medcontrast.engine.loop import Trainer
@@ -139,6 +139,19 @@ def test_another_architecture_is_refused_by_layer(tiny, run_of, tmp_path):
     )
     with pytest.raises(CheckpointError, match=sentence):
         started(tiny, tmp_path, wider)
+
+
+def test_a_generator_of_images_starts_no_encoder(tiny, run_of, tmp_path):
+    """A list of all its tensors would not say so."""
+    first = run_of("simclr", "first")
+    tiny.train(first, steps=1)
+    tensors, header = load_weights(first.folder / "last.safetensors")
+    save_weights(tmp_path / "generator.safetensors", tensors, {**header, "parents": []})
+    second = tree("moco_v2", init_from=str(tmp_path / "generator.safetensors"))
+    with pytest.raises(
+        CheckpointError, match=r"holds a generator of images; an encoder starts from another encoder\.$"
+    ):
+        started(tiny, tmp_path, second)
 
 
 @pytest.mark.parametrize(("setting", "theirs", "ours"), [("heads", 2, 4), ("pooling", "mean", "cls")])

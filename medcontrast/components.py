@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cc3d
 import numpy as np
@@ -10,8 +11,22 @@ from numpy.typing import NDArray
 
 from medcontrast.errors import VolumeError
 
+RULES = ("none", "each", "joint")
+
 # In 2D: faces -> edges, everything wider -> edges and corners.
 _CONNECTIVITY_2D = {6: 4, 18: 8, 26: 8}
+
+
+def keep_largest(label_map: NDArray[Any], rule: str) -> NDArray[Any]:
+    """Sets everything outside the largest connected component to background.
+
+    Args:
+        label_map: (x, y, z) whole numbers, 0 is background.
+        rule: "none" changes nothing; "each" works label by label; "joint" on all labels joined.
+    """
+    if rule not in RULES:
+        raise ValueError(f"the rule is one of {', '.join(RULES)}, but got {rule!r}")
+    return label_map if rule == "none" else largest_component(label_map, joined=rule == "joint")
 
 
 def largest_component(

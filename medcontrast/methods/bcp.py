@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from medcontrast.batch import Batch, StepInfo
-from medcontrast.components import largest_component
+from medcontrast.components import keep_largest
 from medcontrast.losses.segmentation import dice_cross_entropy
 from medcontrast.methods.base import (
     MakeNetwork,
@@ -87,5 +87,5 @@ class BCP(TeacherMethod):
         kept = self.settings.largest_component
         if kept == "none":
             return label
-        cleaned = [largest_component(row[0].numpy(), joined=kept == "joint") for row in label.cpu()]
+        cleaned = [keep_largest(row[0].numpy(), kept) for row in label.cpu()]
         return torch.stack([torch.from_numpy(row) for row in cleaned]).unsqueeze(1).to(label)

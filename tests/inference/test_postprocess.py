@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medcontrast.inference.postprocess import finish, keep_largest
+from medcontrast.components import keep_largest
+from medcontrast.inference.postprocess import finish
 from medcontrast.labels import LabelTable
 
 TABLE = LabelTable.from_json({"labels": {"0": "background", "3": "wall", "500": "lumen"}})

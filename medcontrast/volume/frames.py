@@ -1,10 +1,12 @@
 """Where the slices of a DICOM series, or the frames of one file, say that they lie, and the stack that they form.
 
-SimpleITK makes up what a file leaves out, and takes the frames of one file as evenly spaced in the order they are in.
+SimpleITK makes up what a file leaves out, passes over PixelSpacing in some kinds of files (CR, DX, XA), and takes the
+frames of one file as evenly spaced in the order they are in.
 """
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +32,9 @@ _SPACINGS = (
 _THICKNESSES = ("SpacingBetweenSlices", "SliceThickness")
 _PLACES = ("ImagePositionPatient", "ImageOrientationPatient")
 _READ = (_FRAMES, _SHARED, "NumberOfFrames", "Rows", "Columns", *_PLACES, *_SPACINGS, *_THICKNESSES)
+
+# What is to be done about warnings is one setting of all threads: two that put it back in turn would leave it changed.
+_one_at_a_time = threading.Lock()
 
 Kind = Literal["slice", "frame"]
 _COPY_AGAIN = {
@@ -91,7 +96,7 @@ def read_frames(path: Path) -> list[Slice]:
     import pydicom
 
     try:
-        with warnings.catch_warnings():
+        with _one_at_a_time, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on what breaks a rule of DICOM and can be read all the same
             data = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(_READ))
             return _frames(data, path)

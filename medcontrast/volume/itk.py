@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _METAIMAGE_SUFFIXES = (".mha", ".mhd")
-_PLACE_TAGS = ("0020|0032", "0020|0037", "0028|0030")  # ImagePositionPatient, ImageOrientationPatient, PixelSpacing
 
 
 def read_itk_grid(path: Path) -> Grid:
@@ -184,15 +183,7 @@ def _slices(files: list[str], folder: Path) -> list[Slice]:
             f"{folder}: holds {len(files)} files of one series, of which one or more have several frames; give one "
             "such file in a folder of its own."
         )
-    return [_slice(header, Path(file)) for header, file in zip(headers, files, strict=True)]
-
-
-def _slice(header: SimpleITK.ImageFileReader, path: Path) -> Slice:
-    if not all(header.HasMetaDataKey(tag) and header.GetMetaData(tag).strip() for tag in _PLACE_TAGS):
-        return read_frames(path)[0]  # said elsewhere in the file, or not at all: SimpleITK makes it up
-    axes, size = header.GetDimension(), header.GetSize()
-    directions = np.array(header.GetDirection()).reshape(axes, axes)[:3, :2]
-    return Slice((size[0], size[1]), np.array(header.GetOrigin()), directions, np.array(header.GetSpacing()[:2]))
+    return [read_frames(Path(file))[0] for file in files]
 
 
 def _require_all_read(files: list[str], folder: Path) -> None:

@@ -10,7 +10,16 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    NuclearMedicineImageStorage,
+    XRayAngiographicImageStorage,
+    generate_uid,
+)
 
 from medcontrast.errors import VolumeError
 from medcontrast.volume import read_grid, read_volume, write_label
@@ -183,6 +192,36 @@ def test_a_folder_that_may_not_be_entered_is_said(tmp_path: Path, monkeypatch: p
     for read in (read_grid, lambda path: read_volume(path, "image")):
         with pytest.raises(VolumeError, match=r"scan: cannot be read \(Permission denied\)\.$"):
             read(tmp_path / "scan")
+
+
+def changed(folder: Path, **tags: Any) -> Path:
+    """Sets tags of every slice."""
+    for path in folder.iterdir():
+        item = pydicom.dcmread(path)
+        for keyword, value in tags.items():
+            setattr(item, keyword, value)
+        item.save_as(path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        MRImageStorage,
+        NuclearMedicineImageStorage,
+        ComputedRadiographyImageStorage,
+        DigitalXRayImageStorageForPresentation,
+        XRayAngiographicImageStorage,
+    ],
+)
+@pytest.mark.parametrize("detector", [None, [3.0, 3.0]])
+def test_slices_of_any_kind_lie_where_their_tags_say(tmp_path: Path, kind: str, detector: list[float] | None) -> None:
+    """SimpleITK passes over PixelSpacing in some kinds, and over the position in others."""
+    slices = write_series(tmp_path / "scan", np.array([[1, 2, 3.0 * k] for k in range(3)]))
+    changed(tmp_path / "scan", SOPClassUID=kind, **({} if detector is None else {"ImagerPixelSpacing": detector}))
+    volume = read_volume(tmp_path / "scan", "image")
+    np.testing.assert_allclose(volume.grid.affine, [[-0.5, 0, 0, -1], [0, -0.7, 0, -2], [0, 0, 3, 0], [0, 0, 0, 1]])
+    np.testing.assert_array_equal(volume.array, np.stack(slices).T - 1000.0)
 
 
 def without(folder: Path, *keywords: str, every: int = 1) -> Path:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, generate
 
 from medcontrast.errors import VolumeError
 from medcontrast.volume import read_grid, read_volume
+from medcontrast.volume.frames import read_frames
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
@@ -213,3 +218,24 @@ def test_what_a_frame_says_itself_leads(tmp_path: Path) -> None:
     frames = placed([0, 3], PixelMeasures={"PixelSpacing": [0.9, 0.8]})
     grid = read_grid(write_frames(tmp_path / "scan" / "one.dcm", frames))  # the shared groups say 0.7 and 0.5
     assert grid.spacing_mm == pytest.approx((0.8, 0.9, 3.0))
+
+
+def test_threads_leave_warnings_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cases are read by several threads, and pydicom's warnings are switched off meanwhile for all of them."""
+    path = write_frames(tmp_path / "scan" / "one.dcm", placed([0])) / "one.dcm"
+    entered, read = threading.Barrier(2), pydicom.dcmread
+
+    def together(*args: Any, **named: Any) -> Dataset:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            entered.wait(0.2)  # both are inside, or one alone
+        time.sleep(0.05 * (threading.current_thread().name == "second"))
+        return read(*args, **named)
+
+    monkeypatch.setattr(pydicom, "dcmread", together)
+    before = list(warnings.filters)
+    threads = [threading.Thread(target=read_frames, args=(path,), name=name) for name in ("first", "second")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert warnings.filters == before

@@ -31,6 +31,8 @@ _SPACINGS = (
 )  # the last: of scanned film
 _THICKNESSES = ("SpacingBetweenSlices", "SliceThickness")
 _PLACES = ("ImagePositionPatient", "ImageOrientationPatient")
+# How far products of two directions may be from 0 and 1: those of cosines of two decimals are less than 0.018 off.
+_ROUNDED_COSINES = 0.02
 _READ = (_FRAMES, _SHARED, "NumberOfFrames", "Rows", "Columns", *_PLACES, *_SPACINGS, *_THICKNESSES)
 
 # What is to be done about warnings is one setting of all threads: two that put it back in turn would leave it changed.
@@ -91,7 +93,8 @@ def read_frames(path: Path) -> list[Slice]:
     """Reads where the frames of one file lie; of a file without frames, where its one slice lies.
 
     Raises:
-        VolumeError: Not readable, frames without a number each, or each with a slope of its own.
+        VolumeError: Not readable, frames without a number each, or each with a slope of its own, or directions that
+            are not of length 1 and at a right angle.
     """
     import pydicom
 
@@ -195,10 +198,10 @@ def _frames(data: pydicom.Dataset, path: Path) -> list[Slice]:
             "one alone would be read; convert it to NIfTI or NRRD, for example with dcm2niix."
         )
     size = (int(data.Columns), int(data.Rows))
-    return [_slice(group, outside, size) for group in groups]
+    return [_slice(group, outside, size, path) for group in groups]
 
 
-def _slice(groups: list[pydicom.Dataset], outside: list[pydicom.Dataset], size: tuple[int, int]) -> Slice:
+def _slice(groups: list[pydicom.Dataset], outside: list[pydicom.Dataset], size: tuple[int, int], path: Path) -> Slice:
     def numbers(sequence: str, keywords: tuple[str, ...], count: int) -> NDArray[np.float64] | None:
         for keyword in keywords:
             for place in [*_items(groups, sequence), *outside]:
@@ -215,10 +218,21 @@ def _slice(groups: list[pydicom.Dataset], outside: list[pydicom.Dataset], size: 
     return Slice(
         size,
         numbers("PlanePositionSequence", ("ImagePositionPatient",), 3),
-        None if cosines is None else cosines.reshape(2, 3).T,
+        None if cosines is None else _directions(cosines, path),
         None if spacing is None else spacing[::-1],  # DICOM names the step from row to row first
         next((float(value[0]) for value in thicknesses if value is not None and value[0] > 0), None),
     )
+
+
+def _directions(cosines: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
+    """(3, 2) of length 1; what rounding leaves of it would make voxels larger or smaller."""
+    axes = cosines.reshape(2, 3).T
+    if not np.abs(axes.T @ axes - np.eye(2)).max() <= _ROUNDED_COSINES:  # NaN is no direction either
+        raise VolumeError(
+            f"{path}: its ImageOrientationPatient ({', '.join(f'{value:g}' for value in cosines)}) is no two "
+            "directions of length 1 at a right angle; correct its header."
+        )
+    return np.asarray(axes / np.linalg.norm(axes, axis=0))
 
 
 def _items(groups: list[pydicom.Dataset], sequence: str) -> list[pydicom.Dataset]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import IO, Any
 
@@ -191,6 +192,33 @@ def test_a_folder_that_may_not_be_entered_is_said(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Path, method, closed)
     for read in (read_grid, lambda path: read_volume(path, "image")):
         with pytest.raises(VolumeError, match=r"scan: cannot be read \(Permission denied\)\.$"):
+            read(tmp_path / "scan")
+
+
+def test_rounded_directions_do_not_change_the_size_of_voxels(tmp_path: Path) -> None:
+    for number, count in enumerate((1, 4)):
+        folder = tmp_path / f"scan{number}"
+        positions = np.array([[0, 0, 2.0 * k] for k in range(count)])
+        write_series(folder, positions, orientation=(0.71, 0.71, 0, -0.71, 0.71, 0))
+        grid = read_grid(changed(folder, SliceThickness=2))
+        np.testing.assert_allclose(grid.spacing_mm, (0.5, 0.7, 2.0), rtol=1e-12)
+        half = np.sqrt(0.5)
+        np.testing.assert_allclose(grid.affine[:3, 0], [-0.5 * half, -0.5 * half, 0], atol=1e-12)
+        np.testing.assert_allclose(grid.affine[:3, 1], [0.7 * half, -0.7 * half, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "orientation", [(1, 0, 0, 0, 0.9, 0), (1, 0, 0, 0.1, 1, 0), (1, 0, 0, 1, 0, 0), (0, 0, 0, 0, 0, 0)]
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_directions_of_no_plane_are_refused(tmp_path: Path, orientation: tuple[float, ...], count: int) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0, 2.0 * k] for k in range(count)]), orientation=orientation)
+    numbers = re.escape(", ".join(f"{value:g}" for value in orientation))
+    sentence = (
+        rf"slice\d\.dcm: its ImageOrientationPatient \({numbers}\) is no two directions of length 1 at a right angle; "
+    )
+    for read in (read_grid, lambda path: read_volume(path, "image")):
+        with pytest.raises(VolumeError, match=sentence + r"correct its header\.$"):
             read(tmp_path / "scan")
 
 

@@ -161,6 +161,11 @@ def test_frames_that_do_not_say_where_they_lie_are_refused(tmp_path: Path) -> No
     refused(folder, r"one\.dcm: damaged: its DICOM header cannot be read \(ImagePositionPatient holds 2 numbers, not")
 
 
+def test_directions_of_frames_that_form_no_plane_are_refused(tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / "scan" / "one.dcm", placed([0, 3]), shared_groups((1, 0, 0, 0, 0, 0.5)))
+    refused(folder, r"one\.dcm: its ImageOrientationPatient \(1, 0, 0, 0, 0, 0\.5\) is no two directions of length 1 at")
+
+
 def test_frames_scaled_each_in_its_own_way_are_refused(tmp_path: Path) -> None:
     def scaled(*slopes: float) -> list[Dataset]:
         values = [{"RescaleSlope": slope, "RescaleIntercept": -7, "RescaleType": "US"} for slope in slopes]

@@ -30,7 +30,7 @@ from medcontrast.transforms.volume3d import prepare_image, prepare_label, requir
 from medcontrast.volume import Grid, NiftiFields, read_volume, require_usable_image
 from medcontrast.volume.segments import read_label_map
 
-_FORMAT = 2
+_FORMAT = 3
 """Goes up when files of the disk cache change their meaning."""
 
 

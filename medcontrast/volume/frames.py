@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -33,7 +33,9 @@ _THICKNESSES = ("SpacingBetweenSlices", "SliceThickness")
 _PLACES = ("ImagePositionPatient", "ImageOrientationPatient")
 # How far products of two directions may be from 0 and 1: those of cosines of two decimals are less than 0.018 off.
 _ROUNDED_COSINES = 0.02
-_READ = (_FRAMES, _SHARED, "NumberOfFrames", "Rows", "Columns", *_PLACES, *_SPACINGS, *_THICKNESSES)
+_PIXELS = ("Rows", "Columns", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "PixelRepresentation")
+_RESCALING = ("RescaleSlope", "RescaleIntercept")
+_READ = (_FRAMES, _SHARED, "NumberOfFrames", *_PIXELS, *_RESCALING, *_PLACES, *_SPACINGS, *_THICKNESSES)
 
 # What is to be done about warnings is one setting of all threads: two that put it back in turn would leave it changed.
 _one_at_a_time = threading.Lock()
@@ -55,7 +57,7 @@ _STATE = {
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """What a slice or a frame says of its place, in LPS and mm; None where it does not say it.
+    """What a slice or a frame says of its place, in LPS and mm, and of its values; None where it does not say it.
 
     Attributes:
         size: Columns and rows.
@@ -63,6 +65,8 @@ class Slice:
         directions: (3, 2) where the next column and the next row lie, of length 1.
         spacing_mm: (2,) from column to column, and from row to row.
         thickness_mm: From slice to slice, else of the slice; of a stack, positions say it.
+        turned_sum: Of a slice whose large values are dark (MONOCHROME1), which SimpleITK turns round: what a value of
+            the file and the one that SimpleITK makes of it add up to.
     """
 
     size: tuple[int, int]
@@ -70,6 +74,7 @@ class Slice:
     directions: NDArray[np.float64] | None
     spacing_mm: NDArray[np.float64] | None
     thickness_mm: float | None = None
+    turned_sum: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +98,8 @@ def read_frames(path: Path) -> list[Slice]:
     """Reads where the frames of one file lie; of a file without frames, where its one slice lies.
 
     Raises:
-        VolumeError: Not readable, frames without a number each, or each with a slope of its own, or directions that
-            are not of length 1 and at a right angle.
+        VolumeError: Not readable, frames without a number each, or each with a slope of its own, directions that are
+            not of length 1 and at a right angle, or values that SimpleITK turns round in a way of its own.
     """
     import pydicom
 
@@ -198,7 +203,22 @@ def _frames(data: pydicom.Dataset, path: Path) -> list[Slice]:
             "one alone would be read; convert it to NIfTI or NRRD, for example with dcm2niix."
         )
     size = (int(data.Columns), int(data.Rows))
-    return [_slice(group, outside, size, path) for group in groups]
+    turned_sum = _turned_sum(data, path)
+    return [replace(_slice(group, outside, size, path), turned_sum=turned_sum) for group in groups]
+
+
+def _turned_sum(data: pydicom.Dataset, path: Path) -> float | None:
+    if data.get("PhotometricInterpretation") != "MONOCHROME1":
+        return None
+    allocated, stored, signed = int(data.BitsAllocated), int(data.BitsStored), bool(data.PixelRepresentation)
+    # of 32 bits, and of values scaled by groups, SimpleITK does not say what it makes; of the third it reads none
+    if allocated not in (8, 16) or _FRAMES in data or _SHARED in data or (signed and stored != allocated):
+        raise VolumeError(
+            f"{path}: its large values are dark (PhotometricInterpretation MONOCHROME1), which in a file of its kind "
+            "cannot be read for certain; store it as MONOCHROME2 with the same values."
+        )
+    slope, intercept = float(data.get("RescaleSlope") or 1), float(data.get("RescaleIntercept") or 0)
+    return slope * (-1 if signed else 2**stored - 1) + 2 * intercept
 
 
 def _slice(groups: list[pydicom.Dataset], outside: list[pydicom.Dataset], size: tuple[int, int], path: Path) -> Slice:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,27 +53,40 @@ def read_dicom_grid(folder: Path) -> Grid:
     Raises:
         VolumeError: No series or several, or slices or frames that do not form a regular stack.
     """
-    return _series(folder)[2]
+    return _series(folder).grid
 
 
 def read_dicom(folder: Path) -> tuple[Stored, Grid]:
     """Reads the one DICOM series in a folder, slices or the frames of its one file sorted by position.
 
-    Rescale slope and intercept are applied.
+    Rescale slope and intercept are applied; large values stay large where they are dark (MONOCHROME1).
 
     Raises:
         VolumeError: As read_dicom_grid, and pixels missing.
     """
     import SimpleITK as sitk
 
-    files, order, grid = _series(folder)
+    series = _series(folder)
+    files, order, grid = series.files, series.order, series.grid
+    turned = any(value is not None for value in series.turned_sums)
     if len(files) == 1:
         voxels = _voxels(_header(Path(files[0])), folder).reshape(grid.shape)
-        return Stored(voxels if order == sorted(order) else voxels[:, :, order]), grid
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([files[index] for index in order])
-    reader.SetOutputPixelType(sitk.sitkFloat32)  # a slope may differ from slice to slice
-    return Stored(_voxels(reader, folder).reshape(grid.shape)), grid
+        voxels = voxels if order == sorted(order) else voxels[:, :, order]
+    else:
+        reader = sitk.ImageSeriesReader()
+        reader.SetFileNames([files[index] for index in order])
+        # a slope may differ from slice to slice; of float32 a difference would show what it rounds off
+        reader.SetOutputPixelType(sitk.sitkFloat64 if turned else sitk.sitkFloat32)
+        voxels = _voxels(reader, folder).reshape(grid.shape)
+    return Stored(_turned_back(voxels, series.turned_sums) if turned else voxels), grid
+
+
+def _turned_back(voxels: NDArray[Any], turned_sums: Sequence[float | None]) -> NDArray[np.float64]:
+    values = voxels.astype(np.float64)
+    for index, value in enumerate(turned_sums):
+        if value is not None:
+            values[:, :, index] = value - values[:, :, index]
+    return values
 
 
 def is_dicom(path: Path) -> bool:
@@ -153,8 +166,24 @@ def _voxels(reader: SimpleITK.ImageReaderBase, path: Path) -> NDArray[Any]:
     return np.array(np.transpose(sitk.GetArrayViewFromImage(image)))  # copied before `image` is gone
 
 
-def _series(folder: Path) -> tuple[list[str], list[int], Grid]:
-    """Files of the one series, the order of its slices, or of the frames of its one file, and their grid."""
+@dataclass(frozen=True, eq=False)
+class _Series:
+    """The one series of a folder.
+
+    Attributes:
+        files: Its files, in any order.
+        order: Of its slices, or of the frames of its one file: places in `files`, or in the file.
+        grid: Where they lie, in this order.
+        turned_sums: `Slice.turned_sum` of each, in this order.
+    """
+
+    files: list[str]
+    order: list[int]
+    grid: Grid
+    turned_sums: list[float | None]
+
+
+def _series(folder: Path) -> _Series:
     import SimpleITK as sitk
 
     with _faults_of(folder):
@@ -171,7 +200,8 @@ def _series(folder: Path) -> tuple[list[str], list[int], Grid]:
     slices = _slices(files, folder)
     stack = stack_of(slices, folder, "frame" if len(slices) > len(files) else "slice")
     columns, rows = slices[0].size
-    return files, stack.order, Grid((columns, rows, len(slices)), _ras(stack.steps, stack.origin), None, stack.warnings)
+    grid = Grid((columns, rows, len(slices)), _ras(stack.steps, stack.origin), None, stack.warnings)
+    return _Series(files, stack.order, grid, [slices[index].turned_sum for index in stack.order])
 
 
 def _slices(files: list[str], folder: Path) -> list[Slice]:

@@ -252,6 +252,57 @@ def test_slices_of_any_kind_lie_where_their_tags_say(tmp_path: Path, kind: str, 
     np.testing.assert_array_equal(volume.array, np.stack(slices).T - 1000.0)
 
 
+@pytest.mark.parametrize(
+    ("kind", "allocated", "stored", "signed"),
+    [("<u2", 16, 16, 0), ("<u2", 16, 12, 0), ("<i2", 16, 16, 1), ("u1", 8, 8, 0), ("i1", 8, 8, 1)],
+)
+@pytest.mark.parametrize("scaling", [None, (1, -1024), (0.37, 11.5)])
+@pytest.mark.parametrize("count", [1, 3])
+def test_values_are_the_stored_ones_where_large_ones_are_dark(
+    tmp_path: Path, kind: str, allocated: int, stored: int, signed: int, scaling: tuple[float, float] | None, count: int
+) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(count)]))
+    low, high = (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if signed else (0, 2**stored - 1)
+    pixels = np.random.default_rng(0).integers(low, high, (count, 4, 3), endpoint=True).astype(kind)
+    for k in range(count):
+        path = tmp_path / "scan" / f"slice{k}.dcm"
+        item = pydicom.dcmread(path)
+        item.BitsAllocated, item.BitsStored, item.HighBit, item.PixelRepresentation = (
+            allocated,
+            stored,
+            stored - 1,
+            signed,
+        )
+        # of several slices the middle one is stored bright
+        item.PhotometricInterpretation = "MONOCHROME2" if k == 1 else "MONOCHROME1"
+        item.RescaleSlope, item.RescaleIntercept = scaling or (1, 0)
+        if scaling is None:
+            del item.RescaleSlope, item.RescaleIntercept
+        item.PixelData = pixels[k].tobytes()
+        item["PixelData"].VR = "OB" if allocated == 8 else "OW"
+        item.save_as(path)
+    slope, intercept = scaling or (1, 0)
+    expected = np.stack([pydicom.dcmread(tmp_path / "scan" / f"slice{k}.dcm").pixel_array for k in range(count)]).T
+    np.testing.assert_array_equal(expected, pixels.T)
+    array = read_volume(tmp_path / "scan", "image").array
+    np.testing.assert_array_equal(array, (expected * float(slope) + intercept).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{"BitsStored": 12, "HighBit": 11}, {"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31, "PixelData": bytes(48)}],
+)
+def test_dark_values_that_cannot_be_turned_back_are_refused(tmp_path: Path, tags: dict[str, Any]) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(3)]))
+    changed(tmp_path / "scan", PhotometricInterpretation="MONOCHROME1", **tags)
+    sentence = (
+        r"slice\d\.dcm: its large values are dark \(PhotometricInterpretation MONOCHROME1\), which in a file of its"
+    )
+    for read in (read_grid, lambda path: read_volume(path, "image")):
+        with pytest.raises(VolumeError, match=sentence):
+            read(tmp_path / "scan")
+
+
 def without(folder: Path, *keywords: str, every: int = 1) -> Path:
     """Takes tags away from every n-th slice."""
     for path in sorted(folder.iterdir())[::every]:

@@ -163,7 +163,9 @@ def test_frames_that_do_not_say_where_they_lie_are_refused(tmp_path: Path) -> No
 
 def test_directions_of_frames_that_form_no_plane_are_refused(tmp_path: Path) -> None:
     folder = write_frames(tmp_path / "scan" / "one.dcm", placed([0, 3]), shared_groups((1, 0, 0, 0, 0, 0.5)))
-    refused(folder, r"one\.dcm: its ImageOrientationPatient \(1, 0, 0, 0, 0, 0\.5\) is no two directions of length 1 at")
+    refused(
+        folder, r"one\.dcm: its ImageOrientationPatient \(1, 0, 0, 0, 0, 0\.5\) is no two directions of length 1 at"
+    )
 
 
 def test_frames_scaled_each_in_its_own_way_are_refused(tmp_path: Path) -> None:
@@ -177,6 +179,14 @@ def test_frames_scaled_each_in_its_own_way_are_refused(tmp_path: Path) -> None:
         write_frames(tmp_path / "own" / "one.dcm", scaled(1, 2, 3)),
         r"one\.dcm: its frames are scaled by 3 pairs of RescaleSlope and RescaleIntercept, of which one alone would",
     )
+
+
+def test_frames_whose_large_values_are_dark_are_refused(tmp_path: Path) -> None:
+    for name, heights in (("one", [0]), ("three", [0, 3, 6])):
+        folder = write_frames(tmp_path / name / "one.dcm", placed(heights), PhotometricInterpretation="MONOCHROME1")
+        refused(
+            folder, r"one\.dcm: its large values are dark \(PhotometricInterpretation MONOCHROME1\), which in a file"
+        )
 
 
 def test_one_frame_is_a_slice_with_a_place(tmp_path: Path) -> None:

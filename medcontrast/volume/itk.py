@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.errors import VolumeError
+from medcontrast.volume.compressed import damage
 from medcontrast.volume.frames import Slice, read_frames, stack_of
 from medcontrast.volume.grid import Grid, doubtful_unit
 from medcontrast.volume.nifti import three_axes
@@ -40,11 +41,14 @@ def read_itk(path: Path) -> tuple[Stored, Grid]:
     """Reads voxels (x, y, z) and their grid out of one file.
 
     Raises:
-        VolumeError: As read_itk_grid, and voxels missing.
+        VolumeError: As read_itk_grid, and voxels missing or damaged.
     """
     reader = _header(path)
     grid = _placed_grid(reader, path)
-    return Stored(_voxels(reader, path).reshape(grid.shape)), grid
+    voxels = _voxels(reader, path).reshape(grid.shape)
+    if path.suffix.lower() in _METAIMAGE_SUFFIXES and (reason := damage(path, voxels.nbytes)):
+        raise _damaged(path, reason)
+    return Stored(voxels), grid
 
 
 def read_dicom_grid(folder: Path) -> Grid:
@@ -112,9 +116,13 @@ def _faults_of(path: Path) -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise VolumeError(f"{path}: cannot be read: damaged, cut off or of another format ({reason}).") from None
+        raise _damaged(path, reason) from None
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def _damaged(path: Path, reason: str) -> VolumeError:
+    return VolumeError(f"{path}: cannot be read: damaged, cut off or of another format ({reason}).")
 
 
 def _header(path: Path) -> SimpleITK.ImageFileReader:

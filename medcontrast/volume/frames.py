@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -34,6 +35,7 @@ _PLACES = ("ImagePositionPatient", "ImageOrientationPatient")
 # How far products of two directions may be from 0 and 1: those of cosines of two decimals are less than 0.018 off.
 _ROUNDED_COSINES = 0.02
 _PIXELS = ("Rows", "Columns", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "PixelRepresentation")
+_OF_IMAGES = ("Rows", "Columns", "BitsAllocated", "PhotometricInterpretation")
 _RESCALING = ("RescaleSlope", "RescaleIntercept")
 _READ = (_FRAMES, _SHARED, "NumberOfFrames", *_PIXELS, *_RESCALING, *_PLACES, *_SPACINGS, *_THICKNESSES)
 
@@ -101,13 +103,42 @@ def read_frames(path: Path) -> list[Slice]:
         VolumeError: Not readable, frames without a number each, or each with a slope of its own, directions that are
             not of length 1 and at a right angle, or values that SimpleITK turns round in a way of its own.
     """
+    with _header(path, _READ) as data:
+        return _frames(data, path)
+
+
+def without_pixels(paths: Sequence[Path], slices: Sequence[Path]) -> set[Path]:
+    """Which of these DICOM files are no images but reports, contours or the like, and no slices that were cut off.
+
+    Args:
+        paths: The files that are asked for.
+        slices: Files of images; a file of their kind that holds no pixels is damaged.
+    """
+    if not paths:
+        return set()
+    kinds = {_kind(path)[0] for path in slices} | {None}
+    found = {path: _kind(path) for path in paths}
+    return {path for path, (kind, has_pixels) in found.items() if kind not in kinds and not has_pixels}
+
+
+def _kind(path: Path) -> tuple[str | None, bool]:
+    """The SOP class of a file, None where it cannot be read, and whether it says that it holds pixels."""
+    try:
+        with _header(path, ("SOPClassUID", *_OF_IMAGES)) as data:
+            return data.get("SOPClassUID") or None, any(tag in data for tag in _OF_IMAGES)
+    except VolumeError:
+        return None, False
+
+
+@contextmanager
+def _header(path: Path, tags: Sequence[str]) -> Iterator[pydicom.Dataset]:
+    """Reads some tags; what they hold may be damaged too, which shows where it is used."""
     import pydicom
 
     try:
         with _one_at_a_time, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on what breaks a rule of DICOM and can be read all the same
-            data = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(_READ))
-            return _frames(data, path)
+            yield pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(tags))
     except (VolumeError, OSError, MemoryError):
         raise
     except Exception as error:  # pydicom and numpy raise errors of any kind on a damaged header

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medcontrast.errors import VolumeError
 from medcontrast.volume.compressed import damage
-from medcontrast.volume.frames import Slice, read_frames, stack_of
+from medcontrast.volume.frames import Slice, read_frames, stack_of, without_pixels
 from medcontrast.volume.grid import Grid, doubtful_unit
 from medcontrast.volume.nifti import three_axes
 from medcontrast.volume.stored import Stored
@@ -225,16 +225,19 @@ def _slices(files: list[str], folder: Path) -> list[Slice]:
 
 
 def _require_all_read(files: list[str], folder: Path) -> None:
-    # GDCM passes over a damaged file in silence; at either end of the stack its slice would not be missed.
+    # GDCM passes over a damaged file in silence; at either end of the stack its slice would not be missed. It does so
+    # too with reports, contours and presentation states, which may well lie beside their scan.
     known = {Path(file).name for file in files} | {"DICOMDIR"}
     others = sorted(file for file in folder.iterdir() if file.name not in known and file.is_file())
     try:
-        damaged = [file.name for file in others if _begins_as_dicom(file)]
+        unread = [file for file in others if _begins_as_dicom(file)]
+        no_images = without_pixels(unread, [Path(file) for file in files])
     except OSError as error:
         raise VolumeError(
             f"{error.filename or folder}: cannot be read ({error.strerror or error}), and may be a slice of its "
             "folder; allow reading it, or move it away."
         ) from None
+    damaged = [file.name for file in unread if file not in no_images]
     if damaged:
         raise VolumeError(
             f"{folder}: {len(damaged)} of its DICOM files cannot be read, the first {damaged[0]}; "

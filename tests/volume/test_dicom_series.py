@@ -10,17 +10,9 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom import uid
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import (
-    ComputedRadiographyImageStorage,
-    CTImageStorage,
-    DigitalXRayImageStorageForPresentation,
-    ExplicitVRLittleEndian,
-    MRImageStorage,
-    NuclearMedicineImageStorage,
-    XRayAngiographicImageStorage,
-    generate_uid,
-)
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from medcontrast.errors import VolumeError
 from medcontrast.volume import read_grid, read_volume, write_label
@@ -235,11 +227,11 @@ def changed(folder: Path, **tags: Any) -> Path:
 @pytest.mark.parametrize(
     "kind",
     [
-        MRImageStorage,
-        NuclearMedicineImageStorage,
-        ComputedRadiographyImageStorage,
-        DigitalXRayImageStorageForPresentation,
-        XRayAngiographicImageStorage,
+        uid.MRImageStorage,
+        uid.NuclearMedicineImageStorage,
+        uid.ComputedRadiographyImageStorage,
+        uid.DigitalXRayImageStorageForPresentation,
+        uid.XRayAngiographicImageStorage,
     ],
 )
 @pytest.mark.parametrize("detector", [None, [3.0, 3.0]])
@@ -371,3 +363,67 @@ def test_dicom_folder_may_hold_other_files(tmp_path: Path) -> None:
     (tmp_path / "scan" / "notes.txt").write_text("CT of the chest")
     (tmp_path / "scan" / "DICOMDIR").write_bytes((tmp_path / "scan" / "slice0.dcm").read_bytes()[:200])
     assert read_grid(tmp_path / "scan").shape == (3, 4, 3)
+
+
+def report(path: Path, kind: str, **tags: Any) -> Path:
+    """Writes a DICOM file without pixels."""
+    item = pydicom.Dataset()
+    item.file_meta = FileMetaDataset()
+    item.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    item.file_meta.MediaStorageSOPClassUID = item.SOPClassUID = kind
+    item.file_meta.MediaStorageSOPInstanceUID = item.SOPInstanceUID = generate_uid()
+    item.SeriesInstanceUID, item.StudyInstanceUID = "1.2.3.9", "1.2.3"
+    for keyword, value in tags.items():
+        setattr(item, keyword, value)
+    item.save_as(path, enforce_file_format=True)
+    return path
+
+
+KINDS = [
+    uid.ComprehensiveSRStorage,
+    uid.RTStructureSetStorage,
+    uid.GrayscaleSoftcopyPresentationStateStorage,
+    uid.KeyObjectSelectionDocumentStorage,
+    uid.EncapsulatedPDFStorage,
+    uid.SpatialRegistrationStorage,
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("series", ["1.2.3.9", "1.2.3.4"])
+def test_reports_and_contours_beside_a_series_are_passed_over(tmp_path: Path, kind: str, series: str) -> None:
+    slices = write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(3)]))
+    report(tmp_path / "scan" / "a.dcm", kind, SeriesInstanceUID=series, ContentDate="20200101")
+    volume = read_volume(tmp_path / "scan", "image")
+    np.testing.assert_array_equal(volume.array, np.stack(slices).T - 1000.0)
+    assert volume.grid.warnings == ()
+
+
+def test_files_without_pixels_that_may_be_slices(tmp_path: Path) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(3)]))
+    whole = (tmp_path / "scan" / "slice2.dcm").read_bytes()
+    rows = whole.index(b"\x28\x00\x10\x00US")
+    for length in (
+        140,
+        200,
+        whole.index(b"\x08\x00\x16\x00UI") + 4,
+        rows - 40,
+        rows,
+        rows + 4,
+        rows + 30,
+        len(whole) - 8,
+    ):
+        (tmp_path / "scan" / "slice2.dcm").write_bytes(whole[:length])
+        with pytest.raises(
+            VolumeError, match=r"scan: 1 of its DICOM files cannot be read, the first slice2\.dcm; copy"
+        ):
+            read_grid(tmp_path / "scan")
+    (tmp_path / "scan" / "slice2.dcm").unlink()
+    cut = report(tmp_path / "scan" / "dose.dcm", uid.RTDoseStorage, Rows=4, Columns=3, BitsAllocated=16)
+    with pytest.raises(VolumeError, match=r"scan: 1 of its DICOM files cannot be read, the first dose\.dcm; copy"):
+        read_grid(tmp_path / "scan")
+    cut.unlink()
+    (tmp_path / "reports").mkdir()
+    report(tmp_path / "reports" / "a.dcm", uid.ComprehensiveSRStorage)
+    with pytest.raises(VolumeError, match="reports: holds no DICOM slices"):
+        read_grid(tmp_path / "reports")

@@ -29,8 +29,9 @@ from medcontrast.settings.data import DataSettings
 from medcontrast.transforms.volume3d import prepare_image, prepare_label, require_same_grid
 from medcontrast.volume import Grid, NiftiFields, read_volume, require_usable_image
 from medcontrast.volume.segments import read_label_map
+from medcontrast.volume.text_headers import data_files
 
-_FORMAT = 2
+_FORMAT = 3
 """Goes up when files of the disk cache change their meaning."""
 
 
@@ -163,7 +164,7 @@ class PreparedCases:
         files = [*case.images, *([case.label] if self.read_labels and case.label is not None else [])]
         try:
             identities = [_identity(path) for path in files]
-        except OSError:
+        except (OSError, ValueError):  # the second of a damaged header, whose names are none
             return None
         facts = {
             "format": [_FORMAT, __version__, metadata.version("monai")],
@@ -183,12 +184,12 @@ def default_cache_folder() -> Path:
 
 
 def _identity(path: Path) -> list[Any]:
-    """Path, time and size of a file, of every slice of a DICOM folder, of a header file and the data beside it."""
+    """Path, time and size of a file, of every slice of a DICOM folder, of a header file and the files it names."""
     parts = [path]
     if path.is_dir():
         parts = sorted(path.iterdir())
     elif path.suffix.lower() in (".nhdr", ".mhd"):
-        parts = sorted(entry for entry in path.parent.iterdir() if entry.name.startswith(f"{path.stem}."))
+        parts = [path, *data_files(path)]
     stats = [(part.name, part.stat()) for part in parts]
     return [str(path.absolute()), [[name, stat.st_mtime_ns, stat.st_size] for name, stat in stats]]
 

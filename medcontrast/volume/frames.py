@@ -1,13 +1,16 @@
 """Where the slices of a DICOM series, or the frames of one file, say that they lie, and the stack that they form.
 
-SimpleITK makes up what a file leaves out, and takes the frames of one file as evenly spaced in the order they are in.
+SimpleITK makes up what a file leaves out, passes over PixelSpacing in some kinds of files (CR, DX, XA), and takes the
+frames of one file as evenly spaced in the order they are in.
 """
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -29,7 +32,15 @@ _SPACINGS = (
 )  # the last: of scanned film
 _THICKNESSES = ("SpacingBetweenSlices", "SliceThickness")
 _PLACES = ("ImagePositionPatient", "ImageOrientationPatient")
-_READ = (_FRAMES, _SHARED, "NumberOfFrames", "Rows", "Columns", *_PLACES, *_SPACINGS, *_THICKNESSES)
+# How far products of two directions may be from 0 and 1: those of cosines of two decimals are less than 0.018 off.
+_ROUNDED_COSINES = 0.02
+_PIXELS = ("Rows", "Columns", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "PixelRepresentation")
+_OF_IMAGES = ("Rows", "Columns", "BitsAllocated", "PhotometricInterpretation")
+_RESCALING = ("RescaleSlope", "RescaleIntercept")
+_READ = (_FRAMES, _SHARED, "NumberOfFrames", *_PIXELS, *_RESCALING, *_PLACES, *_SPACINGS, *_THICKNESSES)
+
+# What is to be done about warnings is one setting of all threads: two that put it back in turn would leave it changed.
+_one_at_a_time = threading.Lock()
 
 Kind = Literal["slice", "frame"]
 _COPY_AGAIN = {
@@ -48,7 +59,7 @@ _STATE = {
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """What a slice or a frame says of its place, in LPS and mm; None where it does not say it.
+    """What a slice or a frame says of its place, in LPS and mm, and of its values; None where it does not say it.
 
     Attributes:
         size: Columns and rows.
@@ -56,6 +67,8 @@ class Slice:
         directions: (3, 2) where the next column and the next row lie, of length 1.
         spacing_mm: (2,) from column to column, and from row to row.
         thickness_mm: From slice to slice, else of the slice; of a stack, positions say it.
+        turned_sum: Of a slice whose large values are dark (MONOCHROME1), which SimpleITK turns round: what a value of
+            the file and the one that SimpleITK makes of it add up to.
     """
 
     size: tuple[int, int]
@@ -63,6 +76,7 @@ class Slice:
     directions: NDArray[np.float64] | None
     spacing_mm: NDArray[np.float64] | None
     thickness_mm: float | None = None
+    turned_sum: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,15 +100,45 @@ def read_frames(path: Path) -> list[Slice]:
     """Reads where the frames of one file lie; of a file without frames, where its one slice lies.
 
     Raises:
-        VolumeError: Not readable, frames without a number each, or each with a slope of its own.
+        VolumeError: Not readable, frames without a number each, or each with a slope of its own, directions that are
+            not of length 1 and at a right angle, or values that SimpleITK turns round in a way of its own.
     """
+    with _header(path, _READ) as data:
+        return _frames(data, path)
+
+
+def without_pixels(paths: Sequence[Path], slices: Sequence[Path]) -> set[Path]:
+    """Which of these DICOM files are no images but reports, contours or the like, and no slices that were cut off.
+
+    Args:
+        paths: The files that are asked for.
+        slices: Files of images; a file of their kind that holds no pixels is damaged.
+    """
+    if not paths:
+        return set()
+    kinds = {_kind(path)[0] for path in slices} | {None}
+    found = {path: _kind(path) for path in paths}
+    return {path for path, (kind, has_pixels) in found.items() if kind not in kinds and not has_pixels}
+
+
+def _kind(path: Path) -> tuple[str | None, bool]:
+    """The SOP class of a file, None where it cannot be read, and whether it says that it holds pixels."""
+    try:
+        with _header(path, ("SOPClassUID", *_OF_IMAGES)) as data:
+            return data.get("SOPClassUID") or None, any(tag in data for tag in _OF_IMAGES)
+    except VolumeError:
+        return None, False
+
+
+@contextmanager
+def _header(path: Path, tags: Sequence[str]) -> Iterator[pydicom.Dataset]:
+    """Reads some tags; what they hold may be damaged too, which shows where it is used."""
     import pydicom
 
     try:
-        with warnings.catch_warnings():
+        with _one_at_a_time, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on what breaks a rule of DICOM and can be read all the same
-            data = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(_READ))
-            return _frames(data, path)
+            yield pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(tags))
     except (VolumeError, OSError, MemoryError):
         raise
     except Exception as error:  # pydicom and numpy raise errors of any kind on a damaged header
@@ -190,10 +234,25 @@ def _frames(data: pydicom.Dataset, path: Path) -> list[Slice]:
             "one alone would be read; convert it to NIfTI or NRRD, for example with dcm2niix."
         )
     size = (int(data.Columns), int(data.Rows))
-    return [_slice(group, outside, size) for group in groups]
+    turned_sum = _turned_sum(data, path)
+    return [replace(_slice(group, outside, size, path), turned_sum=turned_sum) for group in groups]
 
 
-def _slice(groups: list[pydicom.Dataset], outside: list[pydicom.Dataset], size: tuple[int, int]) -> Slice:
+def _turned_sum(data: pydicom.Dataset, path: Path) -> float | None:
+    if data.get("PhotometricInterpretation") != "MONOCHROME1":
+        return None
+    allocated, stored, signed = int(data.BitsAllocated), int(data.BitsStored), bool(data.PixelRepresentation)
+    # of 32 bits, and of values scaled by groups, SimpleITK does not say what it makes; of the third it reads none
+    if allocated not in (8, 16) or _FRAMES in data or _SHARED in data or (signed and stored != allocated):
+        raise VolumeError(
+            f"{path}: its large values are dark (PhotometricInterpretation MONOCHROME1), which in a file of its kind "
+            "cannot be read for certain; store it as MONOCHROME2 with the same values."
+        )
+    slope, intercept = float(data.get("RescaleSlope") or 1), float(data.get("RescaleIntercept") or 0)
+    return slope * (-1 if signed else 2**stored - 1) + 2 * intercept
+
+
+def _slice(groups: list[pydicom.Dataset], outside: list[pydicom.Dataset], size: tuple[int, int], path: Path) -> Slice:
     def numbers(sequence: str, keywords: tuple[str, ...], count: int) -> NDArray[np.float64] | None:
         for keyword in keywords:
             for place in [*_items(groups, sequence), *outside]:
@@ -210,10 +269,21 @@ def _slice(groups: list[pydicom.Dataset], outside: list[pydicom.Dataset], size: 
     return Slice(
         size,
         numbers("PlanePositionSequence", ("ImagePositionPatient",), 3),
-        None if cosines is None else cosines.reshape(2, 3).T,
+        None if cosines is None else _directions(cosines, path),
         None if spacing is None else spacing[::-1],  # DICOM names the step from row to row first
         next((float(value[0]) for value in thicknesses if value is not None and value[0] > 0), None),
     )
+
+
+def _directions(cosines: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
+    """(3, 2) of length 1; what rounding leaves of it would make voxels larger or smaller."""
+    axes = cosines.reshape(2, 3).T
+    if not np.abs(axes.T @ axes - np.eye(2)).max() <= _ROUNDED_COSINES:  # NaN is no direction either
+        raise VolumeError(
+            f"{path}: its ImageOrientationPatient ({', '.join(f'{value:g}' for value in cosines)}) is no two "
+            "directions of length 1 at a right angle; correct its header."
+        )
+    return np.asarray(axes / np.linalg.norm(axes, axis=0))
 
 
 def _items(groups: list[pydicom.Dataset], sequence: str) -> list[pydicom.Dataset]:

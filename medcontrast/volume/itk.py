@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.errors import VolumeError
-from medcontrast.volume.frames import Slice, read_frames, stack_of
+from medcontrast.volume.compressed import damage
+from medcontrast.volume.frames import Slice, read_frames, stack_of, without_pixels
 from medcontrast.volume.grid import Grid, doubtful_unit
 from medcontrast.volume.nifti import three_axes
 from medcontrast.volume.stored import Stored
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _METAIMAGE_SUFFIXES = (".mha", ".mhd")
-_PLACE_TAGS = ("0020|0032", "0020|0037", "0028|0030")  # ImagePositionPatient, ImageOrientationPatient, PixelSpacing
 
 
 def read_itk_grid(path: Path) -> Grid:
@@ -41,11 +41,14 @@ def read_itk(path: Path) -> tuple[Stored, Grid]:
     """Reads voxels (x, y, z) and their grid out of one file.
 
     Raises:
-        VolumeError: As read_itk_grid, and voxels missing.
+        VolumeError: As read_itk_grid, and voxels missing or damaged.
     """
     reader = _header(path)
     grid = _placed_grid(reader, path)
-    return Stored(_voxels(reader, path).reshape(grid.shape)), grid
+    voxels = _voxels(reader, path).reshape(grid.shape)
+    if path.suffix.lower() in _METAIMAGE_SUFFIXES and (reason := damage(path, voxels.nbytes)):
+        raise _damaged(path, reason)
+    return Stored(voxels), grid
 
 
 def read_dicom_grid(folder: Path) -> Grid:
@@ -54,27 +57,40 @@ def read_dicom_grid(folder: Path) -> Grid:
     Raises:
         VolumeError: No series or several, or slices or frames that do not form a regular stack.
     """
-    return _series(folder)[2]
+    return _series(folder).grid
 
 
 def read_dicom(folder: Path) -> tuple[Stored, Grid]:
     """Reads the one DICOM series in a folder, slices or the frames of its one file sorted by position.
 
-    Rescale slope and intercept are applied.
+    Rescale slope and intercept are applied; large values stay large where they are dark (MONOCHROME1).
 
     Raises:
         VolumeError: As read_dicom_grid, and pixels missing.
     """
     import SimpleITK as sitk
 
-    files, order, grid = _series(folder)
+    series = _series(folder)
+    files, order, grid = series.files, series.order, series.grid
+    turned = any(value is not None for value in series.turned_sums)
     if len(files) == 1:
         voxels = _voxels(_header(Path(files[0])), folder).reshape(grid.shape)
-        return Stored(voxels if order == sorted(order) else voxels[:, :, order]), grid
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([files[index] for index in order])
-    reader.SetOutputPixelType(sitk.sitkFloat32)  # a slope may differ from slice to slice
-    return Stored(_voxels(reader, folder).reshape(grid.shape)), grid
+        voxels = voxels if order == sorted(order) else voxels[:, :, order]
+    else:
+        reader = sitk.ImageSeriesReader()
+        reader.SetFileNames([files[index] for index in order])
+        # a slope may differ from slice to slice; of float32 a difference would show what it rounds off
+        reader.SetOutputPixelType(sitk.sitkFloat64 if turned else sitk.sitkFloat32)
+        voxels = _voxels(reader, folder).reshape(grid.shape)
+    return Stored(_turned_back(voxels, series.turned_sums) if turned else voxels), grid
+
+
+def _turned_back(voxels: NDArray[Any], turned_sums: Sequence[float | None]) -> NDArray[np.float64]:
+    values = voxels.astype(np.float64)
+    for index, value in enumerate(turned_sums):
+        if value is not None:
+            values[:, :, index] = value - values[:, :, index]
+    return values
 
 
 def is_dicom(path: Path) -> bool:
@@ -100,9 +116,13 @@ def _faults_of(path: Path) -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise VolumeError(f"{path}: cannot be read: damaged, cut off or of another format ({reason}).") from None
+        raise _damaged(path, reason) from None
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def _damaged(path: Path, reason: str) -> VolumeError:
+    return VolumeError(f"{path}: cannot be read: damaged, cut off or of another format ({reason}).")
 
 
 def _header(path: Path) -> SimpleITK.ImageFileReader:
@@ -154,8 +174,24 @@ def _voxels(reader: SimpleITK.ImageReaderBase, path: Path) -> NDArray[Any]:
     return np.array(np.transpose(sitk.GetArrayViewFromImage(image)))  # copied before `image` is gone
 
 
-def _series(folder: Path) -> tuple[list[str], list[int], Grid]:
-    """Files of the one series, the order of its slices, or of the frames of its one file, and their grid."""
+@dataclass(frozen=True, eq=False)
+class _Series:
+    """The one series of a folder.
+
+    Attributes:
+        files: Its files, in any order.
+        order: Of its slices, or of the frames of its one file: places in `files`, or in the file.
+        grid: Where they lie, in this order.
+        turned_sums: `Slice.turned_sum` of each, in this order.
+    """
+
+    files: list[str]
+    order: list[int]
+    grid: Grid
+    turned_sums: list[float | None]
+
+
+def _series(folder: Path) -> _Series:
     import SimpleITK as sitk
 
     with _faults_of(folder):
@@ -172,7 +208,8 @@ def _series(folder: Path) -> tuple[list[str], list[int], Grid]:
     slices = _slices(files, folder)
     stack = stack_of(slices, folder, "frame" if len(slices) > len(files) else "slice")
     columns, rows = slices[0].size
-    return files, stack.order, Grid((columns, rows, len(slices)), _ras(stack.steps, stack.origin), None, stack.warnings)
+    grid = Grid((columns, rows, len(slices)), _ras(stack.steps, stack.origin), None, stack.warnings)
+    return _Series(files, stack.order, grid, [slices[index].turned_sum for index in stack.order])
 
 
 def _slices(files: list[str], folder: Path) -> list[Slice]:
@@ -184,28 +221,23 @@ def _slices(files: list[str], folder: Path) -> list[Slice]:
             f"{folder}: holds {len(files)} files of one series, of which one or more have several frames; give one "
             "such file in a folder of its own."
         )
-    return [_slice(header, Path(file)) for header, file in zip(headers, files, strict=True)]
-
-
-def _slice(header: SimpleITK.ImageFileReader, path: Path) -> Slice:
-    if not all(header.HasMetaDataKey(tag) and header.GetMetaData(tag).strip() for tag in _PLACE_TAGS):
-        return read_frames(path)[0]  # said elsewhere in the file, or not at all: SimpleITK makes it up
-    axes, size = header.GetDimension(), header.GetSize()
-    directions = np.array(header.GetDirection()).reshape(axes, axes)[:3, :2]
-    return Slice((size[0], size[1]), np.array(header.GetOrigin()), directions, np.array(header.GetSpacing()[:2]))
+    return [read_frames(Path(file))[0] for file in files]
 
 
 def _require_all_read(files: list[str], folder: Path) -> None:
-    # GDCM passes over a damaged file in silence; at either end of the stack its slice would not be missed.
+    # GDCM passes over a damaged file in silence; at either end of the stack its slice would not be missed. It does so
+    # too with reports, contours and presentation states, which may well lie beside their scan.
     known = {Path(file).name for file in files} | {"DICOMDIR"}
     others = sorted(file for file in folder.iterdir() if file.name not in known and file.is_file())
     try:
-        damaged = [file.name for file in others if _begins_as_dicom(file)]
+        unread = [file for file in others if _begins_as_dicom(file)]
+        no_images = without_pixels(unread, [Path(file) for file in files])
     except OSError as error:
         raise VolumeError(
             f"{error.filename or folder}: cannot be read ({error.strerror or error}), and may be a slice of its "
             "folder; allow reading it, or move it away."
         ) from None
+    damaged = [file.name for file in unread if file not in no_images]
     if damaged:
         raise VolumeError(
             f"{folder}: {len(damaged)} of its DICOM files cannot be read, the first {damaged[0]}; "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,10 @@ _NRRD_SUFFIXES = (".nrrd", ".nhdr")
 _FIELDS_OF_A_SPACE = {"space directions", "space origin", "space units", "measurement frame"}
 _VECTOR = re.compile(r"\((?!\s*nan)", re.IGNORECASE)  # an axis outside space has "none", or NaN
 _METAIMAGE_FIELD = re.compile(r"([^=:]*?)\s*[=:]\s*(.*)")
+_NRRD_DATA = re.compile(r"data ?file: (.*)", re.IGNORECASE)
+_METAIMAGE_DATA = re.compile(r"ElementDataFile\s*[=:]\s*(.*)")
+# one number in a name, then the first, the last and the step, and in NRRD the axes of a file
+_PATTERN = re.compile(r"([^%]*%\d*d[^%]*?)\s+(-?\d+)\s+(-?\d+)\s+(-?[1-9]\d*)(?:\s+\d+)?")
 _MILLIMETRE = re.compile(r"mm|millimet(er|re)s?", re.IGNORECASE)
 _UNNAMED_UNITS = ("", "?")
 _DIRECTION_KEYS = ("TransformMatrix", "Rotation", "Orientation")
@@ -45,7 +51,7 @@ def stated_place(path: Path) -> StatedPlace:
             than millimetres, which other programs would pass over.
     """
     is_nrrd = path.suffix.lower() in _NRRD_SUFFIXES
-    return _nrrd_place(path, _nrrd_fields(path)) if is_nrrd else _metaimage_place(path, _metaimage_fields(path))
+    return _nrrd_place(path, _nrrd_fields(path)) if is_nrrd else _metaimage_place(path, metaimage_header(path)[0])
 
 
 def require_named_space(path: Path) -> None:
@@ -139,15 +145,42 @@ def _nrrd_fields(path: Path) -> dict[str, str]:
     return fields
 
 
-def _metaimage_fields(path: Path) -> dict[str, str]:
-    fields = {}
+def metaimage_header(path: Path) -> tuple[dict[str, str], int]:
+    """Fields of a MetaImage header, and how many bytes it takes."""
+    fields, length = {}, 0
     with path.open("rb") as file:
-        for line in map(_text, file):
-            if field := _METAIMAGE_FIELD.match(line):
+        for line in file:
+            length += len(line)
+            if field := _METAIMAGE_FIELD.match(_text(line)):
                 fields[field[1]] = field[2]
             if "ElementDataFile" in fields:  # the last; voxels follow
                 break
-    return fields
+    return fields, length
+
+
+def data_files(path: Path) -> list[Path]:
+    """Files that the header of a NRRD or MetaImage file names for its voxels; none where they follow the header."""
+    is_nrrd = path.suffix.lower() in _NRRD_SUFFIXES
+    with path.open("rb") as file:
+        lines = (os.fsdecode(line).strip() for line in file)
+        for line in lines:
+            if is_nrrd and not line:
+                break  # voxels follow
+            if named := (_NRRD_DATA if is_nrrd else _METAIMAGE_DATA).fullmatch(line):
+                return [path.parent / name for name in _data_names(named[1], lines)]
+    return []
+
+
+def _data_names(value: str, lines: Iterator[str]) -> list[str]:
+    """Names that a field means: one, those of the lines that follow, or a pattern's with first, last and step."""
+    if value.upper() == "LOCAL":
+        return []
+    if re.fullmatch(r"LIST(\s+\d+)?", value):
+        return [line for line in lines if line]
+    if pattern := _PATTERN.fullmatch(value):
+        first, last, step = (int(number) for number in pattern.groups()[1:])
+        return [pattern[1] % number for number in range(first, last + (1 if step > 0 else -1), step)]
+    return [value]
 
 
 def _text(line: bytes) -> str:

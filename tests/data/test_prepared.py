@@ -222,18 +222,62 @@ def test_folder_of_the_disk_cache(monkeypatch, tmp_path):
 
 
 def test_dicom_folder_and_detached_data_count_as_parts_of_a_scan(tmp_path):
-    series = tmp_path / "series"
-    series.mkdir()
-    (series / "1.dcm").write_bytes(b"a")
-    for name in ("scan.mhd", "scan.raw", "other.raw"):
-        (tmp_path / name).write_bytes(b"a")
-    for scan, part in ((series, series / "1.dcm"), (tmp_path / "scan.mhd", tmp_path / "scan.raw")):
+    series, beside = tmp_path / "series", tmp_path / "voxels"
+    for folder in (series, beside):
+        folder.mkdir()
+    for part in (series / "1.dcm", beside / "a.raw", beside / "b 1.raw", beside / "b 2.raw", beside / "other.raw"):
+        part.write_bytes(b"a")
+    scans = {series: series / "1.dcm"}
+    for number, (header, part) in enumerate(
+        (
+            ("scan.mhd|NDims = 3\nElementDataFile = voxels/a.raw\n", "a.raw"),
+            ("scan.mhd|ElementDataFile=LIST\nvoxels/b 1.raw\nvoxels/b 2.raw\n", "b 2.raw"),
+            ("scan.mhd|ElementDataFile = voxels/b %d.raw 1 2 1\n", "b 2.raw"),
+            ("scan.nhdr|NRRD0004\n# made by hand\ndata file: voxels/a.raw\nspace: LPS\n", "a.raw"),
+            (f"SCAN.NHDR|NRRD0004\ndatafile: {beside / 'a.raw'}\n", "a.raw"),
+            ("scan.nhdr|NRRD0004\ndata file: LIST 2\nvoxels/b 1.raw\nvoxels/b 2.raw\n", "b 2.raw"),
+            ("scan.nhdr|NRRD0004\ndata file: voxels/b %01d.raw 1 2 1 2\n", "b 2.raw"),
+        )
+    ):
+        name, text = header.split("|")
+        scan = tmp_path / f"{number}{name}"
+        scan.write_text(text)
+        scans[scan] = beside / part
+    for scan, part in scans.items():
         before = prepared._identity(scan)
-        part.write_bytes(b"bb")
+        (beside / "other.raw").write_bytes((beside / "other.raw").read_bytes() + b"b")
+        assert prepared._identity(scan) == before
+        part.write_bytes(part.read_bytes() + b"b")
         assert prepared._identity(scan) != before
-    before = prepared._identity(tmp_path / "scan.mhd")
-    (tmp_path / "other.raw").write_bytes(b"bbb")
-    assert prepared._identity(tmp_path / "scan.mhd") == before
+
+
+def test_changed_voxels_beside_a_header_of_another_name_are_read_anew(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 100, (2, 8, 8, 8)).astype(np.int16)
+    (tmp_path / "scan.nhdr").write_text(
+        "NRRD0004\ntype: short\ndimension: 3\nsizes: 8 8 8\nendian: little\nencoding: raw\nspace: RAS\n"
+        "space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\ndata file: voxels.raw\n"
+    )
+    case, table = (
+        Case("case", (tmp_path / "scan.nhdr",)),
+        LabelTable.from_json({"labels": {"0": "background", "1": "a"}}),
+    )
+    for number, stored in enumerate(pixels):
+        (tmp_path / "voxels.raw").write_bytes(stored.tobytes(order="F"))
+        os.utime(tmp_path / "voxels.raw", ns=(number, number))
+        data = settings("disk", intensity=IntensitySettings(kind="as_stored"))
+        kept = PreparedCases([case], data, table, read_labels=False, folder=tmp_path / "cache")
+        assert np.array_equal(kept[0].image[0], stored)
+
+
+def test_names_that_are_none_are_said_by_the_reader(tmp_path):
+    (tmp_path / "scan.mhd").write_bytes(b"ElementDataFile = a\0b\n")
+    case, table = (
+        Case("case", (tmp_path / "scan.mhd",)),
+        LabelTable.from_json({"labels": {"0": "background", "1": "a"}}),
+    )
+    kept = PreparedCases([case], settings("disk"), table, read_labels=False, folder=tmp_path / "cache")
+    with pytest.raises(VolumeError, match=r"scan\.mhd: cannot be read"):
+        kept[0]
 
 
 def test_real_cases_are_prepared(data_root):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import IO, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom import uid
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -185,6 +187,114 @@ def test_a_folder_that_may_not_be_entered_is_said(tmp_path: Path, monkeypatch: p
             read(tmp_path / "scan")
 
 
+def test_rounded_directions_do_not_change_the_size_of_voxels(tmp_path: Path) -> None:
+    for number, count in enumerate((1, 4)):
+        folder = tmp_path / f"scan{number}"
+        positions = np.array([[0, 0, 2.0 * k] for k in range(count)])
+        write_series(folder, positions, orientation=(0.71, 0.71, 0, -0.71, 0.71, 0))
+        grid = read_grid(changed(folder, SliceThickness=2))
+        np.testing.assert_allclose(grid.spacing_mm, (0.5, 0.7, 2.0), rtol=1e-12)
+        half = np.sqrt(0.5)
+        np.testing.assert_allclose(grid.affine[:3, 0], [-0.5 * half, -0.5 * half, 0], atol=1e-12)
+        np.testing.assert_allclose(grid.affine[:3, 1], [0.7 * half, -0.7 * half, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "orientation", [(1, 0, 0, 0, 0.9, 0), (1, 0, 0, 0.1, 1, 0), (1, 0, 0, 1, 0, 0), (0, 0, 0, 0, 0, 0)]
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_directions_of_no_plane_are_refused(tmp_path: Path, orientation: tuple[float, ...], count: int) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0, 2.0 * k] for k in range(count)]), orientation=orientation)
+    numbers = re.escape(", ".join(f"{value:g}" for value in orientation))
+    sentence = (
+        rf"slice\d\.dcm: its ImageOrientationPatient \({numbers}\) is no two directions of length 1 at a right angle; "
+    )
+    for read in (read_grid, lambda path: read_volume(path, "image")):
+        with pytest.raises(VolumeError, match=sentence + r"correct its header\.$"):
+            read(tmp_path / "scan")
+
+
+def changed(folder: Path, **tags: Any) -> Path:
+    """Sets tags of every slice."""
+    for path in folder.iterdir():
+        item = pydicom.dcmread(path)
+        for keyword, value in tags.items():
+            setattr(item, keyword, value)
+        item.save_as(path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        uid.MRImageStorage,
+        uid.NuclearMedicineImageStorage,
+        uid.ComputedRadiographyImageStorage,
+        uid.DigitalXRayImageStorageForPresentation,
+        uid.XRayAngiographicImageStorage,
+    ],
+)
+@pytest.mark.parametrize("detector", [None, [3.0, 3.0]])
+def test_slices_of_any_kind_lie_where_their_tags_say(tmp_path: Path, kind: str, detector: list[float] | None) -> None:
+    """SimpleITK passes over PixelSpacing in some kinds, and over the position in others."""
+    slices = write_series(tmp_path / "scan", np.array([[1, 2, 3.0 * k] for k in range(3)]))
+    changed(tmp_path / "scan", SOPClassUID=kind, **({} if detector is None else {"ImagerPixelSpacing": detector}))
+    volume = read_volume(tmp_path / "scan", "image")
+    np.testing.assert_allclose(volume.grid.affine, [[-0.5, 0, 0, -1], [0, -0.7, 0, -2], [0, 0, 3, 0], [0, 0, 0, 1]])
+    np.testing.assert_array_equal(volume.array, np.stack(slices).T - 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "allocated", "stored", "signed"),
+    [("<u2", 16, 16, 0), ("<u2", 16, 12, 0), ("<i2", 16, 16, 1), ("u1", 8, 8, 0), ("i1", 8, 8, 1)],
+)
+@pytest.mark.parametrize("scaling", [None, (1, -1024), (0.37, 11.5)])
+@pytest.mark.parametrize("count", [1, 3])
+def test_values_are_the_stored_ones_where_large_ones_are_dark(
+    tmp_path: Path, kind: str, allocated: int, stored: int, signed: int, scaling: tuple[float, float] | None, count: int
+) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(count)]))
+    low, high = (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if signed else (0, 2**stored - 1)
+    pixels = np.random.default_rng(0).integers(low, high, (count, 4, 3), endpoint=True).astype(kind)
+    for k in range(count):
+        path = tmp_path / "scan" / f"slice{k}.dcm"
+        item = pydicom.dcmread(path)
+        item.BitsAllocated, item.BitsStored, item.HighBit, item.PixelRepresentation = (
+            allocated,
+            stored,
+            stored - 1,
+            signed,
+        )
+        # of several slices the middle one is stored bright
+        item.PhotometricInterpretation = "MONOCHROME2" if k == 1 else "MONOCHROME1"
+        item.RescaleSlope, item.RescaleIntercept = scaling or (1, 0)
+        if scaling is None:
+            del item.RescaleSlope, item.RescaleIntercept
+        item.PixelData = pixels[k].tobytes()
+        item["PixelData"].VR = "OB" if allocated == 8 else "OW"
+        item.save_as(path)
+    slope, intercept = scaling or (1, 0)
+    expected = np.stack([pydicom.dcmread(tmp_path / "scan" / f"slice{k}.dcm").pixel_array for k in range(count)]).T
+    np.testing.assert_array_equal(expected, pixels.T)
+    array = read_volume(tmp_path / "scan", "image").array
+    np.testing.assert_array_equal(array, (expected * float(slope) + intercept).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{"BitsStored": 12, "HighBit": 11}, {"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31, "PixelData": bytes(48)}],
+)
+def test_dark_values_that_cannot_be_turned_back_are_refused(tmp_path: Path, tags: dict[str, Any]) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(3)]))
+    changed(tmp_path / "scan", PhotometricInterpretation="MONOCHROME1", **tags)
+    sentence = (
+        r"slice\d\.dcm: its large values are dark \(PhotometricInterpretation MONOCHROME1\), which in a file of its"
+    )
+    for read in (read_grid, lambda path: read_volume(path, "image")):
+        with pytest.raises(VolumeError, match=sentence):
+            read(tmp_path / "scan")
+
+
 def without(folder: Path, *keywords: str, every: int = 1) -> Path:
     """Takes tags away from every n-th slice."""
     for path in sorted(folder.iterdir())[::every]:
@@ -253,3 +363,67 @@ def test_dicom_folder_may_hold_other_files(tmp_path: Path) -> None:
     (tmp_path / "scan" / "notes.txt").write_text("CT of the chest")
     (tmp_path / "scan" / "DICOMDIR").write_bytes((tmp_path / "scan" / "slice0.dcm").read_bytes()[:200])
     assert read_grid(tmp_path / "scan").shape == (3, 4, 3)
+
+
+def report(path: Path, kind: str, **tags: Any) -> Path:
+    """Writes a DICOM file without pixels."""
+    item = pydicom.Dataset()
+    item.file_meta = FileMetaDataset()
+    item.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    item.file_meta.MediaStorageSOPClassUID = item.SOPClassUID = kind
+    item.file_meta.MediaStorageSOPInstanceUID = item.SOPInstanceUID = generate_uid()
+    item.SeriesInstanceUID, item.StudyInstanceUID = "1.2.3.9", "1.2.3"
+    for keyword, value in tags.items():
+        setattr(item, keyword, value)
+    item.save_as(path, enforce_file_format=True)
+    return path
+
+
+KINDS = [
+    uid.ComprehensiveSRStorage,
+    uid.RTStructureSetStorage,
+    uid.GrayscaleSoftcopyPresentationStateStorage,
+    uid.KeyObjectSelectionDocumentStorage,
+    uid.EncapsulatedPDFStorage,
+    uid.SpatialRegistrationStorage,
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("series", ["1.2.3.9", "1.2.3.4"])
+def test_reports_and_contours_beside_a_series_are_passed_over(tmp_path: Path, kind: str, series: str) -> None:
+    slices = write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(3)]))
+    report(tmp_path / "scan" / "a.dcm", kind, SeriesInstanceUID=series, ContentDate="20200101")
+    volume = read_volume(tmp_path / "scan", "image")
+    np.testing.assert_array_equal(volume.array, np.stack(slices).T - 1000.0)
+    assert volume.grid.warnings == ()
+
+
+def test_files_without_pixels_that_may_be_slices(tmp_path: Path) -> None:
+    write_series(tmp_path / "scan", np.array([[0, 0, 3.0 * k] for k in range(3)]))
+    whole = (tmp_path / "scan" / "slice2.dcm").read_bytes()
+    rows = whole.index(b"\x28\x00\x10\x00US")
+    for length in (
+        140,
+        200,
+        whole.index(b"\x08\x00\x16\x00UI") + 4,
+        rows - 40,
+        rows,
+        rows + 4,
+        rows + 30,
+        len(whole) - 8,
+    ):
+        (tmp_path / "scan" / "slice2.dcm").write_bytes(whole[:length])
+        with pytest.raises(
+            VolumeError, match=r"scan: 1 of its DICOM files cannot be read, the first slice2\.dcm; copy"
+        ):
+            read_grid(tmp_path / "scan")
+    (tmp_path / "scan" / "slice2.dcm").unlink()
+    cut = report(tmp_path / "scan" / "dose.dcm", uid.RTDoseStorage, Rows=4, Columns=3, BitsAllocated=16)
+    with pytest.raises(VolumeError, match=r"scan: 1 of its DICOM files cannot be read, the first dose\.dcm; copy"):
+        read_grid(tmp_path / "scan")
+    cut.unlink()
+    (tmp_path / "reports").mkdir()
+    report(tmp_path / "reports" / "a.dcm", uid.ComprehensiveSRStorage)
+    with pytest.raises(VolumeError, match="reports: holds no DICOM slices"):
+        read_grid(tmp_path / "reports")

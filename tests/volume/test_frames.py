@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, generate
 
 from medcontrast.errors import VolumeError
 from medcontrast.volume import read_grid, read_volume
+from medcontrast.volume.frames import read_frames
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
@@ -156,6 +161,13 @@ def test_frames_that_do_not_say_where_they_lie_are_refused(tmp_path: Path) -> No
     refused(folder, r"one\.dcm: damaged: its DICOM header cannot be read \(ImagePositionPatient holds 2 numbers, not")
 
 
+def test_directions_of_frames_that_form_no_plane_are_refused(tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / "scan" / "one.dcm", placed([0, 3]), shared_groups((1, 0, 0, 0, 0, 0.5)))
+    refused(
+        folder, r"one\.dcm: its ImageOrientationPatient \(1, 0, 0, 0, 0, 0\.5\) is no two directions of length 1 at"
+    )
+
+
 def test_frames_scaled_each_in_its_own_way_are_refused(tmp_path: Path) -> None:
     def scaled(*slopes: float) -> list[Dataset]:
         values = [{"RescaleSlope": slope, "RescaleIntercept": -7, "RescaleType": "US"} for slope in slopes]
@@ -167,6 +179,14 @@ def test_frames_scaled_each_in_its_own_way_are_refused(tmp_path: Path) -> None:
         write_frames(tmp_path / "own" / "one.dcm", scaled(1, 2, 3)),
         r"one\.dcm: its frames are scaled by 3 pairs of RescaleSlope and RescaleIntercept, of which one alone would",
     )
+
+
+def test_frames_whose_large_values_are_dark_are_refused(tmp_path: Path) -> None:
+    for name, heights in (("one", [0]), ("three", [0, 3, 6])):
+        folder = write_frames(tmp_path / name / "one.dcm", placed(heights), PhotometricInterpretation="MONOCHROME1")
+        refused(
+            folder, r"one\.dcm: its large values are dark \(PhotometricInterpretation MONOCHROME1\), which in a file"
+        )
 
 
 def test_one_frame_is_a_slice_with_a_place(tmp_path: Path) -> None:
@@ -213,3 +233,24 @@ def test_what_a_frame_says_itself_leads(tmp_path: Path) -> None:
     frames = placed([0, 3], PixelMeasures={"PixelSpacing": [0.9, 0.8]})
     grid = read_grid(write_frames(tmp_path / "scan" / "one.dcm", frames))  # the shared groups say 0.7 and 0.5
     assert grid.spacing_mm == pytest.approx((0.8, 0.9, 3.0))
+
+
+def test_threads_leave_warnings_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cases are read by several threads, and pydicom's warnings are switched off meanwhile for all of them."""
+    path = write_frames(tmp_path / "scan" / "one.dcm", placed([0])) / "one.dcm"
+    entered, read = threading.Barrier(2), pydicom.dcmread
+
+    def together(*args: Any, **named: Any) -> Dataset:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            entered.wait(0.2)  # both are inside, or one alone
+        time.sleep(0.05 * (threading.current_thread().name == "second"))
+        return read(*args, **named)
+
+    monkeypatch.setattr(pydicom, "dcmread", together)
+    before = list(warnings.filters)
+    threads = [threading.Thread(target=read_frames, args=(path,), name=name) for name in ("first", "second")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert warnings.filters == before

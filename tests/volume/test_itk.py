@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from pathlib import Path
 
 import nrrd
@@ -11,6 +13,7 @@ import SimpleITK as sitk
 
 from medcontrast.errors import VolumeError
 from medcontrast.volume import read_grid, read_volume
+from medcontrast.volume.text_headers import data_files
 
 VALUES = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
 SPACE = {
@@ -217,3 +220,62 @@ def test_other_names_of_metaimage_fields(tmp_path: Path) -> None:
     other = {"Rotation": "-1 0 0 0 -1 0 0 0 1", "Position": "1 2 3", "ElementSize": "1 2 3"}
     grid = read_grid(metaimage(tmp_path / "scan.mha", *without, **other))
     assert grid.warnings == () and grid.same_as(read_grid(metaimage(tmp_path / "same.mha")), 0.0)
+
+
+def compressed(path: Path, payload: bytes, *without: str, **more: str) -> Path:
+    """Writes VALUES as a compressed MetaImage: .mha, or .mhd with the voxels beside it in voxels.zraw."""
+    size = {"CompressedData": "True", "CompressedDataSize": str(len(payload))}
+    data = "LOCAL" if path.suffix == ".mha" else "voxels.zraw"
+    head = metaimage(path, *without, **{key: value for key, value in (size | more).items() if key not in without})
+    header = head.read_bytes().split(b"ElementDataFile")[0] + f"ElementDataFile = {data}\n".encode()
+    path.write_bytes(header + (payload if data == "LOCAL" else b""))
+    if data != "LOCAL":
+        (path.parent / data).write_bytes(payload)
+    return path
+
+
+PACKED = zlib.compress(VALUES.tobytes(order="F"))
+
+
+@pytest.mark.parametrize("name", ["scan.mha", "scan.mhd"])
+def test_compressed_metaimage(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+
+    def refused(reason: str) -> None:
+        with pytest.raises(VolumeError, match=rf"{name}: cannot be read: damaged, cut off or of another .* \({reason}"):
+            read_volume(path, "image")
+
+    for payload in (PACKED, gzip.compress(VALUES.tobytes(order="F")), PACKED + b"\n"):
+        np.testing.assert_array_equal(read_volume(compressed(path, payload), "image").array, VALUES)
+    for place in (0, 1, 5, len(PACKED) // 2, len(PACKED) - 1):
+        flipped = bytearray(PACKED)
+        flipped[place] ^= 0x10
+        compressed(path, bytes(flipped))
+        refused("Error -3 while decompressing data: ")
+    compressed(path, PACKED[:-20])
+    refused("its compressed voxels are cut off")
+    compressed(path, zlib.compress(VALUES.tobytes(order="F")[:-2]))
+    refused("its compressed voxels hold 238 bytes, not 240")
+    compressed(path, zlib.compress(VALUES.tobytes(order="F") + b"more"))
+    refused("its compressed voxels hold 244 bytes, not 240")
+    for made in (compressed(path, PACKED, "CompressedDataSize"), compressed(path, PACKED, CompressedDataSize="0")):
+        if name == "scan.mha":
+            refused("its header has no CompressedDataSize")
+        else:
+            np.testing.assert_array_equal(read_volume(made, "image").array, VALUES)
+    np.testing.assert_array_equal(read_volume(metaimage(path, CompressedData="False"), "image").array, VALUES)
+
+
+@pytest.mark.parametrize("data", ["LIST\n" + "\n".join(f"s{k}.zraw" for k in range(6)), "s%d.zraw 0 5 1"])
+def test_compressed_slices_of_a_metaimage(tmp_path: Path, data: str) -> None:
+    header = metaimage(tmp_path / "scan.mhd", CompressedData="True").read_bytes().split(b"ElementDataFile")[0]
+    (tmp_path / "scan.mhd").write_bytes(header + f"ElementDataFile = {data}\n".encode())
+    for k in range(6):
+        (tmp_path / f"s{k}.zraw").write_bytes(zlib.compress(VALUES[:, :, k].tobytes(order="F")))
+    assert data_files(tmp_path / "scan.mhd") == [tmp_path / f"s{k}.zraw" for k in range(6)]
+    np.testing.assert_array_equal(read_volume(tmp_path / "scan.mhd", "image").array, VALUES)
+    damaged = bytearray((tmp_path / "s4.zraw").read_bytes())
+    damaged[10] ^= 0x10
+    (tmp_path / "s4.zraw").write_bytes(damaged)
+    with pytest.raises(VolumeError, match=r"scan\.mhd: cannot be read: damaged"):
+        read_volume(tmp_path / "scan.mhd", "image")

@@ -82,6 +82,16 @@ def test_views_that_go_through_together_are_parted_together(tiny, faults):
     assert faults(whole)[0].startswith("train.rows 6 must be a multiple of 4 with network.norm split_batch, ")
 
 
+def test_multi_level_has_a_queue(tiny, faults):
+    whole = tiny.pretrain_tree()
+    whole["augment"]["views"] = {name: {} for name in ("query_high", "key_high", "query_low", "key_low")}
+    whole["method"] = {"name": "multi_level", "queue": 0}
+    (found,) = faults(whole)
+    assert found.startswith("method.queue: ")  # without one there are no negatives
+    whole["method"]["queue"] = 1
+    recipe_from_tree(whole, where="it")
+
+
 def test_a_window_needs_two_voxels_at_the_deepest_level_too(tiny, faults):
     tree = tiny.recipe_tree()
     tree["network"] = {"name": "vnet", "filters": 2, "norm": "instance"}

@@ -151,12 +151,13 @@ def test_it_pretrains_two_steps_when_shrunken(tiny, tmp_path, path):
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     (tmp_path / "data").mkdir()
     facts = {"target": np.arange(24) % 2, "domain": np.arange(24) // 2 % 2, "number": np.arange(24) / 3}
+    facts["other_domain"] = 1 - facts["domain"]
     of = np.array([f"images.npz#images[{number}]" for number in range(24)])
     np.savez(tmp_path / "data" / "images.npz", images=images, others=255 - images, of=of, **facts)
     parents = {name: kind for name, kind in getattr(recipe.method, "parents", {}).items() if name not in facts}
     source = {"npz": "images.npz", "target": "target", "domain": "domain"}
     source["attributes"] = {name: "target" if kind == "category" else "number" for name, kind in parents.items()}
-    counterfactuals = {**source, "images": "others", "of": "of"}
+    counterfactuals = {**source, "images": "others", "of": "of", "domain": "other_domain"}
     manifest = {"kind": "images", "root": ".", "classes": ["no", "yes"], "train": [source, counterfactuals]}
     if recipe.needs_lesion_boxes:
         manifest["lesion_boxes"] = {name: [[2, 3, 9, 12]] for name in of[1::2]}

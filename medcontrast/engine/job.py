@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -80,6 +82,18 @@ class Job(ABC):
     def validator(self, device: torch.device, autocast: Autocast) -> Validator | None:
         """Scores the network while it trains, where the recipe asks for it."""
         return None
+
+    def require_same_meaning(self, header: dict[str, Any], *, where: Path) -> None:
+        """Refuses to go on from a checkpoint whose network was told other numbers than this one would be.
+
+        Args:
+            header: The checkpoint's.
+            where: File named in messages.
+
+        Raises:
+            CheckpointError: Naming both.
+        """
+        return
 
     @abstractmethod
     def take_over(self, tensors: dict[str, Tensor], header: dict[str, Any], *, where: Path) -> str:
@@ -193,8 +207,21 @@ class ImageJob(Job):
         return {
             "labels": {"classes": list(self.manifest.classes)},
             "channels": [f"channel {number}" for number in range(self.recipe.data.channels)],
-            "trained_on": {"manifest": self.manifest.name, "images": self.sizes()["train"]},
+            "trained_on": {
+                "manifest": self.manifest.name,
+                "images": self.sizes()["train"],
+                "images_hash": self._images_hash,
+            },
         }
+
+    @cached_property
+    def _images_hash(self) -> str:
+        """Of all that training may take from the manifest of its images and counterfactuals, but for their pixels."""
+        digest = hashlib.sha256()
+        for case in self.manifest.cases("train"):
+            known = case.name, case.of, case.target, case.domain, case.quality
+            digest.update(json.dumps([*known, sorted(case.attributes.items()), case.lesion_boxes]).encode("utf-8"))
+        return digest.hexdigest()[:16]
 
     def sizes(self) -> dict[str, int]:
         return {"train": len(self.manifest.originals("train"))}
@@ -300,6 +327,9 @@ class Generation(ImageJob):
 
     def header(self) -> dict[str, Any]:
         return {**super().header(), "parents": [parent._asdict() for parent in self.parents]}
+
+    def require_same_meaning(self, header: dict[str, Any], *, where: Path) -> None:
+        _require_same_parents(self.parents, header_parents(header), where)
 
     def next_command(self, folder: Path) -> str:
         manifest = quoted(folder / "manifest.json")

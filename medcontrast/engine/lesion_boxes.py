@@ -213,7 +213,9 @@ def map_boxes(
     boxes = []
     for box in component_boxes(array >= threshold * array.max(), largest):
         top, left, bottom, right = moved_box(box, (array.shape[0], array.shape[1]), sides)
-        boxes.append((math.floor(top), math.floor(left), math.ceil(bottom), math.ceil(right)))
+        boxes.append(
+            (math.floor(top), math.floor(left), min(math.ceil(bottom), sides[0]), min(math.ceil(right), sides[1]))
+        )
     return tuple(boxes)
 
 

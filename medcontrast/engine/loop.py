@@ -94,6 +94,7 @@ class Trainer:
             )
         self.run.require_recipe(saved["header"]["recipe"])
         self.run.require_same_cases(saved["header"], self.job.header())
+        self.job.require_same_meaning(saved["header"], where=self.run.resume_file)
         try:
             self.method.load_state_dict(saved["method"])
             self.optimizer.load_state_dict(saved["optimizer"])

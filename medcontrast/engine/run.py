@@ -141,14 +141,17 @@ class Run:
         """Refuses to go on with other cases, channels or labels, as after manifest.json was edited by hand.
 
         Args:
-            saved: Header of the checkpoint.
+            saved: Header of the checkpoint; what an earlier version did not say of the training cases is not compared.
             now: Header that a checkpoint would have now.
 
         Raises:
             CheckpointError: Naming what differs.
         """
         for key, words in (("labels", "labels"), ("channels", "channels"), ("trained_on", "training cases")):
-            if saved.get(key) != now[key]:
+            ours = now[key]
+            if key == "trained_on" and isinstance(saved.get(key), dict):
+                ours = {name: value for name, value in ours.items() if name in saved[key]}
+            if saved.get(key) != ours:
                 raise CheckpointError(
                     f"{self.folder / MANIFEST}: its {words} are not those of the checkpoint. Put them back, or train "
                     "anew in another folder."

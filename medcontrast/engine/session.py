@@ -20,8 +20,7 @@ from medcontrast.engine.stopping import StopRequest
 from medcontrast.errors import CheckpointError, InputError
 from medcontrast.gpu import gpu_facts
 from medcontrast.say import quoted, say
-from medcontrast.settings import AnyRecipe
-from medcontrast.settings.train import LoopSettings
+from medcontrast.settings import AnyRecipe, PretrainRecipe
 
 _PATIENCE_S = 5.0
 """How long a process that failed lets those that it started fail by themselves."""
@@ -62,7 +61,7 @@ def train_run(
     console = console or Console()
     recipe = recipe or Run.open(folder, overrides).recipe
     chosen = resolve_precision(recipe, accelerator)
-    _require_even_rows(recipe.train, devices * nodes)
+    _require_even_rows(recipe, devices * nodes)
     if resume and not (folder / RESUME).is_file():
         raise CheckpointError(f"{folder}: nothing to resume from yet (no {RESUME}); train it again with --overwrite.")
     fabric = make_fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=chosen)
@@ -115,13 +114,17 @@ def _held_by_first(folder: Path, fabric: Fabric) -> Iterator[None]:
         yield
 
 
-def _require_even_rows(train: LoopSettings, processes: int) -> None:
+def _require_even_rows(recipe: AnyRecipe, processes: int) -> None:
+    train = recipe.train
     for name, rows in train.streams.items():
         if rows % (processes * train.accumulate):
             raise InputError(
                 f"train.{name} {rows} cannot be shared evenly by {processes} process(es) with train.accumulate "
                 f"{train.accumulate}; it must be a multiple of {processes * train.accumulate}."
             )
+    uneven = recipe.uneven_parts(processes) if isinstance(recipe, PretrainRecipe) else None
+    if uneven is not None:
+        raise InputError(f"{uneven}.")
 
 
 def _facts(trainer: Trainer, fabric: Fabric, precision: str) -> dict[str, Any]:

@@ -48,7 +48,8 @@ PROBE_RULES = (
     "share of the images.",
     "quadratic-weighted kappa: means something where classes are grades in order; with two classes Cohen's kappa.",
     "Groups in which a class or label does not occur have the accuracy alone. worst: lowest group; gap: highest minus "
-    "lowest.",
+    "lowest. Both are extremes, so that noise alone makes a gap, and a wider one the more groups there are and the "
+    "fewer images they have.",
 )
 """What goes beneath every table."""
 

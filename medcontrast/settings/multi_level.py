@@ -44,7 +44,7 @@ class MultiLevelSettings(Settings):
     temperature: float = Field(default=0.07, gt=0.0)
     ema_decay: float = Field(default=0.999, ge=0.0, le=1.0)
     embedding_channels: int = Field(default=128, ge=2)
-    queue: int = Field(default=7200, ge=0)
+    queue: int = Field(default=7200, ge=1)
     """Keys of past steps that are kept, of each quality."""
     high_weight: Weight = 1.0
     """Of lesion patches of high quality against healthy ones of high quality."""

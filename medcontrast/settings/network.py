@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from medcontrast.settings.base import Settings
 
 _VIT = ("patch", "depth", "heads", "image_size", "pooling")
+SPLITS = 8
+"""Parts of a process's batch that have statistics of their own with norm: split_batch."""
 Width = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -22,7 +24,8 @@ class EncoderSettings(Settings):
     width: Width | None = None
     """Channels of the first stage; null is the encoder's own (16 of resnet20, 64 of resnet18 to 50, 192 of vit)."""
     norm: Literal["batch", "group", "split_batch"] = "batch"
-    """split_batch takes statistics of an eighth of the rows, as several devices would; see docs/pretraining.md."""
+    """split_batch takes statistics of an eighth of each process's batch, as several devices would: of 256 rows 32 share
+    them in one process, 4 in eight; see docs/pretraining.md."""
     small_stem: bool = False
     """resnet18, resnet34, resnet50 on images of 64 pixels and less: a 3x3 stem that keeps the grid; resnet20's always
     does."""

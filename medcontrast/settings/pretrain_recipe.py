@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -10,7 +11,7 @@ from medcontrast.settings.base import Settings
 from medcontrast.settings.generator import GeneratorMethodSettings, HVAEFinetuneSettings, HVAENetworkSettings
 from medcontrast.settings.images import ImageAugmentSettings, ImageDataSettings
 from medcontrast.settings.multi_level import MultiLevelSettings
-from medcontrast.settings.network import EncoderSettings
+from medcontrast.settings.network import SPLITS, EncoderSettings
 from medcontrast.settings.pretraining import DINOSettings, PretrainMethodSettings, SimCLRSettings
 from medcontrast.settings.recipe import AboutSettings
 from medcontrast.settings.train import PretrainSettings
@@ -51,6 +52,24 @@ class PretrainRecipe(Settings):
     def needs_lesion_boxes(self) -> bool:
         """Whether a view's crop is around lesion boxes, which the manifest must then have."""
         return any(view.crop.kind == "lesion" for view in self.augment.views.values())
+
+    def uneven_parts(self, processes: int = 1) -> str | None:
+        """What is wrong with rows that network.norm split_batch cannot part evenly; None where nothing is.
+
+        Args:
+            processes: That share a step's rows.
+        """
+        if not isinstance(self.network, EncoderSettings) or self.network.norm != "split_batch":
+            return None
+        together = [len(group) for group in _joined_views(self.method) if group] or [1]
+        least = processes * self.train.accumulate * max(SPLITS // math.gcd(SPLITS, views) for views in together)
+        if self.train.rows % least == 0:
+            return None
+        return (
+            f"train.rows {self.train.rows} must be a multiple of {least} with network.norm split_batch, which takes "
+            f"statistics of {SPLITS} equal parts of what each of {processes} process(es) passes at once "
+            f"(train.accumulate {self.train.accumulate})"
+        )
 
 
 def _network_faults(recipe: PretrainRecipe) -> list[str]:
@@ -104,7 +123,8 @@ def _row_faults(recipe: PretrainRecipe) -> list[str]:
     if recipe.method.name in ("simclr", "moco_v3") and rows // recipe.train.accumulate < 2:
         name = recipe.method.name
         faults.append(f"method {name} contrasts images within a micro-batch; it needs 2 rows or more in each")
-    return faults
+    uneven = recipe.uneven_parts()
+    return faults if uneven is None else [*faults, uneven]
 
 
 def _transformer_faults(recipe: PretrainRecipe) -> list[str]:

@@ -160,6 +160,27 @@ def test_images_that_were_pre_trained_on_are_said(trained: Path, tmp_path: Path,
     assert sentence in answer.out.splitlines()
 
 
+def test_patients_of_whom_other_images_were_pre_trained_on_are_said(
+    tiny: SimpleNamespace, images: Callable[..., Path], tmp_path: Path
+) -> None:
+    tiny.write_images(tmp_path / "data")
+    change(tmp_path / "data/manifest.json", lambda tree: [entry.update(patient="p7") for entry in tree["train"][:3]])
+    run = tiny.make_run(tmp_path, tiny.pretrain_tree(steps=1))
+    tiny.train(run)
+
+    def said(*patients: str) -> list[str]:
+        path = images()
+        change(path, lambda tree: [entry.update(patient=p) for entry, p in zip(tree["test"], patients, strict=False)])
+        scored = load_image_manifest(path).cases("test")
+        return probe_run._seen_in_training(probe_run.load_trained(run.folder), path, scored)
+
+    assert said("p7", "p7", "p8") == [
+        "2 of 12 scored images are of patients of whom other images were pre-trained on; this is not a score on new "
+        "patients."
+    ]
+    assert said("p8") == said() == []
+
+
 def test_images_are_prepared_as_in_pre_training(trained: Path, tiny: SimpleNamespace) -> None:
     manifest = load_image_manifest(trained / "manifest.json")
     recipe = tiny.recipe_from(tiny.set_key(tiny.set_key(tiny.pretrain_tree(), "data.mean", 0.3), "data.std", 0.1))
@@ -248,3 +269,12 @@ def test_mirroring_goes_with_the_views(tiny: SimpleNamespace) -> None:
         changed = tiny.recipe_from(tiny.set_key(tree, "augment.views", views))
         assert probe_run.fine_tuning(changed, 5).mirror_axis == axis
     assert probe_run.fine_tuning(tiny.recipe_from(tree), None) is None
+
+
+@pytest.mark.parametrize(("own", "axis"), [({"flip_axis": 0}, 0), ({"flip": 0.0}, None)])
+def test_a_view_that_shares_a_crop_is_mirrored_as_that_one_is(
+    tiny: SimpleNamespace, own: Any, axis: int | None
+) -> None:
+    views = {"first": own, "second": {"same_crop_as": "first"}}
+    recipe = tiny.recipe_from(tiny.set_key(tiny.pretrain_tree(), "augment.views", views))
+    assert probe_run.fine_tuning(recipe, 5).mirror_axis == axis

@@ -77,6 +77,24 @@ def test_the_seed_decides_them(cli, singles, tmp_path):
     assert not np.array_equal(one, other)
 
 
+def test_counterfactuals_are_no_objects(cli, singles, tmp_path):
+    path = singles()
+    arrays = dict(np.load(tmp_path / "singles.npz"))
+    np.savez_compressed(tmp_path / "singles.npz", **arrays, of=["", "", "", "", "", "singles.npz#images[0]", ""])
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    tree["train"][0]["of"] = "of"
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    assert compose(cli, path, tmp_path / "pairs").code == 0
+    images = np.load(tmp_path / "pairs/composites.npz")["train_images"]
+    assert len(images) == 6 and not (images == 15).any()
+
+
+def test_splits_that_share_an_image_are_refused(cli, singles, tmp_path):
+    twice = compose(cli, singles(test=[{"npz": "singles.npz", "target": "labels", "rows": [5, 7]}]), tmp_path / "pairs")
+    assert twice.code == 2 and not (tmp_path / "pairs").exists()
+    assert "splits must not overlap:\n  - image singles.npz#images[5] stands in train and in test" in twice.err
+
+
 def test_what_bad_input_gets(cli, singles, tmp_path):
     path = singles()
     assert compose(cli, path, tmp_path / "pairs").code == 0

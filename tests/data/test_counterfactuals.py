@@ -106,6 +106,16 @@ def test_two_counterfactuals_of_one_image_in_one_domain_are_refused():
     Counterfactuals([one, *(ImageCase(name, FILE, of="one") for name in "uv")], seed=0, where="it")
 
 
+def test_a_counterfactual_in_the_image_s_own_domain_is_refused():
+    one = ImageCase("one", FILE, domain="a", target=1)
+    own = ImageCase("reconstructed", FILE, domain="a", target=1, of="one")
+    other = ImageCase("other", FILE, domain="b", target=1, of="one")
+    sentence = "it: reconstructed is a counterfactual of one with the image's own domain, target and attributes, which"
+    with pytest.raises(InputError, match=sentence):
+        Counterfactuals([other, own, one], seed=0, where="it")
+    Counterfactuals([one, other, ImageCase("ill", FILE, domain="a", target=0, of="one")], seed=0, where="it")
+
+
 # --- balanced draws
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from image_sources import PLACE, cases_of, write_idx, write_npz
 
 from medcontrast.data.images.arrays import idx_array, npz_array, npz_length
+from medcontrast.data.images.sources import _chosen
 from medcontrast.errors import ManifestError
 
 # --- .npz
@@ -50,6 +52,12 @@ def test_which_images_of_many(tmp_path: Path) -> None:
     parts = [chosen(folds=4, take=take) for take in ([0, 1], [2], [3])]
     assert sorted(row for part in parts for row in part) == list(range(12))
     assert chosen(rows=[2, 9], without=[3, 5, 11]) == [2, 4, 6, 7, 8]
+
+
+def test_many_places_are_left_out_in_no_time() -> None:
+    count, began = 40_000, time.process_time()
+    assert len(_chosen({"without": list(range(0, count, 2))}, count, "m")) == count // 2
+    assert time.process_time() - began < 0.5
 
 
 def test_the_quality_of_all_images_of_an_array(tmp_path: Path) -> None:

@@ -181,6 +181,13 @@ def test_a_box_moves_with_its_image() -> None:
     assert moved_box((2.0, 5.0, 8.0, 15.0), (10, 20), (1, 1)) == pytest.approx((0.2, 0.25, 0.8, 0.75))
 
 
+def test_a_box_that_ends_with_its_image_ends_with_the_resized_one() -> None:
+    for side in range(1, 300):
+        for new in (1, 8, 28, 224, 1001):
+            assert moved_box((0.0, 0.0, side, side), (side, side), (new, new)) == (0.0, 0.0, new, new)
+            assert box_faults([moved_box((0.1, 0.3, side - 0.1, side), (side, side), (new, new))], (new, new)) == []
+
+
 def test_a_resized_image_is_bright_where_its_moved_box_is(tmp_path: Path) -> None:
     pixels = np.zeros((12, 30), np.uint8)
     pixels[3:9, 20:30] = 255

@@ -10,14 +10,14 @@ import torch
 from generators import CPU, generator_tree, make_generator
 
 from medcontrast.batch import StepInfo
-from medcontrast.checkpoint import load_weights
+from medcontrast.checkpoint import load_resume, load_weights, save_resume
 from medcontrast.data.images.images import Images
 from medcontrast.data.images.manifest import load_image_manifest
 from medcontrast.data.sampler import BalancedSampler
 from medcontrast.engine.generator.generator import actions, load_generator
 from medcontrast.engine.generator.metrics import score_generator
 from medcontrast.engine.job import job_of
-from medcontrast.errors import InputError
+from medcontrast.errors import CheckpointError, InputError
 
 # --- training
 
@@ -46,6 +46,23 @@ def test_the_checkpoint_holds_the_averaged_network_and_its_parents(tiny, run_of)
         not torch.equal(tensor, found.network.state_dict()[name])
         for name, tensor in trainer.method.student.state_dict().items()
     )
+
+
+def test_a_resume_keeps_the_statistics_of_its_parents(tiny, run_of):
+    run = run_of()
+    tiny.train(run, steps=2)
+    saved = load_resume(run.resume_file)
+    del saved["header"]["trained_on"]["images_hash"]  # as of an earlier version
+    save_resume(run.resume_file, saved)
+    path = run.folder / "manifest.json"
+    kept = path.read_text(encoding="utf-8")
+    tree = json.loads(kept)
+    tree["train"][0]["attributes"]["age"] = 30.0
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"last\.pt: its parents \(.*age: 2\.75 \+- .*age: 6\.375 \+- .*\); take"):
+        tiny.train(tiny.open_run(run.folder), resume=True)
+    path.write_text(kept, encoding="utf-8")
+    assert tiny.train(tiny.open_run(run.folder), resume=True).state.step == 6
 
 
 def test_a_batch_has_the_parents_of_its_images(run_of):

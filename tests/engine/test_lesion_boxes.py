@@ -152,6 +152,8 @@ def test_boxes_of_a_map():
     assert map_boxes(10 * heat, (8, 8), threshold=0.1, largest=9)[2:] == ((7, 0, 8, 1),)
     # in whole pixels of the stored image, none of the part cut off
     assert map_boxes(heat, (20, 12), threshold=0.7, largest=1) == ((2, 3, 8, 9),)
+    for side in range(1, 300):  # and never beyond it
+        assert map_boxes(torch.ones(49, 22), (side, side + 1), threshold=0.5, largest=1) == ((0, 0, side, side + 1),)
     assert map_boxes(torch.zeros(8, 8), (8, 8), threshold=0.5, largest=1) == ()
 
 

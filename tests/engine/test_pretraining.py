@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from medcontrast.batch import StepInfo
-from medcontrast.checkpoint import load_weights, read_header, save_weights
+from medcontrast.checkpoint import load_resume, load_weights, read_header, save_resume, save_weights
 from medcontrast.data.images.manifest import load_image_manifest
 from medcontrast.engine.job import Pretraining, job_of
 from medcontrast.engine.loop import Trainer
@@ -88,8 +88,30 @@ def test_the_encoder_is_left_behind_with_its_recipe(tiny, run_of):
     assert load_encoder(encoder, tensors, where="it") == len(encoder.state_dict())
     assert any(not torch.equal(old, new) for old, new in zip(before, encoder.parameters(), strict=True))
     assert header["labels"] == {"classes": ["bright", "dark"]}
+    assert len(header["trained_on"].pop("images_hash")) == 16
     assert header["trained_on"] == {"manifest": "squares", "images": 6}
+    header = read_header(run.folder / "last.safetensors")
     assert read_header(run.folder / "last.pt") == header
+
+
+@pytest.mark.parametrize("change", [{"rows": [1, 7]}, {"target": None}, {"quality": "low"}, {"of": "of"}])
+def test_a_resume_keeps_its_images(tiny, run_of, tmp_path, change):
+    """As many others, other targets, counterfactuals that come and go."""
+    arrays = tmp_path / "data/images.npz"
+    run = run_of()
+    tiny.train(run, steps=2)
+    np.savez(arrays, **np.load(arrays), of=[""] * 6 + ["images.npz#images[0]"] + [""] * 5)
+    path = run.folder / "manifest.json"
+    kept = path.read_text(encoding="utf-8")
+    tree = json.loads(kept)
+    tree["train"][0] |= {"rows": [0, 7], **change} if "of" in change else change
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"manifest\.json: its training cases are not those of the checkpoint\."):
+        tiny.train(tiny.open_run(run.folder), resume=True)
+    saved = load_resume(run.resume_file)
+    del saved["header"]["trained_on"]["images_hash"]  # as before there was one: its name and number are all it says
+    save_resume(run.resume_file, saved)
+    assert tiny.train(tiny.open_run(run.folder), resume=True).state.step == 6
 
 
 def test_an_image_of_low_quality_is_not_degraded_further(tiny, tmp_path):

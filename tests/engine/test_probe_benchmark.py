@@ -14,7 +14,7 @@ import yaml
 from medcontrast import checkpoint
 from medcontrast.data.images.manifest import load_image_manifest
 from medcontrast.data.images.sources import ImageCase
-from medcontrast.engine.benchmark.encoder_records import ProbeRecord, units_text
+from medcontrast.engine.benchmark.encoder_records import ProbeRecord, pixels_digest, units_text
 from medcontrast.engine.benchmark.encoder_report import EncoderLine, write_probe_report
 from medcontrast.engine.probe.images import image_units, probe_images
 from medcontrast.engine.stopping import StopRequest
@@ -150,6 +150,21 @@ def test_a_degraded_copy_and_its_original_are_one_unit(cli, tiny, tmp_path):
     scored = probe_images(load_image_manifest(path), data).scored
     assert image_units(scored).tolist() == [*range(12), *range(12)]
     assert {case.patient for case in scored} == {f"test/{number:02d}.png" for number in range(12)}
+
+
+def test_records_tell_pixels_and_targets_apart_and_old_ones_stay_valid(cli, grid):
+    assert cli("benchmark", grid, "--only", "simclr-0").code == 0
+    path = Path("benchmarks/results/tiny/simclr-0.json")
+    cases = load_image_manifest(Path("data/manifest.json")).cases("test")
+    assert ProbeRecord.load(path).pixels_hash == pixels_digest(cases) != pixels_digest(cases[:-1])
+    assert pixels_digest(cases) != pixels_digest([dataclasses.replace(cases[0], target=1), *cases[1:]])
+    cases[0].file.write_bytes(cases[2].file.read_bytes())
+    assert ProbeRecord.load(path).pixels_hash != pixels_digest(cases)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["pixels_hash"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert ProbeRecord.load(path).pixels_hash is None
+    assert cli("benchmark", grid, "--report").code == 0
 
 
 def test_a_changed_recipe_refuses_the_old_record(cli, grid):
@@ -335,10 +350,39 @@ def test_unequal_training_and_the_note_stand_below_the_table(tmp_path):
     assert (tmp_path / "table.md").read_text(encoding="utf-8").endswith("\n\nWhat b was told.\n")
 
 
+def test_warnings_of_probes_stand_below_the_table(tmp_path):
+    def warned(row, run, *warnings):
+        return record(row, run, "11110000", facts={**record(row, run, "").facts, "warnings": list(warnings)})
+
+    twice, lonely = "2 of 8 scored images are copies.", "domain C occurs once."
+    records = {"a-0": warned("a", 0, twice), "a-1": warned("a", 1, twice, lonely), "b-0": warned("b", 0, twice)}
+    text = write_probe_report(settings(), records, tmp_path)
+    assert text.endswith(f" Warning: {twice} Warning of a: {lonely}")
+    records["c-0"] = record("c", 0, "11110000")  # of before
+    assert f"Warning of a, b: {twice}" in write_probe_report(settings(), records, tmp_path)
+
+
+def test_a_grid_keeps_the_warnings_of_its_probes(cli, grid):
+    source, copy = Path("data/train/03.png"), Path("data/test/05.png")
+    copy.write_bytes(source.read_bytes())
+    assert cli("benchmark", grid, "--only", "simclr-0").code == 0
+    (warning,) = ProbeRecord.load(Path("benchmarks/results/tiny/simclr-0.json")).facts["warnings"]
+    assert warning.startswith("1 of 12 scored images have the pixels of a training image, such as test/05.png;")
+    assert warning in Path("benchmarks/results/tiny/table.md").read_text(encoding="utf-8")
+
+
 def test_records_of_other_images_are_not_compared(tmp_path):
     records = {"a-0": record("a", 0, "11110000"), "b-0": record("b", 0, "11110000", images_hash="y")}
     with pytest.raises(InputError, match=r"^Records b-0 and a-0 hold other images, so they cannot be compared\.$"):
         write_probe_report(settings(), records, tmp_path)
+    records = {
+        f"{row}-0": record(row, 0, "11110000", pixels_hash=hash_)
+        for row, hash_ in zip("abc", (None, "p", "q"), strict=True)
+    }
+    with pytest.raises(InputError, match=r"^Records c-0 and b-0 hold images of the same names with other pixels or "):
+        write_probe_report(settings(), records, tmp_path)
+    del records["c-0"]  # one of before has the names alone
+    assert write_probe_report(settings(), records, tmp_path)
     uneven = {"high": "11100000", "low": "00011111"}
     records = {"a-0": record("a", 0, "11110000", groups={"quality": uneven})}
     with pytest.raises(InputError, match=r"^drop quality: needs two groups with images of the same units, but got"):

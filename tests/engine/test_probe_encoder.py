@@ -51,6 +51,7 @@ def test_a_probe_from_encoder_to_table(tmp_path):
     assert rows[1].values["domain gap accuracy"].low is not None
     table = write_probe(tmp_path, rows, {"encoder": "resnet20"})
     assert "| linear | 6 (10 %) | 2 |" in table and "domain worst roc auc" in table
+    assert "noise alone makes a gap" in table and "have one encoder: they vary the subset of labels" in table
     assert (tmp_path / "probe.md").read_text() == table
     content = json.loads((tmp_path / "probe.json").read_text())
     assert content["rows"][4]["values"]["accuracy"]["mean"] == rows[4].values["accuracy"].mean

@@ -9,10 +9,11 @@ from torch import nn
 from torch.nn import functional
 
 from medcontrast.engine.probe.embed import ImageSet, embed
-from medcontrast.engine.probe.finetune import FineTuning, classify, fine_tune, mirrored, rows_of_step
+from medcontrast.engine.probe.finetune import Classifier, FineTuning, classify, fine_tune, mirrored, rows_of_step
 from medcontrast.engine.probe.labels import stratified_subset
 from medcontrast.engine.probe.linear import choose_linear, fit_linear
 from medcontrast.errors import InputError
+from medcontrast.networks.encoders2d import build_encoder
 from medcontrast.render import embeddings_png, principal_plane
 
 
@@ -189,6 +190,18 @@ def test_more_groups_than_colours_are_told_apart_by_their_marks(tmp_path, monkey
     drawn = figures[0].axes[0].collections
     looks = {(part.get_facecolor().tobytes(), part.get_paths()[0].vertices.tobytes()) for part in drawn}
     assert len(drawn) == len(looks) == 20
+
+
+def test_fine_tuning_normalises_whole_batches():
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet20", in_channels=1, width=4, norm="split_batch").train()
+    plain = build_encoder("resnet20", in_channels=1, width=4).train()
+    plain.load_state_dict(encoder.state_dict())
+    image = torch.randn(8, 1, 16, 16)
+    whole, parts = plain(image), encoder(image)
+    assert not torch.allclose(parts, whole, atol=1e-2)
+    torch.testing.assert_close(Classifier(encoder, 16, 2).encoder(image), whole)
+    assert torch.equal(encoder(image), parts)  # the one that was given stays as it is
 
 
 def tuned(**changes):

@@ -36,6 +36,15 @@ def test_where_it_does_not_fail_they_are_left_alone():
     assert running.wait(30) == 0
 
 
+def test_a_share_that_split_norm_cannot_part_is_refused_at_the_start(tiny, tmp_path):
+    tree = tiny.pretrain_tree(rows=8)
+    tree["augment"]["views"] = {"query": {}, "key": {}}
+    tree |= {"method": {"name": "moco_v2"}, "network": {"name": "resnet20", "width": 4, "norm": "split_batch"}}
+    sentence = r"^train\.rows 8 must be a multiple of 16 with network\.norm split_batch, .* each of 2 process\(es\)"
+    with pytest.raises(InputError, match=sentence):
+        session.train_run(tmp_path, resume=False, recipe=tiny.recipe_from(tree), accelerator="cpu", devices=2)
+
+
 def test_one_process_has_no_others():
     for launcher in (None, SimpleNamespace(procs=None)):
         alone = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))

@@ -11,6 +11,7 @@ from medcontrast.batch import StepInfo
 from medcontrast.errors import InputError, RecipeError
 from medcontrast.methods import build_method
 from medcontrast.networks.encoders2d import build_encoder
+from medcontrast.networks.projection import PrototypeHead
 from medcontrast.settings import recipe_from_tree
 from medcontrast.settings.pretraining import DINOSettings
 
@@ -73,6 +74,16 @@ def test_logits_are_cosines_with_the_prototypes_whatever_their_length():
     with torch.no_grad():
         prototypes.mul_(3.0)
     torch.testing.assert_close(method.head(features), expected)
+
+
+def test_cosines_are_float32_under_autocast():
+    torch.manual_seed(0)
+    head, features = PrototypeHead(8, 12, 6, 7), torch.randn(4, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, bottleneck = head(features), head.layers(features)
+    expected = torch.nn.functional.cosine_similarity(bottleneck.float()[:, None], head.prototypes[None], dim=-1)
+    assert bottleneck.dtype == torch.bfloat16 and logits.dtype == torch.float32
+    torch.testing.assert_close(logits, expected)
 
 
 def test_gradient_reaches_student_and_head_and_no_teacher():

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from medcontrast.errors import InputError
 from medcontrast.networks.encoders2d import ENCODERS, Encoder, ResNet20, SplitBatchNorm2d, build_encoder, make_norm
-from medcontrast.settings.network import EncoderSettings
+from medcontrast.settings.network import SPLITS, EncoderSettings
 
 SMALL = {"width": 4}
 RESNETS = [name for name in ENCODERS if name != "vit"]  # tests/networks/test_vit2d.py has the other
@@ -116,6 +116,7 @@ def test_settings_and_builder_agree(name, norm):
     with torch.device("meta"):
         encoder = build_encoder(in_channels=1, **EncoderSettings(name=name, norm=norm, width=8).plain())
     assert encoder.in_channels == 1 and name in ENCODERS
+    assert SplitBatchNorm2d.splits == SPLITS
 
 
 def test_errors():

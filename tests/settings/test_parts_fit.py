@@ -59,6 +59,39 @@ def test_the_queue_of_leoclr_takes_both_crops_where_they_are_keys(tiny, faults):
     assert found.startswith("method: enqueue both is a setting of roles: anchor_query and does nothing with roles: ")
 
 
+@pytest.mark.parametrize(("rows", "accumulate", "least"), [(12, 1, 8), (4, 1, 8), (24, 2, 16), (20, 2, 16)])
+def test_rows_that_split_norm_cannot_part_are_refused(tiny, faults, rows, accumulate, least):
+    whole = tiny.pretrain_tree(rows=rows, accumulate=accumulate)
+    whole["augment"]["views"] = {"query": {}, "key": {}}
+    whole["method"] = {"name": "moco_v2"}
+    recipe_from_tree(whole, where="it")
+    whole["network"]["norm"] = "split_batch"
+    assert faults(whole) == [
+        f"train.rows {rows} must be a multiple of {least} with network.norm split_batch, which takes statistics of 8 "
+        f"equal parts of what each of 1 process(es) passes at once (train.accumulate {accumulate})"
+    ]
+
+
+def test_views_that_go_through_together_are_parted_together(tiny, faults):
+    whole = tiny.pretrain_tree(rows=12)
+    whole["network"]["norm"] = "split_batch"
+    recipe = recipe_from_tree(whole, where="it")
+    assert recipe.uneven_parts() is recipe.uneven_parts(3) is None
+    assert recipe.uneven_parts(2).startswith("train.rows 12 must be a multiple of 8 with network.norm split_batch, ")
+    whole["train"]["rows"] = 6
+    assert faults(whole)[0].startswith("train.rows 6 must be a multiple of 4 with network.norm split_batch, ")
+
+
+def test_multi_level_has_a_queue(tiny, faults):
+    whole = tiny.pretrain_tree()
+    whole["augment"]["views"] = {name: {} for name in ("query_high", "key_high", "query_low", "key_low")}
+    whole["method"] = {"name": "multi_level", "queue": 0}
+    (found,) = faults(whole)
+    assert found.startswith("method.queue: ")  # without one there are no negatives
+    whole["method"]["queue"] = 1
+    recipe_from_tree(whole, where="it")
+
+
 def test_a_window_needs_two_voxels_at_the_deepest_level_too(tiny, faults):
     tree = tiny.recipe_tree()
     tree["network"] = {"name": "vnet", "filters": 2, "norm": "instance"}

@@ -31,7 +31,7 @@ class Counterfactuals:
 
         Raises:
             InputError: There are none, one is of an image that is not there, or two of one image
-                with a domain or attributes are the same in these and in the target.
+                with a domain or attributes, the image itself among them, are the same in these and in the target.
         """
         images = [case for case in cases if case.of is None]
         others = [case for case in cases if case.of is not None]
@@ -45,7 +45,7 @@ class Counterfactuals:
             if place is None:
                 raise InputError(f"{where}: {case.name} is of {case.of}, which is no image of this split.")
             self._choices[place].append(len(images) + number)
-        _require_one_a_value(others, where)
+        _require_one_a_value(images, others, where)
 
     def choices(self, place: int) -> tuple[int, ...]:
         """Places in `cases` that a row of this image draws from: the image itself first."""
@@ -57,16 +57,21 @@ class Counterfactuals:
         return choices[int(row_generator(self.seed, key.step, key.row, "counterfactual").integers(len(choices)))]
 
 
-def _require_one_a_value(others: Sequence[ImageCase], where: str) -> None:
+def _require_one_a_value(images: Sequence[ImageCase], others: Sequence[ImageCase], where: str) -> None:
     """Refuses counterfactuals among which a draw would not be uniform over values, such as those of two generators."""
     found: dict[tuple[object, ...], str] = {}
-    for case in others:
+    for case in (*images, *others):
         if case.domain is None and not case.attributes:
             continue  # nothing is known of what was changed
-        facts = (case.of, case.domain, case.target, *sorted(case.attributes.items()))
+        facts = (case.of or case.name, case.domain, case.target, *sorted(case.attributes.items()))
         first = found.setdefault(facts, case.name)
         if first != case.name:
             same = "" if case.domain is None else f" in domain {case.domain}"
+            if first == case.of:
+                raise InputError(
+                    f"{where}: {case.name} is a counterfactual of {first} with the image's own domain, target and "
+                    "attributes, which would be drawn more often than others; take it out."
+                )
             raise InputError(
                 f"{where}: {first} and {case.name} are both counterfactuals of {case.of}{same} with the same "
                 "attributes, which would be drawn more often than others; keep one of them."

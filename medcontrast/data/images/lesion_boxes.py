@@ -91,5 +91,7 @@ def moved_box(box: Box, sides: tuple[int, int], new_sides: tuple[float, float]) 
         sides: Of the old grid.
         new_sides: Of the new one; (1, 1) gives shares of the image's sides.
     """
-    tall, wide = new_sides[0] / sides[0], new_sides[1] / sides[1]
-    return box[0] * tall, box[1] * wide, box[2] * tall, box[3] * wide
+    # multiplied first, which is exact: what ends with the image ends with the new one, and no rounding takes it beyond
+    top, bottom = (edge * new_sides[0] / sides[0] for edge in (box[0], box[2]))
+    left, right = (edge * new_sides[1] / sides[1] for edge in (box[1], box[3]))
+    return top, left, bottom, right

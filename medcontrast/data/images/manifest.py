@@ -175,9 +175,13 @@ def overlaps(splits: Mapping[str, Sequence[ImageCase]]) -> list[str]:
     return faults
 
 
+def image_identity(case: ImageCase) -> Hashable:
+    """Where an image's pixels lie, the same for every spelling of the path."""
+    return _resolved(case.file), case.key, case.index, case.axis
+
+
 def _image(case: ImageCase) -> tuple[Hashable, str]:
-    """Where its pixels lie, the same for every spelling of the path, and its name."""
-    return (_resolved(case.file), case.key, case.index, case.axis), case.name
+    return image_identity(case), case.name
 
 
 def _patient(case: ImageCase) -> tuple[Hashable, str] | None:

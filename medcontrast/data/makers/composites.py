@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.data.images.images import Images
-from medcontrast.data.images.manifest import CONTAINS, ImageManifest
+from medcontrast.data.images.manifest import CONTAINS, ImageManifest, require_apart
 from medcontrast.data.images.sources import ImageCase
 from medcontrast.data.images.tables import derived_tree, write_set
 from medcontrast.errors import InputError
@@ -38,8 +38,9 @@ def write_composites(
 ) -> Path:
     """Writes folder/composites.npz and folder/manifest.json; an image's target is a pair of classes and contains both.
 
-    Every split has as many composites as images. Each holds two images of its split and of different classes, reduced
-    to `side` pixels, one in each half of the canvas (left and right, or top and bottom, by chance), anywhere in it.
+    Every split has as many composites as images, counterfactuals aside. Each holds two images of its split and of
+    different classes, reduced to `side` pixels, one in each half of the canvas (left and right, or top and bottom, by
+    chance), anywhere in it.
 
     Args:
         manifest: Of single objects, every one with a target.
@@ -56,12 +57,14 @@ def write_composites(
 
     Raises:
         InputError: Objects that do not fit, an image without a target, or one class alone.
+        ManifestError: Splits that share an image or a patient, which composites would no longer show.
         OutputError: The files exist, or cannot be written.
     """
     if not 1 <= side <= canvas // 2:
         raise InputError(f"--side {side}: an object takes at most half the canvas, {canvas // 2} pixels.")
     path, arrays = folder / "manifest.json", folder / "composites.npz"
     require_free(path, arrays, overwrite=overwrite)
+    require_apart(manifest)
     pairs = list(combinations(range(len(manifest.classes)), 2))
     found: dict[str, Any] = {}
     description = f"two objects of {side} pixels on a canvas of {canvas}; the target is the pair of classes"
@@ -72,7 +75,7 @@ def write_composites(
     tree[CONTAINS] = dict(zip(tree["classes"], both, strict=True))
     for split in manifest.splits():
         tell(split)
-        cases = manifest.cases(split)
+        cases = manifest.originals(split)
         images, targets = _composites(manifest, cases, pairs, canvas, side, channels, seed, split)
         found |= {f"{split}_images": images, f"{split}_pairs": np.array(tree["classes"])[targets]}
         tree[split] = [{"npz": arrays.name, "images": f"{split}_images", "target": f"{split}_pairs"}]

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medcontrast.data.images.images import read_pixels
+from medcontrast.data.images.sources import ImageCase
 from medcontrast.engine.benchmark.records import deciding, read_record, recipe_digest, require_same
 from medcontrast.engine.probe.images import ProbeImages, image_units
 from medcontrast.errors import InputError
@@ -40,7 +42,9 @@ class ProbeRecord:
         units: Number of every image's unit (`image_units`), as `units_text` writes them.
         hits: Classifier and share of the labels, such as "linear 1", -> a digit an image: 1 where it is right.
         groups: Kind of group -> name of a group -> a digit an image: 1 where it belongs to it.
-        facts: Split, labels, parameters, steps, seconds of training, device, versions.
+        facts: Split, labels, parameters, steps, seconds of training, device, versions, the probe's warnings.
+        pixels_hash: SHA-256 of the test images' pixels as they lie in their files, and of their targets; records of one
+            table that have one have the same.
     """
 
     row: str
@@ -53,6 +57,7 @@ class ProbeRecord:
     hits: dict[str, str]
     groups: dict[str, dict[str, str]]
     facts: dict[str, Any]
+    pixels_hash: str | None = None
 
     def save(self, path: Path) -> None:
         """Writes the record whole or not at all; four digits of hits and groups as one."""
@@ -142,7 +147,18 @@ def make_probe_record(
         hits={name: _marks(right) for name, right in hits.items()},
         groups={kind: {name: _marks(np.array(of) == name) for name in sorted(set(of))} for kind, of in groups.items()},
         facts=facts,
+        pixels_hash=pixels_digest(images.scored),
     )
+
+
+def pixels_digest(cases: Sequence[ImageCase]) -> str:
+    """Short name of the images' pixels in 8 bits, before any is resized, and of their targets, in order."""
+    digest = hashlib.sha256()
+    for case in cases:
+        pixels = np.rint(read_pixels(case)).astype(np.uint8)
+        digest.update(f"{pixels.shape} {case.target} ".encode())
+        digest.update(pixels.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def units_text(units: Sequence[int]) -> str:

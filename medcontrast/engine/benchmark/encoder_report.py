@@ -134,7 +134,17 @@ def _notes(grid: ProbeGridSettings, lines: Sequence[EncoderLine]) -> str:
         parts.append("By the multi-label probe an image is right where its labels are those with the highest scores.")
     if grid.drop is not None:
         parts.append(f"Lost: accuracy on the first {grid.drop} minus that on the second, paired by unit.")
-    return " ".join(parts)
+    return " ".join([*parts, *_warnings(lines)])
+
+
+def _warnings(lines: Sequence[EncoderLine]) -> list[str]:
+    """What made a probe's figures doubtful, each once, with its rows where not all have it."""
+    rows: dict[str, list[str]] = {}
+    for line in lines:
+        for warning in dict.fromkeys(each for record in line.records for each in record.facts.get("warnings", ())):
+            rows.setdefault(warning, []).append(line.row)
+    named = {warning: "" if len(of) == len(lines) else f" of {', '.join(of)}" for warning, of in rows.items()}
+    return [f"Warning{of}: {warning}" for warning, of in named.items()]
 
 
 def _training(lines: Sequence[EncoderLine]) -> str:
@@ -186,6 +196,7 @@ def _values(figure: Figure, place: int, references: Sequence[str]) -> list[float
 
 def _require_alike(grid: ProbeGridSettings, records: dict[str, ProbeRecord]) -> None:
     first, expected = next(iter(records.items()))
+    _require_one_set_of_pixels(records)
     for name, record in records.items():
         if record.images_hash != expected.images_hash or record.groups != expected.groups:
             raise InputError(f"Records {name} and {first} hold other images, so they cannot be compared.")
@@ -202,6 +213,18 @@ def _require_alike(grid: ProbeGridSettings, records: dict[str, ProbeRecord]) -> 
     _require_groups(grid, expected)
     if grid.drop is not None:
         _require_pairs(grid.drop, expected)
+
+
+def _require_one_set_of_pixels(records: dict[str, ProbeRecord]) -> None:
+    """Refuses images of one name that are not the same; early records know the names alone."""
+    known = {name: record.pixels_hash for name, record in records.items() if record.pixels_hash is not None}
+    for name, pixels in known.items():
+        first = next(iter(known))
+        if pixels != known[first] and records[name].images_hash == records[first].images_hash:
+            raise InputError(
+                f"Records {name} and {first} hold images of the same names with other pixels or targets, so they "
+                "cannot be compared; delete those of images that were replaced to run them again."
+            )
 
 
 def _require_groups(grid: ProbeGridSettings, record: ProbeRecord) -> None:

@@ -98,6 +98,7 @@ class ProbeBenchmark(Benchmark[ProbeCell]):
             "manifest": run.manifest.name,
             "images": images.sizes,
             "classes": images.sets.classes,
+            "warnings": list(images.warnings),
             **run_facts(run),
         }
         make_probe_record(cell, self.recipe(cell), images, hits, facts).save(path)

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from medcontrast.engine.fit_briefly import WEIGHT_DECAY, fit_briefly
 from medcontrast.engine.probe.embed import ROWS, ImageSet
+from medcontrast.networks.encoders2d import SplitBatchNorm2d
 from medcontrast.networks.modes import evaluating
 from medcontrast.transforms.draws import row_generator
 
@@ -41,11 +42,17 @@ class FineTuning:
 
 
 class Classifier(nn.Module):
-    """An encoder and a linear head; the encoder given is copied and stays as it is."""
+    """An encoder and a linear head; the encoder given is copied and stays as it is.
+
+    The copy normalises whole batches: parts of a batch (norm: split_batch) are for telling keys from queries.
+    """
 
     def __init__(self, encoder: nn.Module, feature_channels: int, classes: int) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder).requires_grad_(True)
+        for module in self.encoder.modules():
+            if isinstance(module, SplitBatchNorm2d):
+                module.splits = 1
         self.head = nn.Linear(feature_channels, classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)

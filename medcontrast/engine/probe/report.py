@@ -18,7 +18,9 @@ from medcontrast.metrics.probe import FIGURES, PROBE_RULES
 FILES = ("probe.json", "probe.md", "embeddings.png")
 _RULES = (
     *PROBE_RULES,
-    "Intervals: 95 % Student's t over seeds; none where a single run was made.",
+    "Intervals: 95 % Student's t over seeds; none where a single run was made. All seeds of a pre-trained row have "
+    "one encoder: they vary the subset of labels and fine-tuning alone, where those of 'from scratch' vary the encoder "
+    "too.",
     "over units: the accuracy, averaged over seeds and within units, with its 95 % percentile bootstrap interval over "
     "units of test images: those of one patient, or, where none is known, an image by itself.",
 )

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from medcontrast.checkpoint import checkpoint_hash, header_recipe, load_weights, resolve_checkpoint
-from medcontrast.data.images.manifest import ImageManifest, load_image_manifest
+from medcontrast.data.images.manifest import ImageManifest, image_identity, load_image_manifest
 from medcontrast.data.images.sources import ImageCase
 from medcontrast.engine.build import make_encoder
 from medcontrast.engine.curves import Curves
@@ -170,7 +170,9 @@ def fine_tuning(recipe: PretrainRecipe, steps: int | None) -> FineTuning | None:
     """How an encoder of this recipe is fine-tuned; mirrored where every view of its pre-training could be."""
     if steps is None:
         return None
-    axes = {view.flip_axis if view.flip > 0.0 else None for view in recipe.augment.views.values()}
+    views = recipe.augment.views
+    drawn = [views[view.same_crop_as or name] for name, view in views.items()]  # those that say how each is mirrored
+    axes = {view.flip_axis if view.flip > 0.0 else None for view in drawn}
     return FineTuning(steps=steps, mirror_axis=axes.pop() if len(axes) == 1 else None)
 
 
@@ -187,20 +189,24 @@ def _default_output(trained: Trained, manifest_path: Path | None, split: str) ->
 
 
 def _seen_in_training(trained: Trained, manifest_path: Path | None, scored: Sequence[ImageCase]) -> list[str]:
-    """A warning where images of another manifest were pre-trained on, as far as this machine still knows."""
+    """Warnings where images of another manifest, or others of their patients, were pre-trained on, where known."""
     if manifest_path is None or trained.run is None:
         return []
     try:
-        seen = {_identity(case) for case in _own_manifest(trained).cases("train")}
+        learned = _own_manifest(trained).cases("train")
     except InputError:  # the data of the pre-training need not be here
         return []
-    count = sum(_identity(case) in seen for case in scored)
-    sentence = f"{count} of {len(scored)} scored images were pre-trained on; this is not a score on new images."
-    return [sentence] if count else []
-
-
-def _identity(case: ImageCase) -> tuple[object, ...]:
-    return case.file.resolve(), case.key, case.axis, case.index
+    seen, patients = {image_identity(case) for case in learned}, {case.patient for case in learned} - {None}
+    new = [case for case in scored if image_identity(case) not in seen]
+    count, known = len(scored) - len(new), sum(case.patient in patients for case in new)
+    warnings = []
+    if count:
+        what = "were pre-trained on; this is not a score on new images."
+        warnings.append(f"{count} of {len(scored)} scored images {what}")
+    if known:
+        what = "are of patients of whom other images were pre-trained on; this is not a score on new patients."
+        warnings.append(f"{known} of {len(scored)} scored images {what}")
+    return warnings
 
 
 def _facts(trained: Trained, manifest: ImageManifest, images: ProbeImages, request: ProbeRequest) -> dict[str, Any]:

@@ -268,12 +268,12 @@ class Pretraining(ImageJob):
         if "parents" in header:
             raise CheckpointError(f"{where}: holds a generator of images; an encoder starts from another encoder.")
         loaded = load_encoder(student, tensors, where=str(where))
-        _require_same_meaning(student, header, where)
+        _require_same_untold(student, header, where)
         self.method.load_student(student.state_dict())  # an averaged encoder starts from it too
         return f"Initialised {loaded} of {loaded} tensors from {where}."
 
 
-def _require_same_meaning(encoder: Encoder, header: dict[str, Any], where: Path) -> None:
+def _require_same_untold(encoder: Encoder, header: dict[str, Any], where: Path) -> None:
     """Refuses weights that fit, and that an encoder of other settings was trained as."""
     if not encoder.untold or not pretrains(header["recipe"]):
         return

@@ -203,7 +203,7 @@ def test_what_the_command_refuses(cli, tiny, run_of, data, tmp_path):
 
     refused("was trained by method simclr, which makes no images; counterfactuals need a run of", ckpt=other.folder)
     refused("image train/00.png: attribute age is missing", manifest=data.parent / "ageless.json")
-    refused("image train/00.png: attribute domain is 'C', but the", manifest=data.parent / "strange.json")
+    refused("image train/00.png: domain is 'C', but the", manifest=data.parent / "strange.json")
     refused("domain C: the generator knows A, B.", "--domain", "C")
     refused("--set age: expected PARENT=VALUE, each parent once", "--set", "age")
     late = {**tree, "validation": [{k: v for k, v in entry.items() if k != "domain"} for entry in tree["validation"]]}

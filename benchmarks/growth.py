@@ -64,8 +64,10 @@ def training_step(point: Point) -> dict[str, float]:
     optimizer = torch.optim.AdamW(parameter for parameter in method.parameters() if parameter.requires_grad)
     label = _shells(side, classes)[None, None].repeat(4, 1, 1, 1, 1)
     label[2:] = -1
+    image = torch.randn(4, 1, side, side, side)
     batch: Any = {
-        "image": torch.randn(4, 1, side, side, side),
+        "image": image,
+        "views": {"strong": image, "weak": image},
         "label": label,
         "labeled": torch.tensor([True, True, False, False]),
         "case": list("abcd"),

@@ -143,7 +143,7 @@ def boxes(ours: OurStep, batch: Batch, number: int) -> torch.Tensor:
     """Where this step's unlabeled rows take voxels of labeled ones."""
     consistency = ours.recipe.method.consistency  # type: ignore[union-attr]
     return exchange_boxes(
-        batch["image"].shape[2:],
+        batch["views"]["strong"].shape[2:],
         consistency.paste_fraction,
         consistency.paste_probability,
         seed=ours.recipe.seed,

@@ -59,7 +59,8 @@ def test_the_literatures_step_computes_ours(speed: SimpleNamespace) -> None:
     label[~labeled] = -1
     for number in range(3):
         image = torch.randn(2 * ROWS, 1, SIDE, SIDE, SIDE)
-        batch = {"image": image, "label": label, "labeled": labeled, "index": torch.arange(2 * ROWS)}
+        views = {"strong": image, "weak": image}
+        batch = {"image": image, "views": views, "label": label, "labeled": labeled, "index": torch.arange(2 * ROWS)}
         info = StepInfo(number, 10, 0, 0)
         terms = ours.losses(batch, info)
         optimizer.zero_grad()

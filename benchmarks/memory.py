@@ -85,7 +85,7 @@ def predict(scan: Scan, filters: int | list[int]) -> dict[str, float]:
     recipe = load_recipe(
         Path(__file__).parent / "inference_network.yaml", [f"{key}={value}" for key, value in changes.items()]
     )
-    labels = LabelTable.from_json({"labels": {str(value): f"class {value}" for value in range(scan.classes)}})
+    labels = LabelTable.from_json({"labels": {str(value): f"class {value}" for value in range(1, scan.classes)}})
     network = fused(
         build_network(scan.network, in_channels=1, classes=scan.classes, filters=filters, norm=scan.norm).eval()
     )

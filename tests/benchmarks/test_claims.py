@@ -84,7 +84,9 @@ def test_the_default_is_the_best_on_the_cases_that_choose(target: str) -> None:
     for row in ("fba_net", "cps"):
         gain = gain_in_dice("hippocampus_methods_tune", target, row, "supervised")
         assert gain.interval.low is not None and gain.interval.low > 0
-    assert gain_in_dice("hippocampus_methods_tune", target, "fba_net", "cps").interval.mean > 0
+    ahead = gain_in_dice("hippocampus_methods_tune", target, "fba_net", "cps").interval
+    assert ahead.mean > 0 and ahead.low is not None
+    assert target.endswith("anterior") or ahead.low > 0
 
 
 @pytest.mark.parametrize("reading", ["linear 1", "linear 0.1", "knn 1"])

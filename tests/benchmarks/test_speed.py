@@ -27,11 +27,15 @@ SIDE, ROWS = 16, 2
 def speed(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The scripts of benchmarks/ as modules."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import growth
     import literature_step
     import literature_window
+    import memory
     import speed_record
 
-    return SimpleNamespace(step=literature_step, window=literature_window, record=speed_record)
+    return SimpleNamespace(
+        step=literature_step, window=literature_window, record=speed_record, growth=growth, memory=memory
+    )
 
 
 def balls(classes: int) -> torch.Tensor:
@@ -122,3 +126,17 @@ def test_a_record_is_written_and_stands_in_the_table(
     assert text.startswith("before\n") and text.endswith("<!-- end -->\nafter\n") and "old" not in text
     assert "| this | 0.5000 | that | 3.0000 | 6.0 | " in text and "1 thread(s), load " in text
     assert "| CT |  | 1.23 |  |  |  | 8.00 |" in text
+
+
+@pytest.mark.parametrize("name", ["training_step", "evaluation", "inference"])
+def test_what_growth_times_runs(speed: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Each on its smallest point; nothing else calls them but `make bench`."""
+    monkeypatch.setattr(speed.growth, "_rates", lambda: (1e9, 1e9))
+    monkeypatch.setattr(speed.growth, "_floor", lambda work: 0.0)
+    found = getattr(speed.growth, name)({"side": 64 if name == "inference" else 16, "classes": 3})
+    assert found["seconds"] > 0
+
+
+def test_the_prediction_whose_memory_is_measured_runs(speed: SimpleNamespace) -> None:
+    scan = speed.memory.Scan((20, 20, 20), None, 3, "vnet", "batch", 2, 1, (16, 16, 16), 1.0)
+    assert all(value >= 0 for value in speed.memory.predict(scan, 2).values())

@@ -10,14 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medcontrast.checkpoint import (
-    checkpoint_hash,
-    header_recipe,
-    load_weights,
-    read_header,
-    resolve_checkpoint,
-    unusable_header,
-)
+from medcontrast.checkpoint import checkpoint_hash, header_recipe, load_weights, resolve_checkpoint, unusable_header
 from medcontrast.errors import CheckpointError, InputError
 from medcontrast.inference.fused import fused
 from medcontrast.labels import LabelTable
@@ -89,9 +82,9 @@ def load_member(path: Path, device: torch.device) -> Member:
         CheckpointError: Missing, damaged, foreign, or its parts do not fit together.
     """
     file = resolve_checkpoint(path)
-    tensors, header = load_weights(file)
-    sha256 = checkpoint_hash(file)
-    if read_header(file) != header:  # a run that still trains has replaced it
+    found = file.stat().st_ino
+    (tensors, header), sha256 = load_weights(file), checkpoint_hash(file)
+    if file.stat().st_ino != found:  # a run that still trains has put another one there
         return load_member(path, device)
     recipe = require_segmentation(header_recipe(header, file), where=str(file))
     try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from medcontrast.checkpoint import load_weights, save_resume, save_weights
+from medcontrast.checkpoint import checkpoint_hash, load_weights, save_resume, save_weights
 from medcontrast.errors import CheckpointError
+from medcontrast.inference import members
 from medcontrast.inference.members import load_member, load_members
 
 CPU = torch.device("cpu")
@@ -23,6 +25,28 @@ def test_a_member_knows_its_checkpoint(tmp_path: Path, tools: SimpleNamespace) -
         assert not member.network.training
         tensors, _ = load_weights(path)
         assert all(torch.equal(value, tensors[name]) for name, value in member.network.state_dict().items())
+
+
+def test_the_hash_of_a_member_is_that_of_its_weights_where_training_replaces_them(
+    tmp_path: Path, tools: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tools.write_checkpoint(tmp_path / "run" / "last.safetensors")
+    tensors, header = load_weights(path)
+    later = {name: value + 1 for name, value in tensors.items()}
+    loaded: list[Path] = []
+
+    def load(file: Path) -> Any:
+        found = load_weights(file)
+        if not loaded:
+            save_weights(file, later, {**header, "step": header["step"] + 1})
+        loaded.append(file)
+        return found
+
+    monkeypatch.setattr(members, "load_weights", load)
+    member = load_member(path.parent, CPU)
+    assert len(loaded) == 2 and member.sha256 == checkpoint_hash(path)
+    assert member.header["step"] == header["step"] + 1
+    assert all(torch.equal(value, later[name]) for name, value in member.network.state_dict().items())
 
 
 def test_a_resume_file_predicts_with_its_inference_network(tmp_path: Path, tools: SimpleNamespace) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import gzip
+import math
+import re
 import struct
 import zipfile
 import zlib
@@ -16,6 +18,9 @@ from medcontrast.errors import ManifestError
 if TYPE_CHECKING:  # `medcontrast check` reads manifests of images, and answers without numpy
     import numpy as np
     from numpy.typing import NDArray
+
+_MISSING = ("nan", "NaN", "<NA>")
+"""How tables write that a value is not known, beside leaving it out."""
 
 
 def npz_array(path: Path, key: str, where: str) -> NDArray[Any]:
@@ -131,3 +136,14 @@ def csv_rows(path: Path, columns: Sequence[str], where: str) -> list[dict[str, s
         if None in row or None in row.values():
             raise ManifestError(f"{where}: row {number} of {path} has not {len(known)} values, as its first line has.")
     return rows
+
+
+def plain_value(value: Any) -> Any:
+    """A value as it was meant: an id spelled in another way is no other patient, who could then stand in two splits."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else int(value) if value.is_integer() else value
+    if not isinstance(value, str):
+        return value
+    value = value.strip()
+    # pandas writes a column of whole numbers so where some are missing
+    return None if value in _MISSING else re.sub(r"^(\d+)\.0$", r"\1", value)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medcontrast.data.images.arrays import csv_rows, idx_array, npz_column, npz_length
+from medcontrast.data.images.arrays import csv_rows, idx_array, npz_column, npz_length, plain_value
 from medcontrast.data.images.lesion_boxes import Box, parse_boxes
 from medcontrast.errors import ManifestError
 
@@ -25,8 +24,6 @@ _KNOWN = (*COLUMNS, "attributes")
 """What may be known of an image, whatever it comes from."""
 _BOXES = "lesion_boxes"
 """May be known of an image, not of a whole volume."""
-_MISSING = ("nan", "NaN", "<NA>")
-"""How tables write that a value is not known, beside leaving it out."""
 CSV_COLUMNS = ("image", *COLUMNS, _BOXES)
 """Columns of a csv that are read by their names."""
 
@@ -132,7 +129,7 @@ class _Place:
     def facts(self, known: dict[str, Any], name: str = "") -> dict[str, Any]:
         """Fields of an ImageCase; `name` of the image stands in messages."""
         where = f"{self.where}: {name}" if name else self.where
-        plain = {key: _plain(value) for key, value in known.items()}
+        plain = {key: plain_value(value) for key, value in known.items()}
         found: dict[str, Any] = {key: value for key, value in plain.items() if value is not None and value != ""}
         if "target" in found:
             found["target"] = self._target(found["target"], where)
@@ -166,17 +163,6 @@ class _Place:
         names = ", ".join(self.classes) or 'none; add "classes", a list of names'
         hint = "; a number counts them from 0, text is a name" if text.isdecimal() and numbered else ""
         raise ManifestError(f"{where}: target {value!r} is not one of the manifest's classes ({names}){hint}.")
-
-
-def _plain(value: Any) -> Any:
-    """A value as it was meant: an id spelled in another way is no other patient, who could then stand in two splits."""
-    if isinstance(value, str):
-        value = value.strip()
-        # pandas writes a column of whole numbers so where some are missing
-        value = re.sub(r"^(\d+)\.0$", r"\1", value)
-    if isinstance(value, float):
-        value = None if math.isnan(value) else int(value) if value.is_integer() else value
-    return None if isinstance(value, str) and value in _MISSING else value
 
 
 def source_kind(source: dict[str, Any]) -> str | None:

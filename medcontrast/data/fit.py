@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
-from medcontrast.data.images.manifest import ImageManifest, is_image_manifest, load_image_manifest
+from medcontrast.data.images.manifest import ImageManifest, is_image_manifest, load_image_manifest, overlaps
 from medcontrast.data.images.sources import (
     ImageCase,
     fields_of,
@@ -118,7 +118,7 @@ def _image_faults(recipe: AnyRecipe, manifest: ImageManifest) -> list[str]:
     assert isinstance(recipe, PretrainRecipe)
     # where the data lies elsewhere, nothing can be counted, and `require_files` has the last word before training
     there = all(path.exists() for path in manifest.files("train"))
-    faults = _missing_faults(recipe, manifest) if there else []
+    faults = [*_shared_faults(manifest), *_missing_faults(recipe, manifest)] if there else []
     cases = manifest.originals("train") if there else ()
     method = recipe.method
     if not faults and isinstance(method, MultiLevelSettings):
@@ -130,6 +130,13 @@ def _image_faults(recipe: AnyRecipe, manifest: ImageManifest) -> list[str]:
     if not faults and len(cases) < recipe.train.rows:
         faults = [f"data.manifest: {manifest.path}: {too_few_images(len(cases), recipe.train.rows)}"]
     return faults
+
+
+def _shared_faults(manifest: ImageManifest) -> list[str]:
+    """Images and patients of two splits; a split whose files lie elsewhere is not looked at."""
+    here = [split for split in manifest.splits() if all(path.exists() for path in manifest.files(split))]
+    shared = overlaps({split: manifest.cases(split) for split in here})
+    return [f"data.manifest: {manifest.path}: {text}, and splits must not overlap" for text in shared]
 
 
 def _missing_faults(recipe: PretrainRecipe, manifest: ImageManifest) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from medcontrast import schedules
+from medcontrast.bfloat16 import rounded_to_bfloat16, rounds_bfloat16
 from medcontrast.data.manifest import Manifest
 from medcontrast.errors import InputError
 from medcontrast.gpu import compute_in_float32, sound_in_16_bits
@@ -54,9 +56,20 @@ def make_fabric(*, accelerator: str, devices: int, num_nodes: int, precision: st
     # on several devices Fabric would round a batch to the precision's type before the methods see it; autocast does
     # what is wanted, and on one device it is all that is done
     fabric.strategy.precision.convert_input = lambda data: data
+    if rounds_bfloat16(precision, fabric.device):
+        fabric.strategy.precision.forward_context = _rounding(fabric.strategy.precision.forward_context)
     if precision == "32-true":
         compute_in_float32()
     return fabric
+
+
+def _rounding(autocast: Callable[[], AbstractContextManager[None]]) -> Callable[[], AbstractContextManager[None]]:
+    @contextmanager
+    def context() -> Iterator[None]:
+        with autocast(), rounded_to_bfloat16():
+            yield
+
+    return context
 
 
 def _require_started(devices: int, num_nodes: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from lightning_fabric import Fabric
 from rich.console import Console
 
+from medcontrast.bfloat16 import rounds_bfloat16
 from medcontrast.checkpoint import RESUME
 from medcontrast.engine.build import make_fabric, resolve_precision
 from medcontrast.engine.loop import Trainer
@@ -76,6 +77,10 @@ def train_run(
         else:
             trainer.initialise()
         if fabric.is_global_zero:
+            if rounds_bfloat16(chosen, fabric.device):
+                say(
+                    console, "This CPU does not compute in bfloat16: float32 is rounded to it, at the speed of 32-true."
+                )
             run.write_facts(_facts(trainer, fabric, chosen), resumed=resume)
         trainer.fit(stop)
         if fabric.is_global_zero:
@@ -133,6 +138,7 @@ def _facts(trainer: Trainer, fabric: Fabric, precision: str) -> dict[str, Any]:
         **gpu_facts(fabric.device),
         "processes": fabric.world_size,
         "precision": precision,
+        **({"bfloat16_rounded": True} if rounds_bfloat16(precision, fabric.device) else {}),
         "student_parameters": sum(parameter.numel() for parameter in trainer.method.student.parameters()),
         "trained_parameters": sum(parameter.numel() for parameter in trainer.parameters),
         "cases": trainer.job.sizes(),

@@ -190,6 +190,23 @@ def test_a_recipe_and_its_images(tmp_path: Path, tiny: SimpleNamespace) -> None:
         recipe_manifest(tiny.make_recipe(), path)
 
 
+def test_splits_that_share_images_are_not_trained_on(tmp_path: Path, tiny: SimpleNamespace) -> None:
+    tiny.write_images(tmp_path / "data", patient="p")
+    path, recipe = tiny.write_recipe(tmp_path / "r.yaml", tiny.pretrain_tree()), tiny.recipe_from(tiny.pretrain_tree())
+    manifest = recipe_manifest(recipe, path)
+    with pytest.raises(RecipeError) as caught:
+        require_fit(recipe, manifest, where="r")
+    assert str(caught.value).replace(str(manifest.path), "m.json").splitlines() == [
+        "3 faults in r:",
+        "  - data.manifest: m.json: patient p stands in train and in validation, and splits must not overlap",
+        "  - data.manifest: m.json: patient p stands in train and in test, and splits must not overlap",
+        "  - data.manifest: m.json: patient p stands in validation and in test, and splits must not overlap",
+    ]
+    for name in ("validation", "test"):  # a machine that holds the training images alone trains
+        next((tmp_path / "data" / name).iterdir()).unlink()
+    require_fit(recipe, manifest, where="r")
+
+
 QUEUED = {
     "moco_v2": ("query", "key"),
     "leoclr": ("anchor", "first", "second"),

@@ -27,6 +27,13 @@ def scanners(cli, tiny, tmp_path):
     return run
 
 
+def test_splits_that_share_a_patient_are_refused(cli, tiny, tmp_path):
+    path = tiny.write_images(tmp_path / "clean", patient="p")
+    done = cli("data", "scanners", path, "-o", tmp_path / "seen", "--size", 16)
+    assert done.code == 2 and not (tmp_path / "seen").exists()
+    assert "splits must not overlap:\n  - patient p stands in train and in validation" in done.err
+
+
 def test_training_images_are_seen_by_one_scanner_and_the_others_by_all(scanners, tmp_path):
     done = scanners()
     assert done.code == 0, done.err

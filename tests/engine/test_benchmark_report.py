@@ -122,6 +122,14 @@ def test_the_note_says_which_runs_a_comparison_is_over(tmp_path):
     assert uneven in text and not any("against" in head for head in table(text, "2 labeled")["supervised"])
 
 
+def test_the_note_names_what_was_rounded_to_bfloat16(tmp_path):
+    records = {f"supervised-2-{run}": make("supervised", run, [0.5, 0.6]) for run in (0, 1)}
+    said = "Computed in float32 and rounded to bfloat16"
+    assert said not in write_report(settings(), records, tmp_path)
+    records["supervised-2-1"].facts["bfloat16_rounded"] = True
+    assert f"{said}, as docs/protocol.md says: supervised-2-1. Hours" in write_report(settings(), records, tmp_path)
+
+
 def test_a_miss_counts_once_and_conditions_in_which_rows_differ_are_said(tmp_path):
     """The region `whole` is missed where its only part is; that is one structure."""
     targets = ("front", "whole")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import linear
 
 from medcontrast.engine.build import learning_rate, make_fabric, make_method, make_optimizer, resolve_precision
 from medcontrast.errors import InputError, RecipeError
@@ -60,6 +61,19 @@ def test_float32_convolutions_are_not_rounded_to_tf32(monkeypatch, precision, ro
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     make_fabric(accelerator="cpu", devices=1, num_nodes=1, precision=precision)
     assert torch.backends.cudnn.allow_tf32 is rounds
+
+
+@pytest.mark.parametrize(("precision", "rounds"), [("bf16-mixed", True), ("32-true", False)])
+def test_bfloat16_is_rounded_where_the_cpu_has_none(monkeypatch, precision, rounds):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    fabric = make_fabric(accelerator="cpu", devices=1, num_nodes=1, precision=precision)
+    rounded = []
+    monkeypatch.setattr("medcontrast.bfloat16._round", lambda value: rounded.append(value) or value)
+    image, weight = torch.ones(1, 2), torch.ones(3, 2)
+    with fabric.autocast():
+        linear(image, weight)
+    linear(image, weight)  # outside
+    assert len(rounded) == (2 if rounds else 0)
 
 
 def test_a_chosen_precision_stays(tiny):

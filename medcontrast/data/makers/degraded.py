@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from medcontrast.data.images.images import Images
-from medcontrast.data.images.manifest import ImageManifest
+from medcontrast.data.images.manifest import ImageManifest, require_apart
 from medcontrast.data.images.sources import ImageCase
 from medcontrast.data.images.tables import derived_tree, image_table, write_set
 from medcontrast.errors import InputError
@@ -58,12 +58,14 @@ def write_degraded(
 
     Raises:
         InputError: No test images, or an image without a target.
+        ManifestError: Splits that share an image or a patient, which the new set would no longer show.
         OutputError: The files exist, or cannot be written.
     """
     path, file = folder / "manifest.json", folder / "images.npz"
     require_free(path, file, overwrite=overwrite)
     if not manifest.sources[_TWICE]:
         raise InputError(f"{manifest.path}: has no {_TWICE} images to degrade.")
+    require_apart(manifest)
     arrays: dict[str, Any] = {}
     description = f"test images as they are and degraded ({settings.kind}, severity {settings.severity:g})"
     tree = derived_tree(manifest, "degraded", description)

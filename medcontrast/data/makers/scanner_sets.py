@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.data.images.images import Images
-from medcontrast.data.images.manifest import ImageManifest
+from medcontrast.data.images.manifest import ImageManifest, require_apart
 from medcontrast.data.images.sources import ImageCase
 from medcontrast.data.images.tables import derived_tree, image_table, write_set
 from medcontrast.errors import InputError
@@ -53,12 +53,14 @@ def write_scanners(
 
     Raises:
         InputError: No training images, or shares that are none.
+        ManifestError: Splits that share an image or a patient, which the new set would no longer show.
         OutputError: The files exist, or cannot be written.
     """
     path, file = folder / "manifest.json", folder / "images.npz"
     require_free(path, file, overwrite=overwrite)
     if not manifest.sources["train"]:
         raise InputError(f"{manifest.path}: has no train images to draw scanners for.")
+    require_apart(manifest)
     arrays: dict[str, Any] = {}
     description = f"seen by the simulated scanners {', '.join(SCANNERS)}; training images by one of them each"
     tree = derived_tree(manifest, "scanners", description)

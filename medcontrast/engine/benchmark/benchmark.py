@@ -294,7 +294,7 @@ def run_facts(run: Run) -> dict[str, Any]:
         "student_parameters": facts["student_parameters"],
         "trained_parameters": facts["trained_parameters"],
         "train_seconds": round(checkpoint.load_resume(run.resume_file)["progress"]["seconds"]),
-        **{key: facts[key] for key in (*kept, *({"init_from"} & facts.keys()))},
+        **{key: facts[key] for key in (*kept, *sorted({"init_from", "bfloat16_rounded"} & facts.keys()))},
         **({"earlier": earlier} if earlier else {}),
     }
 

@@ -164,6 +164,7 @@ def _notes(by_count: dict[int | str, list[MethodLine]]) -> str:
     lines = [line for those in by_count.values() for line in those]
     first = lines[0].records[0]
     over_runs = tables.common_runs("Differences", by_count.values())
+    rounded = tables.rounded_runs((f"{line.row}-{line.labeled}", line) for line in lines)
     shares = " Shares of full supervision: means over all runs of each." if "all" in by_count else ""
     return (
         f"{len(first.cases)} {first.facts['split']} cases, last checkpoint, {first.facts['step']} steps. Means are "
@@ -172,7 +173,7 @@ def _notes(by_count: dict[int | str, list[MethodLine]]) -> str:
         f"are paired by case.{shares} p is Wilcoxon's signed-rank test, Holm-corrected over the rows of its column. "
         "Missed: structures, summed over cases and runs, that are there and were not found; Dice 0, distance the "
         "image's diagonal. HD95 pooled: the 95th percentile of the distances of both directions together. Distances in "
-        f"mm. {_conditions(lines)} Hours are wall time of training; compare them only on one machine."
+        f"mm. {_conditions(lines)}{rounded} Hours are wall time of training; compare them only on one machine."
     )
 
 

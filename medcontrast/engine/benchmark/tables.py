@@ -153,6 +153,22 @@ def common_runs(compared: str, tables: Iterable[Sequence[Line[Any]]]) -> str:
     )
 
 
+def rounded_runs(lines: Iterable[tuple[str, Line[Any]]]) -> str:
+    """A sentence of the note, a space before it: cells trained on a CPU without bfloat16; nothing where there is none.
+
+    Args:
+        lines: Name of a cell but for its run, and the line that it is part of.
+    """
+    cells = [
+        f"{name}-{record.run}"
+        for name, line in lines
+        for record in line.records
+        if record.facts.get("bfloat16_rounded")
+    ]
+    said = " Computed in float32 and rounded to bfloat16, as docs/protocol.md says: "
+    return f"{said}{', '.join(cells)}." if cells else ""
+
+
 def over(partial: Sequence[int]) -> str:
     """How a cell says that it is over some of the runs alone: ", over run 0"."""
     return f", over run{'s' if len(partial) > 1 else ''} {_listed([str(run) for run in partial])}" if partial else ""

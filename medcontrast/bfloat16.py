@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_map
 def rounds_bfloat16(precision: str, device: torch.device) -> bool:
     """Whether training in this precision there is `rounded_to_bfloat16`: on CPUs for which oneDNN has no bfloat16.
 
-    PyTorch computes without oneDNN then: steps of a 3D network take minutes instead of seconds, and gradients are summed
-    in bfloat16, so that 0.6 to 0.7 of those of a convolution's input were off in their last digit.
+    PyTorch computes without oneDNN then: steps of a 3D network take minutes instead of seconds, and gradients are
+    summed in bfloat16, so that 0.6 to 0.7 of those of a convolution's input were off in their last digit.
     """
     if precision != "bf16-mixed" or device.type != "cpu":
         return False

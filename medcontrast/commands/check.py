@@ -34,6 +34,12 @@ def check(
     if not manifest.root.is_dir():
         advice = root_advice(manifest.raw, loaded.data.root)
         typer.echo(f"Note: {manifest.root} is not there; before training, {advice}.")
+    source = loaded.train.init_from
+    if source is not None and not (path.parent / source).exists():
+        typer.echo(
+            f"Note: train.init_from {path.parent / source} is not there; before training, make it. The recipe needs "
+            f"{loaded.about.needs}."
+        )
 
 
 def _contents(manifest: Manifest | ImageManifest) -> str:

@@ -54,6 +54,16 @@ def test_check_says_what_leads_to_the_data(cli, tiny, place, tmp_path, monkeypat
     assert result.code == 2 and f"; correct the manifest's root moved {end}" in result.err
 
 
+def test_check_says_that_the_tensors_to_start_from_are_not_there(cli, place):
+    source = place.parent / "runs" / "encoder"
+    words = ("check", place, "--set", f"train.init_from={source}")
+    said = f"Note: train.init_from {source} is not there; before training, make it. The recipe needs nothing."
+    result = cli(*words)
+    assert result.code == 0 and result.out.splitlines()[-1] == said
+    source.mkdir(parents=True)
+    assert "Note" not in cli(*words).out
+
+
 def test_check_of_a_manifest_says_so(cli, refused, tiny, place, tmp_path):
     path = place.parent / "data" / "manifest.json"
     sentence = (

@@ -72,10 +72,15 @@ def test_counterfactuals_and_scores_by_the_command(cli, tiny, run_of, data, tmp_
         assert float((made - expected).abs().max()) <= 0.5 / 255 + 1e-6
 
     done = cli(*words, "-o", tmp_path / "old", "--set", "age=4", "--set", "target=striped")
-    assert done.code == 0, done.err
+    assert done.code == 0 and "Warning" not in done.err, done.err
     aged = [case for case in load_image_manifest(tmp_path / "old/manifest.json").cases("train") if case.of]
     assert {(case.attributes["age"], case.target) for case in aged} == {(4.0, 1)}
     assert all(case.domain == originals[case.of].domain for case in aged)
+    done = cli(*words, "-o", tmp_path / "far", "--set", "age=400", "--set", "target=uniform")
+    age = next(parent for parent in generator.parents if parent.name == "age")
+    away = f"{(400 - age.mean) / age.std:.1f} standard deviations from the mean of the training images, {age.mean:.3g}"
+    said = f"Warning: age 400 is {away}; what the generator shows there it has hardly seen."
+    assert (done.code, done.err.strip()) == (0, said)
 
 
 def test_every_image_gets_the_other_value_of_an_attribute(cli, tiny, run_of, data, tmp_path):

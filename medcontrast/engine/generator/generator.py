@@ -26,6 +26,8 @@ from medcontrast.settings import PretrainRecipe
 
 UNIFORM = "uniform"
 """Asks for every value but an image's own: a draw among these and the image itself is uniform over values."""
+_FAR = 4.0
+"""Standard deviations from the mean of the training images, where hardly one of them lies."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,19 @@ class Action:
             else:
                 attributes[name] = float(value)
         return {**found, "attributes": attributes}
+
+
+def far_values(generator: Generator, wanted: Sequence[Action]) -> list[str]:
+    """Warnings of numbers far from those of the training images, each once: images of them are extrapolations."""
+    warnings = []
+    for name, value in dict.fromkeys(pair for action in wanted for pair in action.values.items()):
+        parent = generator.network.parents.find(name)
+        if parent.values is None and abs(float(value) - parent.mean) > _FAR * parent.std:
+            warnings.append(
+                f"{name} {value:g} is {abs(float(value) - parent.mean) / parent.std:.1f} standard deviations from the "
+                f"mean of the training images, {parent.mean:.3g}; what the generator shows there it has hardly seen."
+            )
+    return warnings
 
 
 def actions(generator: Generator, domains: Sequence[str], values: Mapping[str, str]) -> tuple[Action, ...]:

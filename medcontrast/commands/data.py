@@ -261,6 +261,12 @@ def boxes(
         f"Classifier: accuracy {written.accuracy:.4f} on {written.judged} images that it did not learn from "
         f"({written.commonest:.4f} by naming their commonest class)."
     )
+    if written.accuracy <= written.commonest:
+        typer.echo(
+            "Warning: it tells no classes apart, so its boxes are where no lesion need be; train it for more --epochs, "
+            "at another --size or another --lr.",
+            err=True,
+        )
     counts = ", ".join(f"{some} of {all_} images of {split}" for split, (some, all_) in written.found.items())
     typer.echo(f"{written.manifest}: boxes for {counts} that are not healthy and had none.")
 

@@ -121,6 +121,15 @@ def test_one_seed_gives_one_manifest_and_boxes_that_are_there_stay(tmp_path, cli
     assert "images of train, " in second and second.endswith("images of validation that are not healthy and had none.")
 
 
+@pytest.mark.parametrize(("accuracy", "warned"), [(0.5, True), (0.6, False)])
+def test_boxes_of_a_classifier_that_tells_nothing_apart_are_warned_of(tmp_path, cli, monkeypatch, accuracy, warned):
+    monkeypatch.setattr("medcontrast.engine.lesion_boxes.accuracy", lambda *_: accuracy)
+    path, _ = write_squares(tmp_path, count=24)
+    done = cli("data", "boxes", path, "-o", tmp_path / "out", "--size", 16, "--epochs", 1)
+    assert done.code == 0
+    assert ("Warning: it tells no classes apart" in done.err) is warned
+
+
 def test_validation_images_teach_nothing(tmp_path):
     request = BoxRequest(size=16, epochs=1)
     tables = []

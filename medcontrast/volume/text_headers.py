@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ _NRRD_DATA = re.compile(r"data ?file: (.*)", re.IGNORECASE)
 _METAIMAGE_DATA = re.compile(r"ElementDataFile\s*[=:]\s*(.*)")
 # one number in a name, then the first, the last and the step, and in NRRD the axes of a file
 _PATTERN = re.compile(r"([^%]*%\d*d[^%]*?)\s+(-?\d+)\s+(-?\d+)\s+(-?[1-9]\d*)(?:\s+\d+)?")
+_LIST = re.compile(r"LIST(?:\s+(\d+)D?)?")
 _MILLIMETRE = re.compile(r"mm|millimet(er|re)s?", re.IGNORECASE)
 _UNNAMED_UNITS = ("", "?")
 _DIRECTION_KEYS = ("TransformMatrix", "Rotation", "Orientation")
@@ -68,6 +70,33 @@ def require_named_space(path: Path) -> None:
     fields = _nrrd_fields(path)
     if not fields.keys() & {"space", "space dimension"} and fields.keys() & _FIELDS_OF_A_SPACE:
         raise _spaceless(path)
+
+
+def require_every_slice(path: Path) -> None:
+    """Refuses a MetaImage header that names fewer files than it has slices, of which ITK makes up the missing ones.
+
+    It divides by the step of a pattern, so that a missing one ends the whole process, and counts upwards alone.
+
+    Raises:
+        VolumeError: Files are counted without a step, or backwards, or are too few.
+    """
+    if path.suffix.lower() in _NRRD_SUFFIXES:
+        return
+    fields = metaimage_header(path)[0]
+    value = fields.get("ElementDataFile", "")
+    pattern, *numbers = value.split() or [""]
+    counted = "%" in pattern and bool(numbers)
+    if counted and not re.match(r"\+?0*[1-9]", "".join(numbers[2:3])):
+        raise VolumeError(
+            f"{path}: ElementDataFile = {value} needs a step of 1 or more; write the first number, the last one and "
+            f"the step, such as {pattern} 0 9 1."
+        )
+    of_each = _LIST.fullmatch(value)
+    if counted or of_each:
+        sizes = [int(size) for size in re.findall(r"\d+", fields.get("DimSize", ""))]
+        slices, files = math.prod(sizes[int((of_each and of_each[1]) or len(sizes) - 1) :]), len(data_files(path))
+        if files < slices:
+            raise VolumeError(f"{path}: its header names {files} file(s) of voxels, but has {slices} slices.")
 
 
 def _spaceless(path: Path) -> VolumeError:
@@ -175,7 +204,7 @@ def _data_names(value: str, lines: Iterator[str]) -> list[str]:
     """Names that a field means: one, those of the lines that follow, or a pattern's with first, last and step."""
     if value.upper() == "LOCAL":
         return []
-    if re.fullmatch(r"LIST(\s+\d+)?", value):
+    if _LIST.fullmatch(value):
         return [line for line in lines if line]
     if pattern := _PATTERN.fullmatch(value):
         first, last, step = (int(number) for number in pattern.groups()[1:])

@@ -279,3 +279,42 @@ def test_compressed_slices_of_a_metaimage(tmp_path: Path, data: str) -> None:
     (tmp_path / "s4.zraw").write_bytes(damaged)
     with pytest.raises(VolumeError, match=r"scan\.mhd: cannot be read: damaged"):
         read_volume(tmp_path / "scan.mhd", "image")
+
+
+def raw_files(folder, named):
+    """VALUES as a MetaImage of one file a slice."""
+    for k in range(VALUES.shape[2]):
+        (folder / f"s{k}.raw").write_bytes(VALUES[:, :, k].astype("<i2").tobytes("F"))
+    sizes = " ".join(map(str, VALUES.shape))
+    fields = f"ObjectType = Image\nNDims = 3\nDimSize = {sizes}\nElementType = MET_SHORT\nElementSpacing = 1 1 1\n"
+    path = folder / "scan.mhd"
+    path.write_text(f"{fields}ElementByteOrderMSB = False\nElementDataFile = {named}\n", encoding="utf-8")
+    return path
+
+
+FILES = [f"s{k}.raw" for k in range(VALUES.shape[2])]
+
+
+@pytest.mark.parametrize("named", ["s%d.raw 0 5 1", "\n".join(["LIST", *FILES]), "\n".join(["LIST 2D", *FILES])])
+def test_a_metaimage_of_many_files(tmp_path, named):
+    path = raw_files(tmp_path, named)
+    np.testing.assert_array_equal(read_volume(path, "image").array, VALUES)
+    assert data_files(path) == [tmp_path / name for name in FILES]
+
+
+@pytest.mark.parametrize("numbers", [" 0", " 0 5", " 0 5 0", " 0 5 0.5", " 0 5 x", " 5 0 -1"])
+def test_a_pattern_without_a_step_upwards_is_refused_before_itk_divides_by_it(tmp_path, numbers):
+    path = raw_files(tmp_path, f"s%d.raw{numbers}")
+    said = rf"scan\.mhd: ElementDataFile = s%d\.raw{numbers} needs a step of 1 or more; .* such as s%d\.raw 0 9 1\.$"
+    for read in (lambda: read_volume(path, "image"), lambda: read_grid(path)):
+        with pytest.raises(VolumeError, match=said):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("named", "count"), [("s%d.raw 0 4 1", 5), ("s%d.raw 0 5 2", 3), ("\n".join(["LIST", *FILES[:2]]), 2)]
+)
+def test_slices_without_a_file_are_not_made_up(tmp_path, named, count):
+    path = raw_files(tmp_path, named)
+    with pytest.raises(VolumeError, match=rf"its header names {count} file\(s\) of voxels, but has 6 slices\.$"):
+        read_volume(path, "image")

@@ -200,6 +200,17 @@ def test_dicom_by_its_window_by_its_values_and_inverted(tmp_path: Path) -> None:
     assert read_image(ImageCase("a", tmp_path / "a.dcm"), channels=3, size=8).shape == (3, 8, 8)
 
 
+def test_dicom_with_a_sigmoid_window_against_pydicom(tmp_path: Path) -> None:
+    array = np.arange(0, 4000, 100, dtype=np.uint16).reshape(5, 8)
+    tags = {"WindowCenter": 1500, "WindowWidth": 900, "RescaleSlope": 1, "RescaleIntercept": 0, "BitsStored": 12}
+    case = write_dicom(tmp_path / "a.dcm", array, VOILUTFunction="SIGMOID", HighBit=11, **tags)
+    from pydicom import dcmread
+    from pydicom.pixels import apply_windowing
+
+    shown = apply_windowing(array, dcmread(case.file)) / 4095
+    np.testing.assert_allclose(read_pixels(case)[..., 0], shown * 255, atol=0.1)
+
+
 @pytest.mark.parametrize(
     "tags",
     [
@@ -208,6 +219,7 @@ def test_dicom_by_its_window_by_its_values_and_inverted(tmp_path: Path) -> None:
         {"WindowCenter": 1500, "WindowWidth": 1000},
         {"WindowCenter": 1000, "WindowWidth": 3000, "RescaleSlope": 2, "RescaleIntercept": -900, "BitsStored": 12},
         {"WindowCenter": 500, "WindowWidth": 700, "PixelRepresentation": 1},
+        {"WindowCenter": 500, "WindowWidth": 700, "VOILUTFunction": "SIGMOID"},
     ],
 )
 def test_dicom_whose_large_values_are_dark(tmp_path: Path, tags: dict[str, Any]) -> None:

@@ -355,7 +355,7 @@ def _dicom(path: Path) -> NDArray[Any]:
     array = frames[0]
 
     def number(tag: str, otherwise: float | None = None) -> float | None:
-        text = reader.GetMetaData(tag).split("\\")[0].strip() if reader.HasMetaDataKey(tag) else ""
+        text = _said(reader, tag).split("\\")[0].strip()
         try:
             return float(text) if text else otherwise
         except ValueError:
@@ -372,9 +372,16 @@ def _dicom(path: Path) -> NDArray[Any]:
         slope, intercept = number("0028|1053", 1) or 1, number("0028|1052", 0) or 0
         ends = slope * (-1 if signed else 2**bits - 1) + 2 * intercept  # of all that can be stored, smallest + largest
         low, high = ends - high, ends - low
-    return np.clip((array - low) / max(high - low, 1e-12), 0.0, 1.0) * 255.0
+    share = (array - low) / max(high - low, 1e-12)
+    if centre is not None and width and _said(reader, "0028|1056") == "SIGMOID":  # its VOI LUT function
+        return np.asarray(255.0 / (1.0 + np.exp(-4.0 * (share - 0.5))))
+    return np.clip(share, 0.0, 1.0) * 255.0
+
+
+def _said(reader: Any, tag: str) -> str:
+    return str(reader.GetMetaData(tag)).strip() if reader.HasMetaDataKey(tag) else ""
 
 
 def _inverted(reader: Any) -> bool:
     """Whether large values were dark in the file (MONOCHROME1): the reader turns them round, its window stays."""
-    return bool(reader.HasMetaDataKey("0028|0004") and reader.GetMetaData("0028|0004").strip() == "MONOCHROME1")
+    return _said(reader, "0028|0004") == "MONOCHROME1"

@@ -236,6 +236,9 @@ def test_columns_that_nothing_reads(path: Path, tmp_path: Path) -> None:
 
     assert notes("image,target,patient,domain,text") == []
     assert notes("Image,target,Patient ,age,DOMAIN") == ["train: columns of l.csv that are not read: age"]
+    assert notes("image,target,fold,age,text", only={"fold": "p3"}) == [
+        "train: columns of l.csv that are not read: age"
+    ]
     assert notes("image,target,patient_id,age,Comment", attributes=["age"]) == [
         "train: columns of l.csv that are not read: patient_id, Comment"
     ]

@@ -11,7 +11,7 @@ import pytest
 from image_sources import PLACE, cases_of, write_idx, write_npz
 
 from medcontrast.data.images.arrays import idx_array, npz_array, npz_length
-from medcontrast.data.images.sources import _chosen
+from medcontrast.data.images.choice import chosen
 from medcontrast.errors import ManifestError
 
 # --- .npz
@@ -56,7 +56,7 @@ def test_which_images_of_many(tmp_path: Path) -> None:
 
 def test_many_places_are_left_out_in_no_time() -> None:
     count, began = 40_000, time.process_time()
-    assert len(_chosen({"without": list(range(0, count, 2))}, count, "m")) == count // 2
+    assert len(chosen({"without": list(range(0, count, 2))}, count, "m")) == count // 2
     assert time.process_time() - began < 0.5
 
 

@@ -155,7 +155,9 @@ def _not_read(manifest: ImageManifest, split: str) -> list[str]:
         if kind == "csv":
             names = csv_rows(manifest.root / source["csv"], (), split)[0]
             alone = [name for name in names if name.strip().lower() not in CSV_COLUMNS]
-            alone = [name for name in alone if name not in (source.get("attributes") or ())]
+            alone = [
+                name for name in alone if name not in {*(source.get("attributes") or ()), *(source.get("only") or ())}
+            ]
             if alone:
                 found.append(f"columns of {source['csv']} that are not read: {', '.join(alone)}")
         if kind == "folder":

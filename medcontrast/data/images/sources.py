@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medcontrast.data.images.arrays import csv_rows, idx_array, npz_column, npz_length, plain_value
+from medcontrast.data.images.choice import CHOICE, FOLDS_BY, chosen, rows_with
 from medcontrast.data.images.lesion_boxes import Box, parse_boxes
 from medcontrast.errors import ManifestError
 
@@ -214,11 +215,9 @@ def without_counterfactuals(
     if not any(made):
         return source
     # images of the other kinds share one `of`, or have none
-    if source_kind(source) == "csv":
-        count = len(csv_rows(root / source["csv"], (), where))
-    else:
-        count = npz_length(root / source["npz"], source.get("images", "images"), where)
-    left_out = [place for place, drop in zip(_chosen(source, count, where), made, strict=True) if drop]
+    kind, rows = ("csv", _csv_rows) if source_kind(source) == "csv" else ("npz", _npz_rows)
+    taken = rows(source, root / source[kind], _Place(root, classes, where))
+    left_out = [place for (place, _), drop in zip(taken, made, strict=True) if drop]
     return {**source, "without": sorted({*source.get("without", []), *left_out})}
 
 
@@ -228,6 +227,16 @@ def _single(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase
 
 
 def _npz(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
+    key = source.get("images", "images")
+    cases = []
+    for index, known in _npz_rows(source, path, place):
+        name = f"{_name(source['npz'])}#{key}[{index}]"
+        cases.append(ImageCase(name=name, file=path, key=key, index=index, **place.facts(known, name)))
+    return cases
+
+
+def _npz_rows(source: dict[str, Any], path: Path, place: _Place) -> list[tuple[int, dict[str, Any]]]:
+    """Places that the source takes, each with what the arrays say of it."""
     key, attributes = source.get("images", "images"), source.get("attributes") or {}
     if not isinstance(key, str):
         raise ManifestError(f"{place.where}: images is the name of an array, but got {key!r}.")
@@ -245,13 +254,11 @@ def _npz(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
     count = npz_length(path, key, place.where)
     columns = {name: npz_column(path, array, count, place.where) for name, array in arrays.items()}
     numbers = {name: npz_column(path, array, count, place.where) for name, array in attributes.items()}
-    cases = []
-    for index in _chosen(source, count, place.where):
+    rows = []
+    for index in chosen(source, count, place.where, patients=columns.get("patient")):
         known: dict[str, Any] = {**same, **{name: column[index] for name, column in columns.items()}}
-        known["attributes"] = {name: column[index] for name, column in numbers.items()}
-        name = f"{_name(source['npz'])}#{key}[{index}]"
-        cases.append(ImageCase(name=name, file=path, key=key, index=index, **place.facts(known, name)))
-    return cases
+        rows.append((index, known | {"attributes": {name: column[index] for name, column in numbers.items()}}))
+    return rows
 
 
 def _folder(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
@@ -259,7 +266,7 @@ def _folder(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase
     if not files:
         raise ManifestError(f"{place.where}: {path} holds no image ({', '.join(SUFFIXES)}).")
     cases = []
-    for index in _chosen(source, len(files), place.where):
+    for index in chosen(source, len(files), place.where):
         relative = files[index].relative_to(path)
         name = _name(source["folder"], relative)
         known = {key: source.get(key) for key in ("target", "domain", "quality")}
@@ -290,19 +297,27 @@ def _csv(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
     beside = source.get("relative_to", "root")
     if beside not in ("root", "csv"):
         raise ManifestError(f'{place.where}: relative_to is "root" or "csv", but got {beside!r}.')
-    wanted = place.columns(source.get("attributes") or [])
-    rows = [_by_known_names(row, wanted) for row in csv_rows(path, wanted, place.where)]
-    if "image" not in rows[0]:
-        raise ManifestError(f"{place.where}: {path} has no column 'image'; it has {', '.join(rows[0])}.")
     folder = Path(source["csv"]).parent if beside == "csv" else Path()
+    wanted = place.columns(source.get("attributes") or [])
     cases = []
-    for index in _chosen(source, len(rows), place.where):
-        row = rows[index]
+    for index, row in _csv_rows(source, path, place):
         known: dict[str, Any] = {key: row.get(key) for key in CSV_COLUMNS[1:]}
         known["attributes"] = {name: row[name] for name in wanted}
         name, file = _name(folder, row["image"]), place.root / folder / row["image"]
         cases.append(ImageCase(name=name, file=file, **place.facts(known, f"row {index + 1} ({name})")))
     return cases
+
+
+def _csv_rows(source: dict[str, Any], path: Path, place: _Place) -> list[tuple[int, dict[str, str]]]:
+    """Places that the source takes, each with its row."""
+    wanted = place.columns(source.get("attributes") or [])
+    listed = csv_rows(path, wanted, place.where)
+    rows = [_by_known_names(row, wanted) for row in listed]
+    if "image" not in rows[0]:
+        raise ManifestError(f"{place.where}: {path} has no column 'image'; it has {', '.join(rows[0])}.")
+    kept = rows_with(source, listed, place.where)
+    patients = [row.get("patient") for row in rows]
+    return [(index, rows[index]) for index in chosen(source, len(rows), place.where, kept=kept, patients=patients)]
 
 
 def _by_known_names(row: dict[str, str], attributes: Sequence[str]) -> dict[str, str]:
@@ -325,7 +340,7 @@ def _idx(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
         if values is not None and len(values) != count:
             raise ManifestError(f"{place.where}: {len(values)} values of {name} for {count} images in {path}.")
     cases = []
-    for index in _chosen(source, count, place.where):
+    for index in chosen(source, count, place.where):
         known = {
             "target": None if targets is None else targets[index],
             "attributes": {name: values[index] for name, values in columns.items()},
@@ -356,38 +371,12 @@ def _name(*parts: str | Path) -> str:
     return Path(*parts).as_posix()
 
 
-def _chosen(source: dict[str, Any], count: int, where: str) -> list[int]:
-    """Places that the source takes: of `rows` those whose place in it falls into the taken folds, but for `without`."""
-    rows, folds, take = source.get("rows", [0, count]), source.get("folds", 1), source.get("take", [0])
-    if not (_whole_numbers(rows) and len(rows) == 2):
-        raise ManifestError(f"{where}: rows is [first, end], the end not included, but got {rows!r}.")
-    if not 0 <= rows[0] < rows[1] <= count:
-        raise ManifestError(f"{where}: rows {rows} do not lie in the {count} images that are there.")
-    if not (_whole_numbers([folds]) and _whole_numbers(take) and set(take) <= set(range(folds))):
-        raise ManifestError(f"{where}: take is a list of numbers below folds, but got {take!r} of {folds!r}.")
-    without = source.get("without", [])
-    if not (_whole_numbers(without) and set(without) <= set(range(count))):
-        raise ManifestError(f"{where}: without is a list of places from 0 to {count - 1}, but got {without!r}.")
-    left_out = set(without)  # of a set with many counterfactuals it is long
-    chosen = [row for row in range(*rows) if (row - rows[0]) % folds in take and row not in left_out]
-    if not chosen:
-        raise ManifestError(f"{where}: takes none of the {count} images that are there.")
-    return chosen
-
-
-def _whole_numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(value, int) for value in values)
-
-
-_CHOICE = ("rows", "folds", "take", "without")
-"""Which images of a source with many: first and end; every how many-th, and which of those; places left out."""
-
 SOURCES: dict[str, Source] = {
     "image": Source(("name", *_KNOWN, _BOXES), _single),
-    "npz": Source(("images", *_CHOICE, *_KNOWN, _BOXES), _npz),
-    "folder": Source(("target", "domain", "quality", *_CHOICE), _folder),
-    "csv": Source(("attributes", "relative_to", *_CHOICE), _csv),
-    "idx": Source(("target", "csv", "attributes", *_CHOICE), _idx),
+    "npz": Source(("images", *CHOICE, FOLDS_BY, *_KNOWN, _BOXES), _npz),
+    "folder": Source(("target", "domain", "quality", *CHOICE), _folder),
+    "csv": Source(("attributes", "relative_to", "only", *CHOICE, FOLDS_BY), _csv),
+    "idx": Source(("target", "csv", "attributes", *CHOICE), _idx),
     "slices": Source(("label", "axis", "every", *_KNOWN), _slices),
 }
 """Every kind of source, by the key that names its file."""

@@ -46,7 +46,7 @@ def read_itk(path: Path) -> tuple[Stored, Grid]:
     reader = _header(path)
     grid = _placed_grid(reader, path)
     voxels = _voxels(reader, path).reshape(grid.shape)
-    if path.suffix.lower() in _METAIMAGE_SUFFIXES and (reason := damage(path, voxels.nbytes)):
+    if reason := damage(path, voxels.nbytes):
         raise _damaged(path, reason)
     return Stored(voxels), grid
 

@@ -52,8 +52,14 @@ def stated_place(path: Path) -> StatedPlace:
         VolumeError: It does not name a space of the patient (NRRD) or the size of its voxels, or is in other units
             than millimetres, which other programs would pass over.
     """
-    is_nrrd = path.suffix.lower() in _NRRD_SUFFIXES
-    return _nrrd_place(path, _nrrd_fields(path)) if is_nrrd else _metaimage_place(path, metaimage_header(path)[0])
+    if is_nrrd(path):
+        return _nrrd_place(path, nrrd_header(path)[0])
+    return _metaimage_place(path, metaimage_header(path)[0])
+
+
+def is_nrrd(path: Path) -> bool:
+    """Whether its name is one of NRRD, .seg.nrrd included."""
+    return path.suffix.lower() in _NRRD_SUFFIXES
 
 
 def require_named_space(path: Path) -> None:
@@ -62,12 +68,12 @@ def require_named_space(path: Path) -> None:
     Raises:
         VolumeError: There is such a field, and neither a space nor how many dimensions it has.
     """
-    if path.suffix.lower() not in _NRRD_SUFFIXES:
+    if not is_nrrd(path):
         return
     with path.open("rb") as file:
         if file.read(4) != b"NRRD":
             return
-    fields = _nrrd_fields(path)
+    fields = nrrd_header(path)[0]
     if not fields.keys() & {"space", "space dimension"} and fields.keys() & _FIELDS_OF_A_SPACE:
         raise _spaceless(path)
 
@@ -80,7 +86,7 @@ def require_every_slice(path: Path) -> None:
     Raises:
         VolumeError: Files are counted without a step, or backwards, or are too few.
     """
-    if path.suffix.lower() in _NRRD_SUFFIXES:
+    if is_nrrd(path):
         return
     fields = metaimage_header(path)[0]
     value = fields.get("ElementDataFile", "")
@@ -161,17 +167,19 @@ def without_origin(path: Path, field: str) -> str:
     return f"{path}: does not say where it lies (its header has no {field}); its first voxel is taken as at 0, 0, 0."
 
 
-def _nrrd_fields(path: Path) -> dict[str, str]:
-    """Fields by name in lower case; key/value pairs (":=") are left out."""
-    fields = {}
+def nrrd_header(path: Path) -> tuple[dict[str, str], int]:
+    """Fields by name in lower case, key/value pairs (":=") left out, and how many bytes the header takes."""
+    fields, length = {}, 0
     with path.open("rb") as file:
-        for line in map(_text, file):
-            if not line:
-                break
-            name, separator, value = line.partition(": ")
-            if separator and ":=" not in name and not line.startswith("#"):
+        for line in file:
+            length += len(line)
+            text = _text(line)
+            if not text:
+                break  # voxels follow
+            name, separator, value = text.partition(": ")
+            if separator and ":=" not in name and not text.startswith("#"):
                 fields[name.lower()] = value.strip()
-    return fields
+    return fields, length
 
 
 def metaimage_header(path: Path) -> tuple[dict[str, str], int]:
@@ -189,13 +197,13 @@ def metaimage_header(path: Path) -> tuple[dict[str, str], int]:
 
 def data_files(path: Path) -> list[Path]:
     """Files that the header of a NRRD or MetaImage file names for its voxels; none where they follow the header."""
-    is_nrrd = path.suffix.lower() in _NRRD_SUFFIXES
+    nrrd = is_nrrd(path)
     with path.open("rb") as file:
         lines = (os.fsdecode(line).strip() for line in file)
         for line in lines:
-            if is_nrrd and not line:
+            if nrrd and not line:
                 break  # voxels follow
-            if named := (_NRRD_DATA if is_nrrd else _METAIMAGE_DATA).fullmatch(line):
+            if named := (_NRRD_DATA if nrrd else _METAIMAGE_DATA).fullmatch(line):
                 return [path.parent / name for name in _data_names(named[1], lines)]
     return []
 

@@ -281,6 +281,68 @@ def test_compressed_slices_of_a_metaimage(tmp_path: Path, data: str) -> None:
         read_volume(tmp_path / "scan.mhd", "image")
 
 
+RAW = VALUES.tobytes(order="F")
+
+
+def packed_nrrd(path, payload, *fields):
+    """Writes VALUES as a NRRD file packed by gzip: .nrrd, or .nhdr with the voxels in the files that fields name."""
+    sizes = " ".join(map(str, VALUES.shape))
+    head = ["NRRD0004", "type: short", "dimension: 3", "space: left-posterior-superior", f"sizes: {sizes}"]
+    head += ["space directions: (1,0,0) (0,1,0) (0,0,1)", "endian: little", "encoding: gzip", "space origin: (0,0,0)"]
+    path.write_bytes("\n".join([*head, *fields, "", ""]).encode() + payload)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("payload", "fields"),
+    [
+        (gzip.compress(RAW), ()),
+        (gzip.compress(RAW[:100]) + gzip.compress(RAW[100:]), ()),
+        (gzip.compress(RAW) + b"\n", ()),
+        (b"a line\nand\n" + gzip.compress(RAW), ("line skip: 2",)),
+        (gzip.compress(b"more" + RAW), ("byte skip: 4",)),
+    ],
+)
+def test_packed_nrrd(tmp_path, payload, fields):
+    path = packed_nrrd(tmp_path / "scan.nrrd", payload, *fields)
+    np.testing.assert_array_equal(read_volume(path, "image").array, VALUES)
+
+
+def test_damage_to_packed_nrrd_is_never_read_as_voxels(tmp_path):
+    """Flipped anywhere, a bit is noticed: ITK stops at the last voxel, often before the checksum."""
+    whole, refused = gzip.compress(RAW), 0
+    for place in range(10, len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 0x10
+        path = packed_nrrd(tmp_path / "scan.nrrd", bytes(flipped))
+        try:
+            np.testing.assert_array_equal(read_volume(path, "image").array, VALUES)  # a bit that means nothing
+        except VolumeError as error:
+            assert "scan.nrrd: cannot be read: damaged" in str(error)
+            refused += 1
+    assert refused >= len(whole) - 15
+    for cut in (whole[:-4], gzip.compress(RAW[:-2])):
+        with pytest.raises(VolumeError, match=r"scan\.nrrd: cannot be read: damaged"):
+            read_volume(packed_nrrd(tmp_path / "scan.nrrd", cut), "image")
+
+
+@pytest.mark.parametrize(
+    "named", ["data file: s%d.gz 0 5 1", "data file: LIST\n" + "\n".join(f"s{k}.gz" for k in range(6))]
+)
+def test_packed_slices_of_a_nrrd(tmp_path, named):
+    for k in range(6):
+        (tmp_path / f"s{k}.gz").write_bytes(gzip.compress(VALUES[:, :, k].tobytes(order="F")))
+    path = packed_nrrd(tmp_path / "scan.nhdr", b"", named)
+    if "LIST" in named:  # the names end the header
+        path.write_text(path.read_text().rstrip("\n") + "\n")
+    np.testing.assert_array_equal(read_volume(path, "image").array, VALUES)
+    damaged = bytearray((tmp_path / "s4.gz").read_bytes())
+    damaged[-5] ^= 0x10
+    (tmp_path / "s4.gz").write_bytes(damaged)
+    with pytest.raises(VolumeError, match=r"scan\.nhdr: cannot be read: damaged"):
+        read_volume(path, "image")
+
+
 def raw_files(folder, named):
     """VALUES as a MetaImage of one file a slice."""
     for k in range(VALUES.shape[2]):

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from medcontrast.data.check import Finding
 from medcontrast.data.images.arrays import csv_rows
-from medcontrast.data.images.images import read_pixels
 from medcontrast.data.images.lesion_boxes import box_faults, healthy_fault
 from medcontrast.data.images.manifest import ImageManifest, overlaps
+from medcontrast.data.images.pixels import read_pixels
 from medcontrast.data.images.sources import CSV_COLUMNS, ImageCase, other_files, source_kind
 from medcontrast.errors import ImageError, ManifestError, VolumeError
 

@@ -1,7 +1,7 @@
 """From one source of a manifest to its images: a file, an array of many, a folder, a list, or slices of volumes.
 
 Lists and headers are opened here, and IDX files whole, as they are one stream; other pixels are read by
-medcontrast.data.images.images.
+medcontrast.data.images.pixels.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medcontrast.data.images.images import read_pixels
+from medcontrast.data.images.pixels import read_pixels
 from medcontrast.data.images.sources import ImageCase
 from medcontrast.engine.benchmark.records import deciding, read_record, recipe_digest, require_same
 from medcontrast.engine.probe.images import ProbeImages, image_units

@@ -244,6 +244,8 @@ def _regions(table: dict[str, Any], labels: tuple[Label, ...], where: str) -> di
             or not all(type(part) is int and part in known for part in values)
         ):
             raise ManifestError(f"{where}: region {name!r} joins label values out of {known}, but got {values!r}.")
+        if len(set(values)) < len(values):
+            raise ManifestError(f"{where}: region {name!r} joins label values, each once, but got {values!r}.")
         if name in {label.name for label in labels}:
             raise ManifestError(f"{where}: region {name!r} has the name of a label.")
     return {name: tuple(values) for name, values in regions.items()}

@@ -23,6 +23,6 @@ def output_stem(path: Path) -> str:
     """
     suffix = volume_suffix(path)
     if suffix is None or path.is_dir():
-        return path.name or path.resolve().name
+        return path.resolve().name if path.name in ("", "..") else path.name
     stem = path.name[: -len(suffix)]
     return stem[: -len(".seg")] if suffix == ".nrrd" and stem.lower().endswith(".seg") else stem

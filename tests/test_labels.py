@@ -104,6 +104,7 @@ def test_tables_that_do_not_hold_together(labels, sentence):
         ({"regions": {"r": []}}, r"region 'r' joins label values"),
         ({"regions": {"r": 1}}, r"region 'r' joins label values"),
         ({"regions": {"r": [[1]]}}, r"region 'r' joins label values"),
+        ({"regions": {"r": [1, 2, 2]}}, r"region 'r' joins label values, each once, but got \[1, 2, 2\]\."),
         ({"regions": {"a": [1, 2]}}, r"region 'a' has the name of a label\."),
         ({"regions": [1]}, r'expected "regions"'),
     ],

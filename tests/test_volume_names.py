@@ -33,3 +33,6 @@ def test_stem_of_a_dicom_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert output_stem(folder) == "series.2.nii"
     monkeypatch.chdir(folder)
     assert output_stem(Path()) == "series.2.nii"
+    (folder / "below").mkdir()
+    monkeypatch.chdir(folder / "below")
+    assert output_stem(Path("..")) == "series.2.nii"

@@ -120,7 +120,8 @@ def folder_pairs(predictions: Path, labels: Path) -> list[tuple[str, Path, Path]
         references = {name.removesuffix("_seg"): files for name, files in references.items()}
     pairs, missing = [], []
     for name, reference in references.items():
-        masks = _without_exports(found.get(name, [])) + _without_exports(found.get(f"{name}_seg", []))
+        masks = _without_exports(found.get(name, []))
+        masks += [] if f"{name}_seg" in references else _without_exports(found.get(f"{name}_seg", []))
         _require_one(predictions, masks, f"a prediction of {name}")
         _require_one(labels, reference, f"a label of {name}")
         pairs += [(name, mask, reference[0]) for mask in masks]
@@ -230,7 +231,7 @@ def scored_cases(manifest: Manifest, split: str) -> dict[str, Case]:
                 f"{case.label}: the label of case {case.name} does not lie on the grid of its scan {case.images[0]}: "
                 f"{difference}. Resample it onto that grid; `medcontrast data check` lists all such labels."
             )
-        if named_segments(case.label):  # what contradicts the manifest is refused now
+        if named_segments(case.label, manifest.labels):  # what contradicts the manifest is refused now
             read_label_map(case.label, manifest.labels)
     return cases
 

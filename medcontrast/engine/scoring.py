@@ -83,6 +83,7 @@ def score_folders(
         warnings.append(sentence)
 
     _warn_of_unscored(warn, predictions, labels, files)
+    _warn_of_own_labels(warn, files)
     report = score_pairs(_read(files, table, warn), rules)
     facts = {"predictions": str(predictions), "labels": str(labels), "label_table": table.to_json()}
     if output is not None:  # before anything is shown: whoever reads it may leave, as `head` does
@@ -196,6 +197,14 @@ def _warn_of_unscored(
         shown = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
         masks = "1 mask has" if len(left) == 1 else f"{len(left)} masks have"
         warn(f"{predictions}: {masks} no label in {labels}, and no score ({shown}); {len(files)} are scored.")
+
+
+def _warn_of_own_labels(warn: Callable[[str], None], files: Sequence[tuple[str, Path, Path]]) -> None:
+    own = [name for name, mask, label in files if mask.resolve() == label.resolve()]
+    if own:
+        warn(
+            f"the masks of {len(own)} of {len(files)} cases are their own labels ({own[0]} the first), and score as such."
+        )
 
 
 def _read(files: Sequence[tuple[str, Path, Path]], labels: LabelTable, warn: Callable[[str], None]) -> Iterator[Pair]:

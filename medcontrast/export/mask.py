@@ -13,7 +13,7 @@ from medcontrast.export.slicer import require_known_values, write_seg_nrrd
 from medcontrast.files import read_json, require_free
 from medcontrast.labels import LabelTable
 from medcontrast.volume import Grid, Volume, output_stem, read_grid, write_label
-from medcontrast.volume.segments import SAVED_WHOLE, read_label_map, require_one_layer
+from medcontrast.volume.segments import SAVED_WHOLE, read_label_map, require_no_edits, require_one_layer
 from medcontrast.volume_names import NIFTI_SUFFIXES, volume_suffix
 
 FORMATS = ("seg.nrrd", "nii.gz")
@@ -50,20 +50,24 @@ def export_mask(
 
     Raises:
         InputError: No label table, an unusable mask, one whose names contradict the table or that lies off the scan's
-            grid, an output that exists already, or a .seg.nrrd of a grid that does not say where it lies.
+            grid, an output that is the scan, or a .seg.nrrd of a grid that does not say where it lies.
+        OutputError: An output exists already, or is an export that somebody has saved since.
     """
     if format not in FORMATS:
         raise InputError(f"{format!r} is not a known format; choose {' or '.join(FORMATS)}.")
     require_one_layer(mask_path)
     read_grid(mask_path)  # a missing or unusable mask is said before a missing table
     labels = read_label_table(mask_path, labels_path)
-    output = output_path or mask_path.with_name(f"{output_stem(mask_path)}.{format}")
+    output = output_path or _beside(mask_path, format)
     if not output.name.lower().endswith(f".{format}"):
         raise InputError(f"{output}: the format {format} needs an output that ends in .{format}.")
     table = output.with_name(f"{output_stem(output)}.ctbl")
     in_place = format == "nii.gz" and output.resolve() == mask_path.resolve()  # then only its table is missing
     written = {"seg.nrrd": (output,), "nii.gz": (table,) if in_place else (output, table)}[format]
     require_free(*written, overwrite=overwrite)
+    if reference_path is not None and output.resolve() == reference_path.resolve():
+        raise InputError(f"{output}: is the scan, and would be written over; name another output with -o.")
+    require_no_edits(path for path in written if path.name.lower().endswith((".seg.nrrd", ".ctbl")))
     mask, told = read_label_map(mask_path, labels)
     if reference_path is not None:
         stored, mask = mask.grid, _on_reference(mask, reference_path)
@@ -85,6 +89,13 @@ def export_mask(
         write_label(output, mask.array, grid, overwrite=overwrite)
     write_color_table(table, labels, overwrite=overwrite)
     return written
+
+
+def _beside(mask_path: Path, format: str) -> Path:
+    """Where a mask goes that nobody named; scan.seg.nrrd does not become scan.nii.gz, which may well be its scan."""
+    stem = output_stem(mask_path)
+    scan_like = format == "nii.gz" and mask_path.name.lower().endswith(".seg.nrrd") and not stem.endswith("_seg")
+    return mask_path.with_name(f"{stem}_seg.{format}" if scan_like else f"{stem}.{format}")
 
 
 def require_exportable(scan_path: Path, format: str) -> None:

@@ -47,8 +47,13 @@ def find_scans(inputs: Sequence[Path], channels: Sequence[str]) -> list[Scan]:
     if faults:
         raise VolumeError("\n".join(faults))
     stems = [_without_channel(output_stem(group[0])) if len(group) > 1 else output_stem(group[0]) for group in groups]
-    names = unique_names(stems, [group[0].absolute().parent.name for group in groups])
+    names = unique_names(stems, [_folder_name(group[0]) for group in groups])
     return [Scan(name, group, tuple(map(str, group))) for name, group in zip(names, groups, strict=True)]
+
+
+def _folder_name(path: Path) -> str:
+    """Name of the folder that a file is in, as typed."""
+    return (path.resolve() if ".." in path.parts else path.absolute()).parent.name
 
 
 def require_same_channels(listed: Sequence[str], wanted: Sequence[str], where: object) -> None:

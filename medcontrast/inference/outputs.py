@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medcontrast.errors import OutputError
-from medcontrast.files import require_free
+from medcontrast.files import require_free, staged
 from medcontrast.inference.inputs import Scan
 from medcontrast.inference.predict import Prediction
 from medcontrast.inference.record import write_record
 from medcontrast.volume import write_image, write_label
-from medcontrast.volume.segments import is_own_export
+from medcontrast.volume.segments import is_own_export, require_no_edits
 
 _EXPORT_ENDINGS = ("seg.nrrd", "ctbl")
 
@@ -87,40 +87,33 @@ def require_outputs(outputs: Sequence[Outputs], scans: Iterable[Scan], *, overwr
             raise OutputError(f"{path}: is one of the inputs and would be written over; choose another folder with -o.")
     require_free(*files, overwrite=overwrite)
     if overwrite:
-        for planned in outputs:
-            _require_no_edits(planned)
+        require_no_edits([path for planned in outputs for path in planned.exported])
 
 
 def write_prediction(prediction: Prediction, outputs: Outputs, *, overwrite: bool) -> None:
-    """Writes maps, mask and record, each whole or not at all, the record last.
+    """Writes maps, mask and record, all of them or none, the record last.
 
-    With `overwrite`, what an earlier run or export made of this name goes first: record, maps and exports of an old
-    mask must never stand beside a new one.
+    With `overwrite`, what an earlier run or export made of this name goes once the new files are whole: record, maps
+    and exports of an old mask must never stand beside a new one.
 
     Raises:
         OutputError: A file exists already or cannot be written, or is an export that was saved since; all is then left.
     """
     grid, record = prediction.grid, dict(prediction.record)
-    if overwrite:
-        _require_no_edits(outputs)  # again: somebody may have corrected it while this was predicted
-        _remove_earlier(outputs)
-    if outputs.probabilities is not None and prediction.probabilities is not None:
-        write_image(outputs.probabilities, prediction.probabilities, grid, overwrite=overwrite)
-        record["probabilities"] = f"{outputs.probabilities.name}: one map a class, background first"
-    if outputs.entropy is not None and prediction.entropy is not None:
-        write_image(outputs.entropy, prediction.entropy, grid, overwrite=overwrite)
-        record["entropy"] = f"{outputs.entropy.name}: entropy in nats over ln(classes), 0 sure to 1 undecided"
-    write_label(outputs.mask, prediction.label_map, grid, overwrite=overwrite)
-    write_record(outputs.record, {"mask": outputs.mask.name, **record}, overwrite=overwrite)
-
-
-def _require_no_edits(outputs: Outputs) -> None:
-    for path in outputs.exported:
-        if path.exists() and not is_own_export(path):
-            raise OutputError(
-                f"{path}: was saved by 3D Slicer or another program since it was exported, and --overwrite would "
-                "delete the manual edits that it may hold; move it away, or name another output with -o."
-            )
+    files = [path for path in outputs.files() if path not in outputs.exported]
+    with staged(outputs.mask.parent, *(path.name for path in files)) as stage:
+        if outputs.probabilities is not None and prediction.probabilities is not None:
+            write_image(stage / outputs.probabilities.name, prediction.probabilities, grid)
+            record["probabilities"] = f"{outputs.probabilities.name}: one map a class, background first"
+        if outputs.entropy is not None and prediction.entropy is not None:
+            write_image(stage / outputs.entropy.name, prediction.entropy, grid)
+            record["entropy"] = f"{outputs.entropy.name}: entropy in nats over ln(classes), 0 sure to 1 undecided"
+        write_label(stage / outputs.mask.name, prediction.label_map, grid)
+        write_record(stage / outputs.record.name, {"mask": outputs.mask.name, **record})
+        require_free(*files, overwrite=overwrite)
+        if overwrite:
+            require_no_edits(outputs.exported)  # again: somebody may have corrected it while this was predicted
+            _remove_earlier(outputs)
 
 
 def _remove_earlier(outputs: Outputs) -> None:

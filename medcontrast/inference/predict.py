@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from medcontrast.allocator import freed_memory_kept
 from medcontrast.data.seen_values import SeenValues
 from medcontrast.data.voxel_sizes import VoxelSizes, shown
-from medcontrast.errors import NonFiniteOutputError, VolumeError
+from medcontrast.errors import InputError, NonFiniteOutputError, VolumeError
 from medcontrast.inference.device import Autocast, autocast_on, resolve_device
 from medcontrast.inference.members import Member, load_members
 from medcontrast.inference.postprocess import finish
@@ -121,11 +121,16 @@ class Predictor:
 
         Raises:
             CheckpointError: One is unusable, or two cannot be averaged.
-            InputError: No such device.
+            InputError: No such device, or mirrored versions of what was trained without any.
         """
         chosen = resolve_device(device)
         members = load_members(checkpoints, chosen)
         first = members[0].recipe
+        if (overrides or {}).get("flips") and not any(each.recipe.augment.spatial.flip_axes for each in members):
+            raise InputError(
+                f"--flips: {checkpoints[0]} was trained without mirrored scans (augment.spatial.flip_axes is []), so "
+                "that there are no mirrored versions to average; leave it out."
+            )
         settings = InferenceSettings.model_validate({**first.inference.model_dump(), **(overrides or {})})
         precision, autocast = autocast_on(chosen, first.train.precision)
         return cls(members, settings, chosen, autocast, precision)

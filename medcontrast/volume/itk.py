@@ -17,7 +17,7 @@ from medcontrast.volume.frames import Slice, read_frames, stack_of, without_pixe
 from medcontrast.volume.grid import Grid, doubtful_unit
 from medcontrast.volume.nifti import three_axes
 from medcontrast.volume.stored import Stored
-from medcontrast.volume.text_headers import require_every_slice, require_named_space, stated_place
+from medcontrast.volume.text_headers import require_named_space, require_sound_metaimage, stated_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,7 +130,7 @@ def _header(path: Path) -> SimpleITK.ImageFileReader:
 
     reader = sitk.ImageFileReader()
     require_named_space(path)  # SimpleITK calls such a file damaged
-    require_every_slice(path)
+    require_sound_metaimage(path)
     with _faults_of(path):
         if path.suffix.lower() in _METAIMAGE_SUFFIXES:
             reader.SetImageIO("MetaImageIO")  # else SimpleITK knows it by a name in lower case only

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medcontrast.errors import VolumeError
+from medcontrast.errors import ManifestError, OutputError, VolumeError
+from medcontrast.files import read_json
 from medcontrast.labels import Label, LabelTable
 from medcontrast.volume.read import Volume, read_volume
 from medcontrast.volume.values import voxels_by_value
+from medcontrast.volume_names import output_stem
 
 SAVED_WHOLE = (
     "make the scan its reference geometry there (Segment Editor, Specify geometry) and save it again with "
@@ -26,7 +28,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Segment:
-    """One named structure of a .seg.nrrd; the name is not one that was made up."""
+    """One named structure of a .seg.nrrd, or of a record."""
 
     name: str
     value: int
@@ -42,9 +44,37 @@ def is_own_export(path: Path) -> bool:
         return False
 
 
-def named_segments(path: Path) -> list[Segment]:
-    """The segments that the header of a NRRD file names, in its order; none of other files."""
-    return _segments(_fields(path))
+def require_no_edits(exported: Iterable[Path]) -> None:
+    """Refuses to write over exports that somebody has saved since.
+
+    Raises:
+        OutputError: One of these files is there, and no export wrote it as it is.
+    """
+    for path in exported:
+        if path.exists() and not is_own_export(path):
+            raise OutputError(
+                f"{path}: was saved by 3D Slicer or another program since it was exported, and --overwrite would "
+                "delete the manual edits that it may hold; move it away, or name another output with -o."
+            )
+
+
+def named_segments(path: Path, labels: LabelTable | None = None) -> list[Segment]:
+    """The segments that the header of a NRRD file names, in its order, or the record of `infer` beside another mask.
+
+    Args:
+        path: The mask.
+        labels: A name of this table is never one that was made up, be it "Segment 2".
+    """
+    known = {_plain(label.name) for label in labels.labels if not _is_of_values(label)} if labels else set[str]()
+    found = _recorded(path) if (fields := _fields(path)) is None else _segments(fields)
+    return [
+        segment for segment in found if not _GENERIC.fullmatch(_plain(segment.name)) or _plain(segment.name) in known
+    ]
+
+
+def _is_of_values(label: Label) -> bool:
+    """Whether its name says its value alone, as in a table that was made of the values of files."""
+    return _plain(label.name) == f"label {label.value}"
 
 
 def require_one_layer(path: Path) -> None:
@@ -53,7 +83,7 @@ def require_one_layer(path: Path) -> None:
     Raises:
         VolumeError: It holds several layers.
     """
-    fields = _fields(path)
+    fields = _fields(path) or {}
     sizes = fields.get("sizes", "").split()
     # an axis of length 1 at the end is no layer, but a fourth axis that means nothing
     if len(sizes) == 4 and "1" not in (sizes[0], sizes[-1]) and any(_NAME.fullmatch(key) for key in fields):
@@ -65,10 +95,11 @@ def require_one_layer(path: Path) -> None:
 
 
 def read_label_map(path: Path, labels: LabelTable) -> tuple[Volume, list[str]]:
-    """Reads a label map, with the values of the table where the header of the file names its segments otherwise.
+    """Reads a label map, with the values of the table where its header, or its record, names its segments otherwise.
 
-    3D Slicer numbers segments in the order in which they stand in its list, so that values alone say little. Files
-    without names, and with names that 3D Slicer makes up (Segment_1), are read as they are.
+    3D Slicer numbers segments in the order in which they stand in its list, so that values alone say little, and
+    another checkpoint may number structures otherwise. Files without names, and with names that 3D Slicer makes up
+    (Segment_1), are read as they are.
 
     Returns:
         The mask, and sentences on what was read otherwise than it is stored or could not be checked.
@@ -77,7 +108,7 @@ def read_label_map(path: Path, labels: LabelTable) -> tuple[Volume, list[str]]:
         VolumeError: As `read_volume`; several layers; or names that contradict the table.
     """
     require_one_layer(path)
-    volume, segments = read_volume(path, "label"), named_segments(path)
+    volume, segments = read_volume(path, "label"), named_segments(path, labels)
     if not segments:
         return volume, []
     present = set(voxels_by_value(volume.array))
@@ -122,9 +153,20 @@ def _segments(fields: dict[str, str]) -> list[Segment]:
         name = fields[f"Segment{number}_Name"].strip()
         # 3D Slicer reads a value that is not there as 1; of several segments that would be one value for all
         stored = fields.get(f"Segment{number}_LabelValue", "1" if len(numbers) == 1 else "")
-        if stored.isdecimal() and not _GENERIC.fullmatch(_plain(name)):
+        if stored.isdecimal():
             segments.append(Segment(name, int(stored)))
     return segments
+
+
+def _recorded(path: Path) -> list[Segment]:
+    """The labels of the record that `infer` left beside its mask; JSON of that name may be anybody's."""
+    try:
+        record = read_json(path.with_name(f"{output_stem(path)}.json"))
+        if not isinstance(record, dict) or record.get("mask") != path.name:
+            return []
+        return [Segment(label.name, label.value) for label in LabelTable.from_record(record, where=str(path)).labels]
+    except ManifestError:
+        return []  # whoever needs the names says what is wrong
 
 
 def _by_name(segments: Sequence[Segment], labels: LabelTable) -> dict[Segment, Label]:
@@ -179,11 +221,11 @@ def _plain(name: str) -> str:
     return " ".join(name.replace("_", " ").split()).casefold()
 
 
-def _fields(path: Path) -> dict[str, str]:
-    """Fields and key/value pairs of a NRRD header by name; nothing of other files and of what cannot be read."""
+def _fields(path: Path) -> dict[str, str] | None:
+    """Fields and key/value pairs of a NRRD header by name; none of what cannot be read, and None of other files."""
     fields: dict[str, str] = {}
     if path.suffix.lower() not in (".nrrd", ".nhdr"):
-        return fields
+        return None
     try:
         with path.open("rb") as file:
             if file.read(4) != b"NRRD":

@@ -78,17 +78,21 @@ def require_named_space(path: Path) -> None:
         raise _spaceless(path)
 
 
-def require_every_slice(path: Path) -> None:
-    """Refuses a MetaImage header that names fewer files than it has slices, of which ITK makes up the missing ones.
+def require_sound_metaimage(path: Path) -> None:
+    """Refuses a MetaImage header by which ITK would end the whole process, or make up what is missing.
 
-    It divides by the step of a pattern, so that a missing one ends the whole process, and counts upwards alone.
+    It divides by the step of a pattern of files and counts upwards alone, makes up slices that no file holds, and
+    writes beyond its own memory for a hundred axes.
 
     Raises:
-        VolumeError: Files are counted without a step, or backwards, or are too few.
+        VolumeError: Files are counted without a step, or backwards, or are too few; axes are too many.
     """
     if is_nrrd(path):
         return
     fields = metaimage_header(path)[0]
+    axes = fields.get("NDims", "3")
+    if axes not in map(str, range(1, 11)):
+        raise VolumeError(f"{path}: its header is damaged: NDims = {axes}, but a volume has 3 axes.")
     value = fields.get("ElementDataFile", "")
     pattern, *numbers = value.split() or [""]
     counted = "%" in pattern and bool(numbers)

@@ -122,8 +122,19 @@ def test_ignored_voxels_count_for_nothing(cli, refused, tiny, masks, tmp_path):
 
 
 def test_evaluate_masks_named_alike_on_both_sides(cli, masks):
-    predictions, _, _ = masks
-    assert cli("evaluate", "--predictions", predictions, "--labels", predictions).code == 0
+    predictions, labels, _ = masks
+    itself = cli("evaluate", "--predictions", predictions, "--labels", predictions)
+    assert itself.code == 0
+    said = "Warning: the masks of 2 of 2 cases are their own labels (case_0 the first), and score as such."
+    assert said in itself.out
+    assert said not in cli("evaluate", "--predictions", predictions, "--labels", labels).out
+
+
+def test_a_mask_stands_for_one_case(cli, refused, masks):
+    predictions, labels, _ = masks
+    (labels / "case_0_seg.nii").write_bytes((labels / "case_0.nii").read_bytes())
+    result = cli("evaluate", "--predictions", predictions, "--labels", labels)
+    refused(result, f"{predictions}: no prediction for 1 of 3 labels (case_0.nii). A missing mask is not skipped")
 
 
 @pytest.mark.parametrize("axes", ["LPS", "PIR", "SAL"])

@@ -267,3 +267,49 @@ def test_the_command_prints_what_it_wrote(mask: Path, tmp_path: Path) -> None:
     assert isinstance(again.exception, OutputError)
     assert again.exception.exit_code == 2
     assert CliRunner().invoke(app, [str(mask), "-o", str(tmp_path / "out.seg.nrrd"), "--overwrite"]).exit_code == 0
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_scan_is_never_written_over(mask: Path, tmp_path: Path, format: str) -> None:
+    scan = tmp_path / f"scan.{format}"
+    write_label(tmp_path / "scan.nii.gz", np.full(GRID.shape, 7, np.uint8), GRID)
+    if format == "seg.nrrd":
+        scan.write_bytes(export_mask(mask)[0].read_bytes())
+    before = scan.read_bytes()
+    with pytest.raises(
+        InputError, match=rf"scan\.{format}: is the scan, and would be written over; name another output"
+    ):
+        export_mask(mask, scan, output_path=scan, format=format, overwrite=True)
+    assert scan.read_bytes() == before
+
+
+def test_a_segmentation_named_after_its_scan_does_not_take_the_scans_name(mask: Path, tmp_path: Path) -> None:
+    segmentation = export_mask(mask)[0].rename(tmp_path / "scan.seg.nrrd")
+    written = export_mask(segmentation, labels_path=tmp_path / "scan_seg.json", format="nii.gz", overwrite=True)
+    assert written == (tmp_path / "scan_seg.nii.gz", tmp_path / "scan_seg.ctbl")
+
+
+def test_an_export_that_was_edited_is_not_written_over(mask: Path) -> None:
+    (export,) = export_mask(mask)
+    assert export_mask(mask, overwrite=True) == (export,)  # nobody has touched it
+    sitk.WriteImage(sitk.ReadImage(str(export)), str(export), True)
+    before = export.read_bytes()
+    with pytest.raises(OutputError, match=r"scan_seg\.seg\.nrrd: was saved by 3D Slicer or another program since"):
+        export_mask(mask, overwrite=True)
+    assert export.read_bytes() == before
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_table_that_numbers_structures_otherwise_than_the_record(mask: Path, tmp_path: Path, format: str) -> None:
+    record = mask.with_name("scan_seg.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "mask": mask.name}))
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"labels": {"1": "scar", "2": "left atrium"}}))
+    told: list[str] = []
+    written = export_mask(
+        mask, labels_path=other, output_path=tmp_path / f"b.{format}", format=format, tell=told.append
+    )
+    assert read_volume(written[0], "label").array[1, 2, 3] == 1
+    assert told == [
+        f"{mask}: its segments have other values than in the label table, and are read by name: scar 2 as 1."
+    ]

@@ -148,6 +148,39 @@ def test_labels_that_differ_in_capitals_alone(tmp_path: Path) -> None:
     assert planes(path, table)[0][:2] == [2, 1]
 
 
+def test_a_name_of_the_table_is_not_made_up(tmp_path: Path) -> None:
+    """Couinaud's segments, of which a person drew two."""
+    liver = LabelTable.from_json({"labels": {str(number): f"Segment {number}" for number in range(1, 9)}})
+    drawn = [{"Name": "Segment_2", "LabelValue": 1}, {"Name": "segment 3", "LabelValue": 2}]
+    path = save(tmp_path / "a.seg.nrrd", [1, 2], drawn)
+    assert planes(path, liver)[0][:2] == [2, 3]
+    # a table that was made of the values of files knows no names
+    values = LabelTable.from_json({"labels": {"1": "label 1", "2": "label 2"}})
+    path = save(tmp_path / "b.seg.nrrd", [1, 2], [{"Name": "Label 2", "LabelValue": 1}])
+    assert planes(path, values) == ([1, 2, 0, 0, 0], [])
+
+
+def test_the_record_beside_a_mask_names_its_values(tmp_path: Path) -> None:
+    path = tmp_path / "a_seg.nii.gz"
+    array = np.zeros(SHAPE, np.uint8)
+    array[:, :, 0], array[:, :, 1] = 1, 2
+    write_label(path, array, Grid(SHAPE, np.eye(4)))
+    names = {"1": "hippocampus anterior", "2": "hippocampus posterior"}
+    record = {"mask": path.name, "labels": {"labels": names}}
+    for content, read in (
+        (record, [2, 1]),
+        ({**record, "mask": "b_seg.nii.gz"}, [1, 2]),  # another mask's
+        ({"labels": {"labels": names}}, [1, 2]),
+        ({**record, "labels": {"labels": {"1": 5}}}, [1, 2]),
+        ([], [1, 2]),
+    ):
+        path.with_name("a_seg.json").write_text(json.dumps(content))
+        found, told = planes(path)
+        assert found[:2] == read and bool(told) is (read == [2, 1])
+    path.with_name("a_seg.json").write_text("{")
+    assert planes(path)[0][:2] == [1, 2]
+
+
 @pytest.mark.parametrize("name", ["ä \\ b: c", "one | two := three"])
 def test_names_are_read_as_they_were_written(tmp_path: Path, name: str) -> None:
     (segment,) = named_segments(save(tmp_path / "a.seg.nrrd", [3], [{"Name": name, "LabelValue": 3}]))

@@ -234,3 +234,12 @@ def test_missing_images_of_a_split(tmp_path: Path) -> None:
     path.write_text(json.dumps({key: value for key, value in tree.items() if key != "root"}))
     with pytest.raises(ManifestError, match=r"are not there; set MEDCONTRAST_DATA to the folder that its paths start"):
         scans_of_split(load_manifest(path), "test")
+
+
+def test_no_output_is_named_after_two_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in (tmp_path / "up" / "s.nii.gz", tmp_path / "up" / "down" / "s.nii.gz"):
+        place.parent.mkdir(exist_ok=True)
+        place.touch()
+    monkeypatch.chdir(tmp_path / "up" / "down")
+    found = find_scans([Path("s.nii.gz"), Path("../s.nii.gz")], ["image"])
+    assert [scan.name for scan in found] == ["down_s", "up_s"]

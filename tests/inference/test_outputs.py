@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from medcontrast.export import export_mask
 from medcontrast.inference.inputs import Scan
 from medcontrast.inference.outputs import plan_outputs, require_outputs, write_prediction
 from medcontrast.inference.predict import Prediction
-from medcontrast.volume import Grid
+from medcontrast.volume import Grid, read_volume
 
 
 def scan(path: Path, name: str = "a") -> Scan:
@@ -79,7 +80,7 @@ def prediction(value: int) -> Prediction:
 
 
 def test_an_old_record_never_stands_beside_a_new_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where writing is cut off between mask and record, no record is left."""
+    """Where writing is cut off, all is left as it was; between mask and record, no record is left."""
     (planned,) = plan_outputs([scan(Path("a.nii"))], tmp_path)
     write_prediction(prediction(1), planned, overwrite=False)
     assert json.loads(planned.record.read_text()) == {"mask": "a_seg.nii.gz", "value": 1}
@@ -93,7 +94,19 @@ def test_an_old_record_never_stands_beside_a_new_mask(tmp_path: Path, monkeypatc
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt, match=r"^$"):
         patched.setattr("medcontrast.inference.outputs.write_record", cut_off)
         write_prediction(prediction(2), planned, overwrite=True)
-    assert planned.mask.exists() and not planned.record.exists()
+    assert json.loads(planned.record.read_text())["value"] == 1
+    assert read_volume(planned.mask, "label").array.max() == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a_seg.json", "a_seg.nii.gz"]
+
+    def move(self: Path, target: Path, really: Any = Path.replace) -> None:
+        if target == planned.record:
+            raise KeyboardInterrupt
+        really(self, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt, match=r"^$"):
+        patched.setattr(Path, "replace", move)
+        write_prediction(prediction(2), planned, overwrite=True)
+    assert read_volume(planned.mask, "label").array.max() == 2 and not planned.record.exists()
     write_prediction(prediction(2), planned, overwrite=True)
     assert json.loads(planned.record.read_text())["value"] == 2
 
@@ -127,6 +140,20 @@ def write_everything(folder: Path, name: str) -> None:
     write_prediction(made, planned, overwrite=False)
     for format in ("seg.nrrd", "nii.gz"):
         export_mask(planned.mask, format=format)
+
+
+def test_a_full_disk_leaves_what_an_earlier_run_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_everything(tmp_path, "a")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (planned,) = plan_outputs([scan(Path("a.nii"))], tmp_path, export_endings=("seg.nrrd",))
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise OutputError(f"{path}: cannot be written (No space left on device).")
+
+    monkeypatch.setattr("medcontrast.inference.outputs.write_label", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        write_prediction(prediction(2), planned, overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_maps_and_exports_of_an_old_mask_do_not_outlive_it(tmp_path: Path) -> None:

@@ -173,3 +173,12 @@ def test_slices_without_a_file_are_not_made_up(tmp_path, named, count):
     path = raw_files(tmp_path, named)
     with pytest.raises(VolumeError, match=rf"its header names {count} file\(s\) of voxels, but has 6 slices\.$"):
         read_volume(path, "image")
+
+
+@pytest.mark.parametrize("axes", ["73", "0", "99", "x", "-3"])
+def test_a_header_of_many_axes_is_refused_before_itk_writes_beyond_its_memory(tmp_path, axes):
+    path = metaimage(tmp_path / "scan.mha", NDims=axes)
+    with pytest.raises(
+        VolumeError, match=rf"scan\.mha: its header is damaged: NDims = {axes}, but a volume has 3 axes\.$"
+    ):
+        read_grid(path)

@@ -38,12 +38,21 @@ MOST_LEFT_OUT = 30
 
 @dataclass
 class RunState:
-    """Where a run stands; saved with every checkpoint."""
+    """Where a run stands; saved with every checkpoint.
+
+    Attributes:
+        step: Steps that are done.
+        seconds: Of training.
+        best_dice: Of the validation that best.safetensors is from.
+        best_step: When that was.
+        validated_step: The last step that was validated.
+    """
 
     step: int = 0
     seconds: float = 0.0
     best_dice: float | None = None
     best_step: int | None = None
+    validated_step: int = 0
 
 
 @dataclass
@@ -84,9 +93,10 @@ class Trainer:
     def resume(self) -> None:
         """Goes back to the last checkpoint: tensors, optimiser, step; log and curves are cut back to it."""
         saved = checkpoint.load_resume(self.run.resume_file)
-        self.state = RunState(**saved["progress"])
+        # what wrote no such step had validated whatever it saved
+        self.state = RunState(**{"validated_step": saved["progress"]["step"], **saved["progress"]})
         total = self.run.recipe.train.steps
-        if self.state.step >= total:
+        if self.state.step >= total and not self._validation_due():
             raise InputError(
                 f"{self.run.folder}: this run is finished ({self.state.step} of {total} steps). "
                 f"To go on, ask for more: --set train.steps={self.state.step + total} (schedules are of all steps, so "
@@ -122,7 +132,7 @@ class Trainer:
             rank=fabric.global_rank, world_size=fabric.world_size, start_step=self.state.step
         )
         self.job.header()  # reads scans, which are surely there now: saving a checkpoint must not fail for one
-        validator, every = self.job.validator(fabric.device, fabric.autocast), self.job.validate_every
+        validator = self.job.validator(fabric.device, fabric.autocast)
         if validator is not None and fabric.is_global_zero:
             validator.open()  # a file that cannot be used is named before training starts
         curves = Curves(self.run.folder, self.state.step) if fabric.is_global_zero else None
@@ -131,6 +141,8 @@ class Trainer:
         began, before = time.monotonic(), self.state.seconds
         shown = TrainingProgress(self.console, self.state.step, train.steps, enabled=fabric.is_global_zero)
         with shown, reading(loader, fabric.device) as batches:
+            if validator is not None and self._validation_due():  # the run ended in the middle of it
+                self._validate(validator, shown, curves)
             for step in range(self.state.step, train.steps):
                 wrapped.train()
                 info = StepInfo(step, train.steps, sampler.epoch(step), self.run.recipe.seed)
@@ -139,7 +151,7 @@ class Trainer:
                 shown.advance(step + 1, terms["loss"])
                 self._record(step + 1, terms, curves)
                 stopping = self._should_stop(stop)
-                if validator is not None and every and ((step + 1) % every == 0 or step + 1 == train.steps):
+                if validator is not None and self._validation_due():
                     self.save()  # whoever asks to stop, now or meanwhile, may not wait for a validation
                     self._validate(validator, shown, curves)
                     stopping = self._should_stop(stop)
@@ -213,6 +225,12 @@ class Trainer:
         self.run.log({"step": step, "seconds": seconds, **rounded})
         curves.scalars(step, {f"train/{name}": value for name, value in terms.items()})
 
+    def _validation_due(self) -> bool:
+        step, every = self.state.step, self.job.validate_every
+        if not every or step in (0, self.state.validated_step):
+            return False
+        return step % every == 0 or step == self.run.recipe.train.steps
+
     def _validate(self, validator: Validator, shown: TrainingProgress, curves: Curves | None) -> None:
         if curves is not None:  # one process is enough; the others wait below
             report = validator(self.job.network(), self.state.step)  # what is saved, not what teaches
@@ -224,7 +242,8 @@ class Trainer:
             if self.state.best_dice is None or dice > self.state.best_dice:
                 self.state.best_dice, self.state.best_step = dice, self.state.step
                 self._save_weights(self.run.folder / checkpoint.BEST, chosen_on=validator.names)
-        self.fabric.barrier()
+        self.state.validated_step = self.state.step
+        self.save()  # what is the best so far must outlive the process
 
     def _should_stop(self, stop: StopRequest) -> bool:
         due = stop.due()

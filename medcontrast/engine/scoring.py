@@ -202,9 +202,8 @@ def _warn_of_unscored(
 def _warn_of_own_labels(warn: Callable[[str], None], files: Sequence[tuple[str, Path, Path]]) -> None:
     own = [name for name, mask, label in files if mask.resolve() == label.resolve()]
     if own:
-        warn(
-            f"the masks of {len(own)} of {len(files)} cases are their own labels ({own[0]} the first), and score as such."
-        )
+        count = f"{len(own)} of {len(files)} cases"
+        warn(f"the masks of {count} are their own labels ({own[0]} the first), and score as such.")
 
 
 def _read(files: Sequence[tuple[str, Path, Path]], labels: LabelTable, warn: Callable[[str], None]) -> Iterator[Pair]:

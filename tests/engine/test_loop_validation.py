@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -9,24 +10,24 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from medcontrast.checkpoint import load_resume, load_weights, read_header
+from medcontrast.checkpoint import load_resume, load_weights, read_header, save_resume
 from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run
 from medcontrast.engine.stopping import StopRequest
 from medcontrast.engine.validate import Validator
-from medcontrast.errors import CheckpointError
+from medcontrast.errors import CheckpointError, InputError
 
 
 def test_the_recipe_may_ask_for_the_student(tiny, tmp_path, monkeypatch):
     """It is validated, then, as well: best.safetensors holds what its Dice is of."""
-    validated, plain = [], Validator.__call__
+    seen, plain = [], Validator.__call__
     monkeypatch.setattr(
-        Validator, "__call__", lambda self, network, step: validated.append(network) or plain(self, network, step)
+        Validator, "__call__", lambda self, network, step: seen.append(network) or plain(self, network, step)
     )
     tree = tiny.set_key(tiny.recipe_tree("mean_teacher", steps=2, validate_every=1), "inference.network", "student")
     run = tiny.make_run(tmp_path, tree, validation=1)
     trainer = tiny.train(run)
-    assert len(validated) == 2 and all(network is trainer.method.student for network in validated)
+    assert len(seen) == 2 and all(network is trainer.method.student for network in seen)
     weights, header = load_weights(run.folder / "last.safetensors")
     assert header["network"] == "student"
     student = trainer.method.student.state_dict()
@@ -71,6 +72,73 @@ def test_a_signal_during_a_validation_ends_the_run_after_it(tiny, tmp_path, monk
     assert trainer.fit(stop).step == 2
     saved = load_resume(run.resume_file)["progress"]
     assert (saved["step"], saved["best_step"]) == (2, 2)
+
+
+class KilledError(Exception):
+    """Stands for a kill: nothing is saved after it."""
+
+
+def killed_in(monkeypatch, place, name):
+    def killed(*_, **__):
+        raise KilledError
+
+    monkeypatch.setattr(place, name, killed)
+
+
+def validated(tiny, run):
+    return [record["step"] for record in tiny.read_log(run) if "validation_dice" in record]
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_validation_that_a_kill_cut_off_is_made_up_for(tiny, tmp_path, monkeypatch, step):
+    """In the middle of a run, and at its last step, which then is not finished."""
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=4, validate_every=2, save_every=100), validation=1)
+    if step == 4:
+        tiny.train(run, steps=2)
+    with monkeypatch.context() as patched, pytest.raises(KilledError, match=r"^$"):
+        killed_in(patched, Validator, "__call__")
+        tiny.train(tiny.open_run(run.folder), resume=step == 4)
+    assert step not in validated(tiny, run)
+    assert tiny.train(tiny.open_run(run.folder), resume=True).state.step == 4
+    assert validated(tiny, run) == [2, 4]
+    with pytest.raises(InputError, match="this run is finished"):
+        tiny.train(tiny.open_run(run.folder), resume=True)
+
+
+def test_a_kill_after_a_validation_forgets_no_best(tiny, tmp_path, monkeypatch):
+    """The next save would come a hundred steps later."""
+    worse, plain = iter([0.5, 0.1]), Validator.__call__
+
+    def validate(self, network, step):
+        return dataclasses.replace(plain(self, network, step), mean_dice=next(worse))
+
+    monkeypatch.setattr(Validator, "__call__", validate)
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=4, validate_every=2, save_every=100), validation=1)
+    steps, step = [], Trainer._step
+
+    def third_is_killed(self, *args):
+        steps.append(args[-1].step)
+        if steps[-1] == 2:
+            raise KilledError
+        return step(self, *args)
+
+    with monkeypatch.context() as patched, pytest.raises(KilledError, match=r"^$"):
+        patched.setattr(Trainer, "_step", third_is_killed)
+        tiny.train(run)
+    trainer = tiny.train(tiny.open_run(run.folder), resume=True)
+    assert (trainer.state.best_step, trainer.state.best_dice) == (2, 0.5)
+    assert read_header(run.folder / "best.safetensors")["step"] == 2
+    assert validated(tiny, run) == [2, 4]
+
+
+def test_a_checkpoint_that_says_no_validated_step_is_resumed_as_before(tiny, tmp_path):
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=4, validate_every=2), validation=1)
+    tiny.train(run, steps=2)
+    saved = load_resume(run.resume_file)
+    del saved["progress"]["validated_step"]
+    save_resume(run.resume_file, saved)
+    tiny.train(tiny.open_run(run.folder), resume=True)
+    assert validated(tiny, run) == [2, 4]
 
 
 def test_best_names_the_cases_that_chose_it_and_evaluate_says_so(cli, tiny, tmp_path):

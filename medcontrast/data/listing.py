@@ -68,17 +68,20 @@ def tree_inside(manifest: Path, *, labeled: int, validation: int, out: Path) -> 
     """The manifest that `split_inside` draws from the training cases of another, in their order.
 
     Raises:
-        ManifestError: There are fewer cases than wanted, or one has no label file.
+        ManifestError: There are fewer cases with a label file than wanted.
     """
     inner = load_manifest(manifest)
     raw = inner.raw
     entries = [*raw.get("labeled", []), *raw.get("unlabeled", [])]
     cases = [*inner.labeled, *inner.unlabeled]
     by_name = {case.name: entry for case, entry in zip(cases, entries, strict=True)}
-    splits = split_inside([case.name for case in cases], labeled=labeled, validation=validation)
-    for name in [*splits["labeled"], *splits["validation"]]:
-        if not by_name[name].get("label"):
-            raise ManifestError(f"{manifest}: {name} names no label file, so it can be unlabeled only.")
+    splits = split_inside(
+        [case.name for case in cases],
+        labeled=labeled,
+        validation=validation,
+        bare={case.name for case in cases if case.label is None},
+        patients={case.name: case.patient for case in cases if case.patient is not None},
+    )
     tree: Tree = {"name": out.stem, **{key: raw[key] for key in TABLE_KEYS if key in raw}}
     if raw.get("root"):
         tree["root"] = relative_name(inner.root.resolve(), out.parent.resolve())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -98,21 +98,46 @@ def fold_cases(
     return out
 
 
-def split_inside(training: Sequence[str], *, labeled: int, validation: int) -> Splits:
+def split_inside(
+    training: Sequence[str],
+    *,
+    labeled: int,
+    validation: int,
+    bare: Collection[str] = (),
+    patients: Mapping[str, str] | None = None,
+) -> Splits:
     """Splits the training cases of another split, keeping their order and drawing nothing.
 
-    The rule: the last `validation` are validation, the others are training, whose first `labeled` are labeled.
-    There is no test split: what is chosen with such a split has not seen the outer validation or test cases.
+    The rule: the last `validation` with labels are validation, of patients whole ones, in order of their first case;
+    the others are training, whose first `labeled` with labels are labeled. There is no test split: what is chosen with
+    such a split has not seen the outer validation or test cases.
+
+    Args:
+        training: Names of the cases, in order.
+        labeled: How many are labeled.
+        validation: How many are validation, more where the last patient has more.
+        bare: Those without a label file, which can be unlabeled only; of a validation patient they are left out.
+        patients: Patient of each case that has one.
 
     Raises:
-        ManifestError: There are fewer cases than wanted.
+        ManifestError: There are fewer cases with labels than wanted.
     """
-    _enough(training, {"labeled": labeled, "validation": validation})
-    kept = len(training) - validation
-    order = list(training)
-    return _ordered(
-        {"labeled": order[:labeled], "unlabeled": order[labeled:kept], "validation": order[kept:], "test": []}
-    )
+    groups: dict[str | tuple[str], list[str]] = {}
+    for name in training:
+        if name not in bare:
+            groups.setdefault((patients or {}).get(name, (name,)), []).append(name)
+    _enough([name for group in groups.values() for name in group], {"labeled": labeled, "validation": validation})
+    taken = set(_take(list(groups.values())[::-1], validation)[0])
+    held = {patient for patient, group in groups.items() if taken & set(group)}
+    kept = [name for name in training if (patients or {}).get(name, (name,)) not in held]
+    chosen = [name for name in kept if name not in bare][:labeled]
+    if len(chosen) < labeled:
+        raise ManifestError(
+            f"labeled needs {labeled} cases, but whole patients leave only {len(chosen)}; ask for fewer."
+        )
+    unlabeled = [name for name in kept if name not in set(chosen)]
+    held_out = [name for name in training if name in taken]
+    return _ordered({"labeled": chosen, "unlabeled": unlabeled, "validation": held_out, "test": []})
 
 
 def patients_from_file(path: Path, names: Sequence[str]) -> dict[str, str]:

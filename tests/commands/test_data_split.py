@@ -321,7 +321,11 @@ def test_inside(decathlon: Path, cli: Cli, tmp_path: Path) -> None:
     assert cli("data", "split", decathlon, "-o", outer, "--labeled", 4, "--test", 2).code == 0
     words = ("data", "split", "--inside", outer, "-o", inner, "--labeled", 3)
     answer = cli(*words, "--validation", 1)
-    assert answer.code == 2 and answer.err == f"{outer}: t1 names no label file, so it can be unlabeled only.\n"
+    assert answer.code == 0, answer.err
+    training = [name for name in (*names(outer, "labeled"), *names(outer, "unlabeled")) if name[0] == "c"]
+    assert names(inner, "validation") == training[-1:]
+    assert names(inner, "unlabeled") == [*training[3:-1], "t0", "t1"]  # these have no label file
+    inner.unlink()
     tree = json.loads(outer.read_text())
     tree["unlabeled"] = [entry for entry in tree["unlabeled"] if entry.get("label")]
     outer.write_text(json.dumps(tree))

@@ -92,6 +92,31 @@ def test_inside_keeps_the_order_and_draws_nothing() -> None:
     assert splits == {"labeled": ["c", "a"], "unlabeled": ["e", "b"], "validation": ["d"], "test": []}
 
 
+def test_inside_takes_whole_patients_and_leaves_bare_cases_unlabeled() -> None:
+    order = ["p1a", "p2a", "p1b", "p3a", "p2b", "p4a", "p3b", "p5a"]
+    patients = {name: name[:2] for name in order if name != "p5a"}  # the last is of nobody
+    splits = split_inside(order, labeled=2, validation=2, patients=patients)
+    assert splits == {
+        "labeled": ["p1a", "p2a"],
+        "unlabeled": ["p1b", "p3a", "p2b", "p3b"],
+        "validation": ["p4a", "p5a"],
+        "test": [],
+    }
+    splits = split_inside(order, labeled=2, validation=2, patients=patients, bare=["p1a", "p3a", "p5a"])
+    assert splits == {  # p4a alone is too few, and p3b brings its patient, whose bare case is left out
+        "labeled": ["p2a", "p1b"],
+        "unlabeled": ["p1a", "p2b", "p5a"],
+        "validation": ["p4a", "p3b"],
+        "test": [],
+    }
+    with pytest.raises(
+        ManifestError, match=r"labeled needs 2 cases, but whole patients leave only 1; ask for fewer\.$"
+    ):
+        split_inside(["a", "b", "c"], labeled=2, validation=1, patients={"b": "x", "c": "x"})
+    with pytest.raises(ManifestError, match=r"there are only 1 labeled cases to take them from"):
+        split_inside(["a", "b", "c"], labeled=1, validation=1, bare=["a", "c"])
+
+
 def test_too_few_cases_are_said() -> None:
     with pytest.raises(
         ManifestError, match=r"wanted 10 test \+ 8 validation \+ 4 labeled, but there are only 20 .* --folds 5 or"

@@ -57,8 +57,11 @@ def test_a_case_that_the_manifest_does_not_name_has_the_name_of_its_file(manifes
     assert names(raw["labeled"]) == ["case_00_0", "case_01_0", "case_02_0"]
     assert raw["unlabeled"][0] == {**bare.raw["unlabeled"][1], "case": "case_03_0"}
     del manifest.raw["unlabeled"][0]["label"]
-    with pytest.raises(ManifestError, match="case case_02_0 has no label file, but labeled subset 0 needs it"):
-        labeled_subset(load_manifest(write(manifest)), 3, 0)
+    assert names(labeled_subset(load_manifest(write(manifest)), 3, 0)["labeled"]) == [
+        "case_00_0",
+        "case_01_0",
+        "case_03_0",
+    ]
 
 
 def write(manifest):
@@ -67,9 +70,19 @@ def write(manifest):
     return path
 
 
-def test_a_pool_too_small_and_a_case_without_label_are_refused(manifest):
-    with pytest.raises(ManifestError, match="9 labeled cases are asked for, but its pool has 8"):
-        labeled_subset(manifest, 9, 0)
+def test_cases_without_a_label_file_stay_unlabeled(manifest):
+    for number in (0, 3):
+        del manifest.raw["unlabeled"][number]["label"]
+    bare = load_manifest(write(manifest))
+    for count, subset in ((3, 0), (3, 1), (5, 2), ("all", 0)):
+        raw = labeled_subset(bare, count, subset)
+        assert len(raw["labeled"]) == (6 if count == "all" else count)
+        assert not {"case_02", "case_05"} & set(names(raw["labeled"]))
+        assert sorted(names(raw["labeled"]) + names(raw["unlabeled"])) == [f"case_{number:02d}" for number in range(8)]
+
+
+def test_a_pool_too_small_is_refused(manifest):
     del manifest.raw["unlabeled"][0]["label"]
-    with pytest.raises(ManifestError, match="case case_02 has no label file, but labeled subset 0 needs it"):
-        labeled_subset(manifest, 3, 0)
+    sentence = "8 labeled cases are asked for, but of its 8 labeled and unlabeled cases 7 name a label file"
+    with pytest.raises(ManifestError, match=sentence):
+        labeled_subset(load_manifest(write(manifest)), 8, 0)

@@ -19,6 +19,9 @@ def evaluate(
         typer.Option("--split", help="labeled, unlabeled, validation or test, with label files; default: validation."),
     ] = None,
     manifest: Annotated[Path | None, typer.Option("--manifest", help="Other cases than the run's own.")] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Folder that the manifest's paths start from now.")
+    ] = None,
     predictions: Annotated[Path | None, typer.Option("--predictions", help="Folder of masks, by anybody.")] = None,
     labels: Annotated[Path | None, typer.Option("--labels", help="Folder of label files beside --predictions.")] = None,
     output: Annotated[
@@ -44,7 +47,7 @@ def evaluate(
             "--labels goes with --predictions; a checkpoint is scored on the labels of its manifest "
             "(--manifest, --split)."
         )
-    alien = {"--split": split, "--flips": flips, "--device": device}
+    alien = {"--split": split, "--flips": flips, "--device": device, "--root": root}
     unused = [option for option, value in alien.items() if value is not None]
     if predictions is not None and unused:
         raise InputError(
@@ -71,7 +74,8 @@ def evaluate(
     scoring.score_checkpoints(
         checkpoints or [],
         split=split or "validation",
-        manifest=load_manifest(manifest) if manifest is not None else None,
+        manifest=load_manifest(manifest, root) if manifest is not None else None,
+        root=root,
         output=output,
         tolerance_mm=tolerance_mm,
         voxels=voxels,

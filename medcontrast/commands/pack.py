@@ -15,10 +15,13 @@ def pack(
         Path | None, typer.Option("--notes", help="Markdown for the card: intended use, limits, what only you know.")
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Cases that the card's figures come from.")] = "validation",
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Folder that the manifest's paths start from now.")
+    ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a packed model.")] = False,
 ) -> None:
     """Write a run's network as a small model to hand on: float16 weights and a card with figures measured on them."""
     from medcontrast.engine.pack import pack
 
-    pack(run, output, notes=notes, split=split, device=device, overwrite=overwrite)
+    pack(run, output, notes=notes, split=split, root=root, device=device, overwrite=overwrite)

@@ -190,7 +190,7 @@ def _check_image(split: str, case: Case, volume: Volume, report: CheckReport) ->
         report.faults.append(
             Finding(split, case.name, f"{path}: every voxel has the value {low:g}; nothing can be seen")
         )
-    elif far := far_values(volume):
+    elif finite.all() and (far := far_values(volume)):
         report.warnings.append(Finding(split, case.name, far))
     return low, high
 

@@ -170,6 +170,8 @@ def _patch(
     step = np.array([math.lcm(side, cell) for side in network.patch_divisor])
     least = step * np.ceil(LEAST_SIDE / step)
     patch = np.clip(np.ceil(shape / step - 0.5) * step, least, _LONGEST_SIDE // step * step)
+    if network.encoder is not None:
+        patch[network.axis] = least[network.axis] = 1  # slices: a row is one of them
     extents = [scan.extent_mm / target for scan in scans if scan.extent_mm is not None]
     extent = np.median(extents, axis=0) if extents else shape
     while patch.prod() > PATCH_VOXELS and (patch > least).any():

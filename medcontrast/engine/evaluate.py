@@ -214,11 +214,16 @@ def scored_cases(manifest: Manifest, split: str) -> dict[str, Case]:
     """Cases of a split by name; every one has a label file, which lies on its scan's grid.
 
     Raises:
-        InputError: A label file is missing.
+        InputError: A scan or a label file is missing.
         VolumeError: It lies elsewhere than its scan, a header cannot be read, or names in it contradict the manifest.
     """
     cases = {case.name: case for case in manifest.split(split)}
     for case in cases.values():
+        if not case.images[0].exists():
+            raise InputError(
+                f"{manifest.path}: {case.images[0]}, the scan of case {case.name} of {split}, is not there. Paths "
+                f"start from {manifest.root}; if the data lies elsewhere now, name its folder with --root."
+            )
         if case.label is None or not case.label.exists():
             raise InputError(
                 f"{manifest.path}: case {case.name} of {split} has no label file ({case.label}) to score against."

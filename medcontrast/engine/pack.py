@@ -19,12 +19,12 @@ import medcontrast
 from medcontrast.checkpoint import checkpoint_hash, header_recipe, load_weights, resolve_checkpoint, save_weights
 from medcontrast.data.manifest import Manifest
 from medcontrast.data.scan_facts import with_scan_facts
-from medcontrast.engine.run import Run
+from medcontrast.engine.run import Run, at_root
 from medcontrast.engine.scoring import score_checkpoints
 from medcontrast.errors import CheckpointError, InputError
 from medcontrast.files import require_free, staged, write_text
 from medcontrast.labels import LabelTable
-from medcontrast.say import say
+from medcontrast.say import quoted, say
 from medcontrast.settings import require_segmentation
 
 FILES = WEIGHTS, CARD, REPORT = "model.safetensors", "README.md", "report.json"
@@ -42,6 +42,7 @@ def pack(
     *,
     notes: Path | None = None,
     split: str = "validation",
+    root: Path | None = None,
     device: str | None = None,
     overwrite: bool = False,
     console: Console | None = None,
@@ -53,6 +54,7 @@ def pack(
         output: The folder to write.
         notes: Markdown with what only people know: intended use, limits.
         split: The cases of the run's manifest that the figures of the card come from.
+        root: Where the files of these cases lie now.
         device: Where they are predicted.
         overwrite: Replace a packed model.
         console: Where progress is shown.
@@ -68,7 +70,7 @@ def pack(
     console = console or Console()
     require_free(*(output / name for name in FILES), overwrite=overwrite)
     words = _words(notes)
-    opened, source = Run.open(run), resolve_checkpoint(run)
+    opened, source = Run.open(run, at_root(root)), resolve_checkpoint(run)
     tensors, header = load_weights(source)
     recipe = require_segmentation(header_recipe(header, source), where=str(run))
     assert isinstance(opened.manifest, Manifest)
@@ -149,7 +151,7 @@ def card(
         "finds": ", ".join(f"{name} ({_values(values)})" for name, values in labels.targets.items()),
         "takes": f"{', '.join(header['channels'])}; intensity {recipe.data.intensity.kind}; voxels {spacing}",
         "trained on": f"{len(seen['labeled'])} labeled, {len(seen['unlabeled'])} unlabeled cases ({manifest.name})",
-        "data": f"{manifest.source}. {manifest.description}".strip(". ") + ".",
+        "data": _sentences(manifest.source, manifest.description) or "not stated in the manifest",
         "licence of the data": manifest.licence or "not stated in the manifest",
         "method": f"{recipe.method.name}, {header['step']} steps, seed {recipe.seed}; the {header['network']}",
         "network": f"{recipe.network.name}, patch {list(recipe.data.patch)}, norm {recipe.network.norm}",
@@ -158,12 +160,16 @@ def card(
     }
     files = [f"scan_{channel:04}.nii.gz" for channel in range(len(header["channels"]))]
     scan = " ".join(files) if len(files) > 1 else "scan.nii.gz"
-    lines = [f"# {folder.name}", "", "```sh", f"medcontrast infer --ckpt {folder.as_posix()} {scan}", "```", ""]
+    lines = [f"# {folder.name}", "", "```sh", f"medcontrast infer --ckpt {quoted(folder)} {scan}", "```", ""]
     lines += ["| | |", "|---|---|", *(f"| {name} | {words} |" for name, words in facts.items()), ""]
     lines += _figures(report, split, _learned_from(header, manifest, split))
     if notes:
         lines += [notes.strip(), ""]
     return "\n".join(lines)
+
+
+def _sentences(*parts: str) -> str:
+    return " ".join(f"{part.strip('. ')}." for part in parts if part.strip(". "))
 
 
 def _learned_from(header: dict[str, Any], manifest: Manifest, split: str) -> str:

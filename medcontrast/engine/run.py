@@ -196,12 +196,13 @@ class Run:
         write_text(path, "".join(kept))
 
 
-def run_beside(checkpoint: Path, *, ask: str) -> Run:
+def run_beside(checkpoint: Path, *, ask: str, root: Path | None = None) -> Run:
     """The run that a checkpoint is, or lies in.
 
     Args:
         checkpoint: A run folder or a file.
         ask: What --manifest would say, for example "which cases to score".
+        root: Where its data lies now; by default where it lay in training.
 
     Raises:
         InputError: It lies in no run folder.
@@ -209,7 +210,12 @@ def run_beside(checkpoint: Path, *, ask: str) -> Run:
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     if not (folder / RECIPE).is_file():
         raise InputError(f"{checkpoint}: lies in no run folder (no {RECIPE} beside it); say {ask} with --manifest M.")
-    return Run.open(folder)
+    return Run.open(folder, at_root(root))
+
+
+def at_root(root: Path | None) -> tuple[str, ...]:
+    """What `Run.open` takes so that paths start from this folder."""
+    return () if root is None else (f"data.root={json.dumps(str(root.absolute()))}",)
 
 
 def resolve_paths(recipe: AnyRecipe, recipe_path: Path) -> AnyRecipe:

@@ -102,6 +102,7 @@ def score_checkpoints(
     *,
     split: str,
     manifest: Manifest | None = None,
+    root: Path | None = None,
     output: Path | None = None,
     tolerance_mm: float | None = None,
     voxels: bool = False,
@@ -117,6 +118,7 @@ def score_checkpoints(
         checkpoints: Run folders or checkpoint files; several are averaged.
         split: Which cases.
         manifest: Whose cases; by default those of the first run.
+        root: Where the files of the first run's own cases lie now.
         output: Folder for tables and pictures; by default one in the first run's.
         tolerance_mm: Of the surface Dice; by default the recipe's.
         voxels: Distances in voxels too.
@@ -135,7 +137,7 @@ def score_checkpoints(
 
     console = console or Console()
     folder = output or _default_output(checkpoints, manifest, split, flips)
-    manifest = manifest or _own_manifest(checkpoints[0])
+    manifest = manifest or _own_manifest(checkpoints[0], root)
     cases = scored_cases(manifest, split)
     require_free(*(folder / name for name in (*TABLES, PICTURE)), overwrite=overwrite)
     predictor = Predictor.load(checkpoints, device=device, overrides={} if flips is None else {"flips": flips})
@@ -236,8 +238,8 @@ def _progress(console: Console, total: int) -> Callable[[], None]:
     return advance
 
 
-def _own_manifest(checkpoint: Path) -> Manifest:
-    run = run_beside(checkpoint, ask="which cases to score")
+def _own_manifest(checkpoint: Path, root: Path | None) -> Manifest:
+    run = run_beside(checkpoint, ask="which cases to score", root=root)
     require_segmentation(run.recipe, where=str(run.folder))
     assert isinstance(run.manifest, Manifest)
     return run.manifest

@@ -46,7 +46,11 @@ def find_scans(inputs: Sequence[Path], channels: Sequence[str]) -> list[Scan]:
     groups = [(path,) for path in paths] if len(channels) == 1 else _group_channels(paths, channels, faults)
     if faults:
         raise VolumeError("\n".join(faults))
-    stems = [_without_channel(output_stem(group[0])) if len(group) > 1 else output_stem(group[0]) for group in groups]
+    stems = [output_stem(group[0]) for group in groups]
+    # of one channel nnU-Net's _0000 stands behind every name, or it is none; of a single file nobody can tell
+    numbered = len(stems) > 1 and all(stem.endswith("_0000") for stem in stems)
+    if len(channels) > 1 or numbered:
+        stems = [_without_channel(stem) for stem in stems]
     names = unique_names(stems, [_folder_name(group[0]) for group in groups])
     return [Scan(name, group, tuple(map(str, group))) for name, group in zip(names, groups, strict=True)]
 

@@ -144,3 +144,18 @@ def test_pack_with_wrong_words(cli, refused, trained, tmp_path):
     refused(cli("pack", trained.folder, *out, "--notes", tmp_path / "none.md"), "none.md: cannot be read as text")
     refused(cli("pack", trained.folder, *out, "--split", "training"), "there is no split 'training'")
     assert not list((tmp_path / "m").glob("*"))
+
+
+def test_a_run_whose_data_lies_elsewhere_now(cli, refused, tiny, tmp_path):
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=1), validation=1)
+    tiny.train(run)
+    old, new = run.manifest.root, tmp_path / "another: place"
+    old.rename(new)
+    for words in (("evaluate", "--ckpt", run.folder), ("pack", run.folder, "-o", tmp_path / "my models" / "m")):
+        told = f"is not there. Paths start from {old}; if the data lies elsewhere now, name its folder with --root."
+        refused(cli(*words, "--device", "cpu"), told)
+        done = cli(*words, "--device", "cpu", "--root", new)
+        assert done.code == 0, done.err
+    card = (tmp_path / "my models/m/README.md").read_text()
+    assert f"medcontrast infer --ckpt '{tmp_path}/my models/m' scan.nii.gz" in card
+    refused(cli("evaluate", "--predictions", new, "--labels", new, "--root", new), "--root goes with --ckpt; masks of")

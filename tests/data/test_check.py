@@ -183,6 +183,7 @@ def test_broken_images_are_faults(data: Path) -> None:
     assert found[1].endswith("case_01_0.nii: every voxel has the value 7; nothing can be seen")
     assert found[2].startswith(f"validation case_04: {folder}/images/case_04_0.nii: ")
     assert len(found) == 3
+    assert not any("nan" in text for text in texts(report_of(data).warnings))
 
 
 def test_far_voxels_are_worth_a_look(data: Path) -> None:

@@ -323,6 +323,17 @@ def test_like_keeps_what_does_not_depend_on_the_data(plain: Manifest) -> None:
     assert propose(plain, square, like=like_recipe()).recipe.augment.spatial.rotate90_axes == (2,)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_like_a_recipe_of_slices_takes_slices(plain: Manifest, axis: int) -> None:
+    patch = [48, 48, 48]
+    patch[axis] = 1
+    spatial = {"spatial": {"rotation_axes": [axis]}}
+    network = {"name": "unet2d", "filters": 16, "norm": "group", "axis": axis, "encoder": {"name": "resnet20"}}
+    like = like_recipe(network=network, data={"manifest": "m.json", "patch": patch}, augment=spatial)
+    found = propose(plain, scan(), like=like).recipe.data.patch
+    assert found[axis] == 1 and min(found[:axis] + found[axis + 1 :]) > 30
+
+
 def test_like_a_method_whose_settings_name_the_patch(plain: Manifest) -> None:
     like = like_recipe(
         method={"name": "fba_legacy", "patch": [32, 32, 32]},

@@ -243,3 +243,13 @@ def test_no_output_is_named_after_two_dots(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path / "up" / "down")
     found = find_scans([Path("s.nii.gz"), Path("../s.nii.gz")], ["image"])
     assert [scan.name for scan in found] == ["down_s", "up_s"]
+
+
+def test_the_number_of_the_only_channel_is_no_part_of_a_name(tmp_path: Path) -> None:
+    """As nnU-Net names its files, whose labels have no number."""
+    for name in ("a_0000.nii.gz", "b_0000.nii.gz"):
+        (tmp_path / name).touch()
+    assert [scan.name for scan in find_scans([tmp_path], ["image"])] == ["a", "b"]
+    assert [scan.name for scan in find_scans([tmp_path / "a_0000.nii.gz"], ["image"])] == ["a_0000"]
+    (tmp_path / "c_0001.nii.gz").touch()  # numbers of scans, then
+    assert [scan.name for scan in find_scans([tmp_path], ["image"])] == ["a_0000", "b_0000", "c_0001"]

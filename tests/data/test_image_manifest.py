@@ -98,7 +98,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"train": [{"image": "x", "tagret": 1}]}, r"train\[0\]: unknown key 'tagret'; image knows name, target, domain"),
     (
         {"train": [{"csv": "x", "target": "y"}]},
-        r"train\[0\]: unknown key 'target'; csv knows attributes, relative_to, rows, folds",
+        r"train\[0\]: unknown key 'target'; csv knows attributes, relative_to, only, rows, folds",
     ),
     ({"train": [{"image": 3}]}, r"train\[0\]: image is a path, but got 3"),
     ({"classes": "ab"}, "classes: expected a list of names, target 0 first, but got 'ab'"),

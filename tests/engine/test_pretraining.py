@@ -105,6 +105,7 @@ def test_a_resume_keeps_its_images(tiny, run_of, tmp_path, change):
     kept = path.read_text(encoding="utf-8")
     tree = json.loads(kept)
     tree["train"][0] |= {"rows": [0, 7], **change} if "of" in change else change
+    tree["test"][0]["rows"] = [7, 12]
     path.write_text(json.dumps(tree), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"manifest\.json: its training cases are not those of the checkpoint\."):
         tiny.train(tiny.open_run(run.folder), resume=True)
@@ -116,7 +117,8 @@ def test_a_resume_keeps_its_images(tiny, run_of, tmp_path, change):
 
 def test_an_image_of_low_quality_is_not_degraded_further(tiny, tmp_path):
     low = {"npz": "images.npz", "images": "images", "target": "labels", "rows": [0, 4]}
-    tiny.write_squares(tmp_path / "data", train=[{**low, "quality": "low"}, {**low, "rows": [4, 8]}])
+    train = [{**low, "quality": "low"}, {**low, "rows": [4, 8]}]
+    tiny.write_squares(tmp_path / "data", train=train, test=[{**low, "rows": [8, 12]}])
     content = tree("simclr", rows=8)
     plain = {"crop": {"kind": "whole"}, "flip": 0.0, "photometric": {"jitter_probability": 0.0}}
     content["augment"]["views"] = {"first": plain, "second": {**plain, "degrade": {"kind": "xray"}}}

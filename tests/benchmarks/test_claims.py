@@ -112,6 +112,20 @@ def test_with_4_labels_the_default_gains_on_the_anterior_part_alone() -> None:
         assert gain.interval.mean > 0
 
 
+@pytest.mark.parametrize("other", ["mean_teacher", "bcp"])
+def test_with_4_labels_the_default_is_ahead_of_other_methods_with_a_teacher(other: str) -> None:
+    gain = gain_in_dice("hippocampus", "hippocampus", "fba_net", other, labeled=4)
+    assert gain.runs >= 2 and gain.interval.low is not None
+    assert gain.interval.low > 0
+
+
+def test_mean_teacher_is_supervised_training_again() -> None:
+    for labeled in (4, 8):
+        gain = gain_in_dice("hippocampus", "hippocampus", "mean_teacher", "supervised", labeled=labeled)
+        assert gain.interval.low is not None and gain.interval.high is not None
+        assert -0.002 < gain.interval.low < 0 < gain.interval.high < 0.002
+
+
 def test_urpc_is_behind_the_default_on_the_hippocampus() -> None:
     gain = gain_in_dice("hippocampus", "hippocampus", "fba_net", "peers/pymic_urpc")
     assert gain.interval.low is not None and gain.interval.low > 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 
 def rounds_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether training in this precision there is `rounded_to_bfloat16`: on CPUs for which oneDNN has no bfloat16.
+    """Whether training in this precision there is `RoundedToBfloat16`: on CPUs for which oneDNN has no bfloat16.
 
     PyTorch computes without oneDNN then: steps of a 3D network take minutes instead of seconds, and gradients are
     summed in bfloat16, so that 0.6 to 0.7 of those of a convolution's input were off in their last digit.
@@ -22,17 +20,6 @@ def rounds_bfloat16(precision: str, device: torch.device) -> bool:
     if precision != "bf16-mixed" or device.type != "cpu":
         return False
     return not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-@contextmanager
-def rounded_to_bfloat16() -> Iterator[None]:
-    """Within it, what CPU autocast computes in bfloat16 is computed in float32 of rounded operands, and rounded.
-
-    Gradients are rounded likewise. Bfloat16 units sum in float32 too, so that the order of sums is all that may differ:
-    a result in ten thousand is off by its last digit. It is as fast as float32.
-    """
-    with _Rounded():
-        yield
 
 
 _MULTIPLIES = frozenset(
@@ -59,7 +46,13 @@ _MULTIPLIES = frozenset(
 """What the networks here multiply by, of what CPU autocast computes in bfloat16; the rest stays as slow as it was."""
 
 
-class _Rounded(TorchFunctionMode):
+class RoundedToBfloat16(TorchFunctionMode):
+    """Within it, what CPU autocast computes in bfloat16 is computed in float32 of rounded operands, and rounded.
+
+    Gradients are rounded likewise. Bfloat16 units sum in float32 too, so that the order of sums is all that may differ:
+    a result in ten thousand is off by its last digit. It is as fast as float32.
+    """
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func not in _MULTIPLIES or not torch.is_autocast_enabled("cpu"):

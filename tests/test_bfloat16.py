@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from medcontrast.bfloat16 import rounded_to_bfloat16, rounds_bfloat16
+from medcontrast.bfloat16 import RoundedToBfloat16, rounds_bfloat16
 
 LAYERS = {
     "conv3d": (lambda: nn.Conv3d(8, 16, 3, padding=1), (2, 8, 6, 7, 8)),
@@ -28,7 +28,7 @@ def test_values_and_gradients_are_the_exact_ones_rounded(name):
     torch.manual_seed(0)
     make, shape = LAYERS[name]
     layer, x = make(), torch.randn(shape, requires_grad=True)
-    with autocast(), rounded_to_bfloat16():
+    with autocast(), RoundedToBfloat16():
         y = layer(x)
     assert y.dtype == torch.bfloat16
     up = torch.randn_like(y)
@@ -54,7 +54,7 @@ def test_values_and_gradients_are_the_exact_ones_rounded(name):
 def test_products_are_rounded(multiply):
     torch.manual_seed(0)
     a, b = torch.randn(7, 300), torch.randn(300, 5)
-    with autocast(), rounded_to_bfloat16():
+    with autocast(), RoundedToBfloat16():
         found = multiply(a, b)
     expected = (a.bfloat16().double() @ b.bfloat16().double()).bfloat16()
     assert found.dtype == torch.bfloat16
@@ -64,7 +64,7 @@ def test_products_are_rounded(multiply):
 
 def test_what_autocast_leaves_alone_is_left_alone():
     layer, x = nn.Conv2d(1, 2, 3), torch.randn(1, 1, 5, 5)
-    with rounded_to_bfloat16():
+    with RoundedToBfloat16():
         assert layer(x).equal(layer(x.clone())) and layer(x).dtype == torch.float32
         with autocast():
             assert (x * x).dtype == torch.float32 and (x * x).equal(x.square())

@@ -40,7 +40,7 @@ def counterfactuals(
     from medcontrast.commands.progress import counting
     from medcontrast.data.images.manifest import load_image_manifest, require_apart
     from medcontrast.engine.generator.counterfactuals import write_counterfactuals
-    from medcontrast.engine.generator.generator import actions, far_values, load_generator
+    from medcontrast.engine.generator.generator import actions, extrapolations, load_generator
     from medcontrast.engine.generator.metrics import SCORES, score_generator, train_predictor, write_scores
     from medcontrast.files import require_free
     from medcontrast.inference.device import resolve_device
@@ -51,7 +51,7 @@ def counterfactuals(
     loaded = load_image_manifest(manifest, root)
     require_apart(loaded)
     wanted = actions(generator, chosen, wanted_values)
-    for sentence in far_values(generator, wanted):
+    for sentence in extrapolations(generator, wanted):
         typer.echo(f"Warning: {sentence}", err=True)
     if metrics is not None:
         if metrics not in ("validation", "test"):

@@ -122,14 +122,15 @@ def split_inside(
     Raises:
         ManifestError: There are fewer cases with labels than wanted.
     """
+    owner = {name: (patients or {}).get(name, (name,)) for name in training}  # a case of nobody is its own
     groups: dict[str | tuple[str], list[str]] = {}
     for name in training:
         if name not in bare:
-            groups.setdefault((patients or {}).get(name, (name,)), []).append(name)
+            groups.setdefault(owner[name], []).append(name)
     _enough([name for group in groups.values() for name in group], {"labeled": labeled, "validation": validation})
     taken = set(_take(list(groups.values())[::-1], validation)[0])
     held = {patient for patient, group in groups.items() if taken & set(group)}
-    kept = [name for name in training if (patients or {}).get(name, (name,)) not in held]
+    kept = [name for name in training if owner[name] not in held]
     chosen = [name for name in kept if name not in bare][:labeled]
     if len(chosen) < labeled:
         raise ManifestError(

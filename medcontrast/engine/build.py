@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from medcontrast import schedules
-from medcontrast.bfloat16 import rounded_to_bfloat16, rounds_bfloat16
+from medcontrast.bfloat16 import RoundedToBfloat16, rounds_bfloat16
 from medcontrast.data.manifest import Manifest
 from medcontrast.errors import InputError
 from medcontrast.gpu import compute_in_float32, sound_in_16_bits
@@ -66,7 +66,7 @@ def make_fabric(*, accelerator: str, devices: int, num_nodes: int, precision: st
 def _rounding(autocast: Callable[[], AbstractContextManager[None]]) -> Callable[[], AbstractContextManager[None]]:
     @contextmanager
     def context() -> Iterator[None]:
-        with autocast(), rounded_to_bfloat16():
+        with autocast(), RoundedToBfloat16():
             yield
 
     return context

@@ -157,9 +157,10 @@ class Trainer:
                     stopping = self._should_stop(stop)
                 if stopping:
                     break
-                if (step + 1) % train.save_every == 0 and step + 1 < train.steps:
+                if (step + 1) % train.save_every == 0 and step + 1 < train.steps and not self._validated():
                     self.save()
-        self.save()
+        if not self._validated():
+            self.save()
         if curves is not None:
             curves.close()
         return self.state
@@ -227,9 +228,13 @@ class Trainer:
 
     def _validation_due(self) -> bool:
         step, every = self.state.step, self.job.validate_every
-        if not every or step in (0, self.state.validated_step):
+        if not every or self._validated():
             return False
         return step % every == 0 or step == self.run.recipe.train.steps
+
+    def _validated(self) -> bool:
+        """Whether this step was validated, and saved with what came of it."""
+        return self.state.validated_step == self.state.step
 
     def _validate(self, validator: Validator, shown: TrainingProgress, curves: Curves | None) -> None:
         if curves is not None:  # one process is enough; the others wait below

@@ -26,12 +26,13 @@ def _nrrd_damage(path: Path, size: int) -> str | None:
     if fields.get("encoding", "").lower() not in ("gzip", "gz"):
         return None
     files = data_files(path)
+    each = size // max(1, len(files))
     for file in files or [path]:
         start = _after_lines(file, 0 if files else length, _number(fields.get("line skip")))
         reason, unpacked = _unpacked(file, start, None)
         # what is skipped of the unpacked bytes makes them more
-        if reason or unpacked < size // max(1, len(files)):
-            return reason or _length(unpacked, size)
+        if reason or unpacked < each:
+            return reason or _length(unpacked, each)
     return None
 
 

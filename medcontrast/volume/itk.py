@@ -130,9 +130,11 @@ def _header(path: Path) -> SimpleITK.ImageFileReader:
 
     reader = sitk.ImageFileReader()
     require_named_space(path)  # SimpleITK calls such a file damaged
-    require_sound_metaimage(path)
+    is_metaimage = path.suffix.lower() in _METAIMAGE_SUFFIXES
+    if is_metaimage:
+        require_sound_metaimage(path)
     with _faults_of(path):
-        if path.suffix.lower() in _METAIMAGE_SUFFIXES:
+        if is_metaimage:
             reader.SetImageIO("MetaImageIO")  # else SimpleITK knows it by a name in lower case only
         reader.SetFileName(str(path))
         reader.ReadImageInformation()

@@ -87,8 +87,6 @@ def require_sound_metaimage(path: Path) -> None:
     Raises:
         VolumeError: Files are counted without a step, or backwards, or are too few; axes are too many.
     """
-    if is_nrrd(path):
-        return
     fields = metaimage_header(path)[0]
     axes = fields.get("NDims", "3")
     if axes not in map(str, range(1, 11)):

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from medcontrast.checkpoint import checkpoint_hash, load_weights, save_resume, save_weights
-from medcontrast.errors import CheckpointError
+from medcontrast.errors import CheckpointError, InputError
 from medcontrast.inference import members
 from medcontrast.inference.members import load_member, load_members
+from medcontrast.inference.predict import Predictor
 
 CPU = torch.device("cpu")
 
@@ -133,3 +134,12 @@ def test_a_recipe_of_another_version(tmp_path: Path, tools: SimpleNamespace) -> 
     save_weights(tmp_path / "b.safetensors", tensors, header)
     with pytest.raises(CheckpointError, match=r"this version of medcontrast cannot use its header: (.|\n)*new_key"):
         load_member(tmp_path / "b.safetensors", CPU)
+
+
+def test_flips_of_what_was_never_mirrored_are_refused(tmp_path: Path, tools: SimpleNamespace) -> None:
+    bare = tools.write_checkpoint(tmp_path / "bare/last.safetensors", flip_axes=())
+    other = tools.write_checkpoint(tmp_path / "other/last.safetensors", flip_axes=(1,))
+    with pytest.raises(InputError, match=r"^--flips: .*bare.* was trained without mirrored scans .* leave it out\.$"):
+        Predictor.load([bare], overrides={"flips": True})
+    assert Predictor.load([bare, other], overrides={"flips": True}).settings.flips
+    assert not Predictor.load([bare], overrides={"flips": False}).settings.flips

@@ -184,15 +184,6 @@ def test_an_ensemble_averages_probabilities(tmp_path: Path, tools: SimpleNamespa
     assert [entry["checkpoint"] for entry in both.record["checkpoints"]] == ["0/last.safetensors", "1/last.safetensors"]
 
 
-def test_flips_of_what_was_never_mirrored_are_refused(tmp_path: Path, tools: SimpleNamespace) -> None:
-    bare = tools.write_checkpoint(tmp_path / "bare/last.safetensors", flip_axes=())
-    other = tools.write_checkpoint(tmp_path / "other/last.safetensors", flip_axes=(1,))
-    with pytest.raises(InputError, match=r"^--flips: .*bare.* was trained without mirrored scans .* leave it out\.$"):
-        Predictor.load([bare], overrides={"flips": True})
-    assert Predictor.load([bare, other], overrides={"flips": True}).settings.flips
-    assert not Predictor.load([bare], overrides={"flips": False}).settings.flips
-
-
 @pytest.mark.parametrize("axes_trained", [(0, 1, 2), (1,)])
 def test_flips_average_the_scans_mirrored_as_in_training(
     tmp_path: Path, tools: SimpleNamespace, axes_trained: tuple[int, ...]

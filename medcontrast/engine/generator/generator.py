@@ -156,7 +156,7 @@ class Action:
         return {**found, "attributes": attributes}
 
 
-def far_values(generator: Generator, wanted: Sequence[Action]) -> list[str]:
+def extrapolations(generator: Generator, wanted: Sequence[Action]) -> list[str]:
     """Warnings of numbers far from those of the training images, each once: images of them are extrapolations."""
     warnings = []
     for name, value in dict.fromkeys(pair for action in wanted for pair in action.values.items()):

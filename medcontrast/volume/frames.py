@@ -103,7 +103,7 @@ def read_frames(path: Path) -> list[Slice]:
         VolumeError: Not readable, frames without a number each, or each with a slope of its own, directions that are
             not of length 1 and at a right angle, or values that SimpleITK turns round in a way of its own.
     """
-    with _header(path, _READ) as data:
+    with dicom_header(path, _READ) as data:
         return _frames(data, path)
 
 
@@ -124,14 +124,14 @@ def without_pixels(paths: Sequence[Path], slices: Sequence[Path]) -> set[Path]:
 def _kind(path: Path) -> tuple[str | None, bool]:
     """The SOP class of a file, None where it cannot be read, and whether it says that it holds pixels."""
     try:
-        with _header(path, ("SOPClassUID", *_OF_IMAGES)) as data:
+        with dicom_header(path, ("SOPClassUID", *_OF_IMAGES)) as data:
             return data.get("SOPClassUID") or None, any(tag in data for tag in _OF_IMAGES)
     except VolumeError:
         return None, False
 
 
 @contextmanager
-def _header(path: Path, tags: Sequence[str]) -> Iterator[pydicom.Dataset]:
+def dicom_header(path: Path, tags: Sequence[str]) -> Iterator[pydicom.Dataset]:
     """Reads some tags; what they hold may be damaged too, which shows where it is used."""
     import pydicom
 

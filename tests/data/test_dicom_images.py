@@ -1,4 +1,4 @@
-"""Tests of DICOM files as images: by hand, reference (pydicom's window)."""
+"""Tests of DICOM files as images: by hand, reference (pydicom's window and table)."""
 
 from __future__ import annotations
 
@@ -84,6 +84,65 @@ def test_dicom_whose_large_values_are_dark(tmp_path: Path, tags: dict[str, Any])
     dark = read_pixels(write_dicom(tmp_path / "b.dcm", array, PhotometricInterpretation="MONOCHROME1", **tags))
     np.testing.assert_allclose(dark, 255 - bright, atol=1e-9)
     assert len(np.unique(dark)) > 5
+
+
+TABLE = (np.arange(1200) ** 2 // 1200).astype(np.uint16) * 3  # of 12 bits, for values from 500
+
+
+def with_table(path: Path, array: NDArray[Any], descriptor: list[int], table: Any, **tags: Any) -> ImageCase:
+    """A table beside a window, which it is preferred to."""
+    pydicom = pytest.importorskip("pydicom")
+    item = pydicom.Dataset()
+    item.add_new("LUTDescriptor", "US", descriptor)
+    item.add_new("LUTData", "OW" if isinstance(table, bytes) else "US", table)
+    tags = {"WindowCenter": 100, "WindowWidth": 10, **tags}
+    return write_dicom(path, array, VOILUTSequence=pydicom.Sequence([item]), **tags)
+
+
+@pytest.mark.parametrize("words", [True, False])
+def test_dicom_by_its_table_against_pydicom(tmp_path: Path, words: bool) -> None:
+    array = np.arange(0, 2000, 50, dtype=np.uint16).reshape(5, 8)
+    case = with_table(tmp_path / "a.dcm", array, [1200, 500, 12], TABLE.tobytes() if words else TABLE.tolist())
+    from pydicom import dcmread
+    from pydicom.pixels import apply_voi
+
+    shown = apply_voi(array, dcmread(case.file))
+    assert shown.min() == 0 and shown.max() == TABLE[-1] and len(np.unique(shown)) > 20
+    np.testing.assert_allclose(read_pixels(case)[..., 0], shown / 4095 * 255)
+
+
+def test_a_table_is_of_rescaled_values_and_of_those_in_the_file(tmp_path: Path) -> None:
+    """Slope and intercept come before it; it is not turned round with MONOCHROME1, what it gives is."""
+    array = np.arange(0, 2000, 50, dtype=np.uint16).reshape(5, 8)
+    tags = {"RescaleSlope": 0.5, "RescaleIntercept": 400, "BitsStored": 12, "HighBit": 11}
+    bright = read_pixels(with_table(tmp_path / "a.dcm", array, [1200, 500, 12], TABLE.tolist(), **tags))
+    places = np.clip(array.astype(int) // 2 + 400 - 500, 0, 1199)
+    np.testing.assert_allclose(bright[..., 0], TABLE[places] / 4095 * 255)
+    tags["PhotometricInterpretation"] = "MONOCHROME1"
+    dark = read_pixels(with_table(tmp_path / "b.dcm", array, [1200, 500, 12], TABLE.tolist(), **tags))
+    np.testing.assert_allclose(dark, 255 - bright)
+
+
+def test_a_table_of_bytes(tmp_path: Path) -> None:
+    array = np.arange(40, dtype=np.uint16).reshape(5, 8)
+    table = bytes(range(0, 252, 6))
+    case = with_table(tmp_path / "a.dcm", array, [42, 0, 8], table)
+    np.testing.assert_allclose(read_pixels(case)[..., 0], array * 6)
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "words"),
+    [
+        ([1300, 0, 12], r"its VOI LUT holds 1200 values, and says 1300 of 12 bits; remove or repair it\."),
+        ([0, 0, 12], "holds 1200 values, and says 65536 of 12 bits"),
+        ([1200, 0, 0], "says 1200 of 0 bits"),
+        ([1200, 0], "damaged: its DICOM header cannot be read"),
+    ],
+)
+def test_a_damaged_table(tmp_path: Path, descriptor: list[int], words: str) -> None:
+    case = with_table(tmp_path / "a.dcm", np.zeros((5, 8), np.uint16), descriptor, TABLE.tolist())
+    with pytest.raises(ImageError, match=words):
+        read_pixels(case)
 
 
 def test_dicom_in_colour(tmp_path: Path) -> None:

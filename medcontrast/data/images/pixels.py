@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.data.images.arrays import idx_array, npz_array
+from medcontrast.data.images.dicom import dicom_pixels
 from medcontrast.data.images.slices import image_slice
 from medcontrast.data.images.sources import ImageCase
 from medcontrast.errors import ImageError
@@ -18,7 +19,7 @@ from medcontrast.errors import ImageError
 def read_pixels(case: ImageCase) -> NDArray[Any]:
     """One image as it lies in its file, in values from 0 to 255.
 
-    16 bits are a share of 65535, fractions from 0 to 1 one of 1; DICOM goes by its window.
+    16 bits are a share of 65535, fractions from 0 to 1 one of 1; DICOM goes by its window or table.
 
     Returns:
         (x, y, c) with 1, 3 or 4 channels, bytes or floats.
@@ -49,7 +50,7 @@ def _pixels(case: ImageCase) -> NDArray[Any]:
         return _fractions(_npz(case.file, case.key)[case.index], f"{case.file}: image {case.name}")
     if case.index is not None:
         return _idx(case.file)[case.index]
-    return _dicom(case.file) if case.file.suffix.lower() == ".dcm" else _picture(case.file)
+    return dicom_pixels(case.file) if case.file.suffix.lower() == ".dcm" else _picture(case.file)
 
 
 def _fractions(array: NDArray[Any], where: str) -> NDArray[Any]:
@@ -100,51 +101,3 @@ def _sixteen_bits(array: NDArray[Any], path: Path) -> NDArray[np.float64]:
     if array.min() < 0 or array.max() > 65535:
         raise ImageError(f"{path}: holds values from {array.min()} to {array.max()}; expected 8 or 16 bits.")
     return array / 257.0
-
-
-def _dicom(path: Path) -> NDArray[Any]:
-    """Height x width (x colours) by the file's window, or from its smallest value to its largest without one."""
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        image = reader.Execute()
-    except RuntimeError:
-        raise ImageError(f"{path}: cannot be read as a DICOM image.") from None
-    frames = sitk.GetArrayFromImage(image).astype(np.float64)
-    if len(frames) != 1:
-        raise ImageError(f"{path}: holds {len(frames)} frames; write one a file.")
-    array = frames[0]
-
-    def number(tag: str, otherwise: float | None = None) -> float | None:
-        text = _said(reader, tag).split("\\")[0].strip()
-        try:
-            return float(text) if text else otherwise
-        except ValueError:
-            raise ImageError(f"{path}: DICOM tag {tag} is no number: {text!r}.") from None
-
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        return array * (255.0 / (2 ** (number("0028|0101") or 8) - 1))
-    centre, width = number("0028|1050"), number("0028|1051")
-    low, high = (array.min(), array.max()) if centre is None or not width else (centre - width / 2, centre + width / 2)
-    if width is not None and width < 0:
-        raise ImageError(f"{path}: its window is {width:g} wide; expected more than 0.")
-    if centre is not None and width and _inverted(reader):
-        bits, signed = number("0028|0101", 16) or 16, number("0028|0103", 0)
-        slope, intercept = number("0028|1053", 1) or 1, number("0028|1052", 0) or 0
-        ends = slope * (-1 if signed else 2**bits - 1) + 2 * intercept  # of all that can be stored, smallest + largest
-        low, high = ends - high, ends - low
-    share = (array - low) / max(high - low, 1e-12)
-    if centre is not None and width and _said(reader, "0028|1056") == "SIGMOID":  # its VOI LUT function
-        return np.asarray(255.0 / (1.0 + np.exp(-4.0 * (share - 0.5))))
-    return np.clip(share, 0.0, 1.0) * 255.0
-
-
-def _said(reader: Any, tag: str) -> str:
-    return str(reader.GetMetaData(tag)).strip() if reader.HasMetaDataKey(tag) else ""
-
-
-def _inverted(reader: Any) -> bool:
-    """Whether large values were dark in the file (MONOCHROME1): the reader turns them round, its window stays."""
-    return _said(reader, "0028|0004") == "MONOCHROME1"

@@ -36,18 +36,24 @@ def train(
     changes = [*(settings or []), *([] if precision is None else [f"train.precision={precision}"])]
     folder, resolved = _prepare(recipe, output, resume, changes, overwrite)
 
+    from medcontrast.engine.run_files import put_back
     from medcontrast.engine.session import train_run
 
-    train_run(
-        folder,
-        resume=resume is not None,
-        recipe=resolved,
-        overrides=changes if resume is not None else (),
-        max_time_s=seconds,
-        accelerator=accelerator,
-        devices=devices,
-        nodes=nodes,
-    )
+    try:
+        train_run(
+            folder,
+            resume=resume is not None,
+            recipe=resolved,
+            overrides=changes if resume is not None else (),
+            max_time_s=seconds,
+            accelerator=accelerator,
+            devices=devices,
+            nodes=nodes,
+        )
+    except BaseException:
+        if overwrite and _first_process():
+            put_back(folder)
+        raise
 
 
 def _prepare(

@@ -25,6 +25,7 @@ from medcontrast.engine.curves import Curves
 from medcontrast.engine.job import job_of
 from medcontrast.engine.progress import TrainingProgress
 from medcontrast.engine.run import Run
+from medcontrast.engine.run_files import forget_replaced
 from medcontrast.engine.stopping import StopRequest
 from medcontrast.engine.validate import Validator
 from medcontrast.errors import CheckpointError, InputError, NonFiniteLossError
@@ -138,6 +139,8 @@ class Trainer:
         curves = Curves(self.run.folder, self.state.step) if fabric.is_global_zero else None
         if self.state.step == 0:
             self.save()  # from the first moment on there is something to resume from
+            if fabric.is_global_zero:
+                forget_replaced(self.run.folder)
         began, before = time.monotonic(), self.state.seconds
         shown = TrainingProgress(self.console, self.state.step, train.steps, enabled=fabric.is_global_zero)
         with shown, reading(loader, fabric.device) as batches:

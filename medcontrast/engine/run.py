@@ -14,32 +14,25 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
-import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 import medcontrast
 from medcontrast.data.fit import recipe_manifest, require_files, require_fit
 from medcontrast.data.images.manifest import ImageManifest
 from medcontrast.data.manifest import Manifest
+from medcontrast.engine.run_files import FACTS, LOG, MANIFEST, RECIPE, never_trained, put_back, set_aside
 from medcontrast.errors import CheckpointError, InputError, OutputError, RecipeError
 from medcontrast.files import write_text
 from medcontrast.say import quoted
 from medcontrast.settings import AnyRecipe, load_recipe, recipe_to_yaml
 from medcontrast.settings.compare import first_difference
 
-RECIPE, MANIFEST, FACTS, LOCK = "resolved.yaml", "manifest.json", "run.json", ".lock"
-_LEFT_BEHIND = re.compile(r"\.lock|\..*\.tmp")
-"""Names of what a killed process may leave in a folder that it has only begun."""
 CHANGEABLE_ON_RESUME = (
     "train.steps",
     "train.validate_every",
@@ -71,6 +64,8 @@ class Run:
     def create(cls, folder: Path, recipe: AnyRecipe, recipe_path: Path, *, overwrite: bool = False) -> Run:
         """Makes the folder and writes what is known before training.
 
+        With `overwrite`, what an earlier run wrote there is set aside until the new one has a checkpoint (run_files).
+
         Raises:
             OutputError: The folder holds something already, or cannot be written.
         """
@@ -78,22 +73,26 @@ class Run:
         require_fit(recipe, manifest, where=str(recipe_path))
         require_files(recipe, manifest)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            if not overwrite and not _never_trained(folder):
+            if not overwrite and not never_trained(folder):
                 go_on = f"medcontrast train --resume {quoted(folder)}"
                 raise OutputError(
                     f"{folder}: this folder holds something already. Go on with `{go_on}`, choose another with -o, or "
                     "add --overwrite to begin anew."
                 )
             _require_kept(recipe, recipe_path, folder)
-            _remove_old_run(folder)
+            set_aside(folder)
         resolved = resolve_paths(recipe, recipe_path)
         raw = dict(manifest.raw)
         if raw.get("root"):
             raw["root"] = str(manifest.root)
-        # the recipe first: it makes this a run folder, which may be made again, whenever a kill comes
-        write_text(folder / RECIPE, recipe_to_yaml(resolved))
-        write_text(folder / MANIFEST, json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
-        return cls.open(folder)
+        try:
+            # the recipe first: it makes this a run folder, which may be made again, whenever a kill comes
+            write_text(folder / RECIPE, recipe_to_yaml(resolved))
+            write_text(folder / MANIFEST, json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
+            return cls.open(folder)
+        except BaseException:
+            put_back(folder)
+            raise
 
     @classmethod
     def open(cls, folder: Path, overrides: Sequence[str] = ()) -> Run:
@@ -177,12 +176,12 @@ class Run:
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends one line to the log."""
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as stream:
+        with (self.folder / LOG).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
 
     def cut_log(self, step: int) -> None:
         """Drops every log line of a later step, so that the log tells one story after a resume."""
-        path = self.folder / "log.jsonl"
+        path = self.folder / LOG
         if not path.exists():
             return
         kept = []
@@ -237,52 +236,6 @@ def _require_kept(recipe: AnyRecipe, recipe_path: Path, folder: Path) -> None:
             f"{folder}: train.init_from takes its tensors from this folder, which --overwrite would empty first; "
             "choose another folder with -o."
         )
-
-
-def _never_trained(folder: Path) -> bool:
-    # training that failed before its first save, such as on a missing scan, may simply be started again
-    if not folder.is_dir():
-        return False
-    written = {path.name for path in folder.iterdir() if not _LEFT_BEHIND.fullmatch(path.name)}
-    return not written or (RECIPE in written and not written - {RECIPE, MANIFEST, FACTS, "tensorboard"})
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keeps every other process from training or replacing the run in this folder for a while.
-
-    Raises:
-        InputError: Another process has it.
-        OutputError: The folder cannot be written.
-    """
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"{folder}: another process trains this run; wait for its end, or stop it.") from None
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another folder with -o.") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _remove_old_run(folder: Path) -> None:
-    from medcontrast.checkpoint import BEST, LAST, RESUME
-
-    # only what a run writes: --overwrite on the wrong folder must not empty somebody's data
-    if not (folder / RECIPE).is_file() and not _never_trained(folder):
-        raise OutputError(
-            f"{folder}: --overwrite replaces run folders alone, and this is not one; choose another with -o."
-        )
-    with held(folder):
-        for name in (RECIPE, MANIFEST, FACTS, "log.jsonl", RESUME, LAST, BEST):
-            (folder / name).unlink(missing_ok=True)
-        # scores and probes of the old checkpoints too: they would read as the new ones'
-        scores = [file.parent for name in ("evaluation", "probe") for file in folder.glob(f"{name}_*/{name}.json")]
-        for part in (folder / "tensorboard", folder / "overlays", *scores):
-            shutil.rmtree(part, ignore_errors=True)
 
 
 def _git_commit() -> str | None:

@@ -16,7 +16,8 @@ from medcontrast.bfloat16 import rounds_bfloat16
 from medcontrast.checkpoint import RESUME
 from medcontrast.engine.build import make_fabric, resolve_precision
 from medcontrast.engine.loop import Trainer
-from medcontrast.engine.run import Run, held
+from medcontrast.engine.run import Run
+from medcontrast.engine.run_files import held
 from medcontrast.engine.stopping import StopRequest
 from medcontrast.errors import CheckpointError, InputError
 from medcontrast.gpu import gpu_facts

@@ -32,6 +32,7 @@ class DINO(AveragedMethod):
     """
 
     center: Tensor
+    head: PrototypeHead
 
     def __init__(self, settings: DINOSettings, make_encoder: MakeEncoder) -> None:
         encoder = make_encoder()
@@ -43,15 +44,23 @@ class DINO(AveragedMethod):
         self.register_buffer("center", torch.zeros(settings.prototypes))
         self._fresh: list[Tensor] = []
 
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """The prototypes, which rest in the first epochs, and the rest."""
+        prototypes = self.head.prototypes
+        others = [each for each in self.parameters() if each.requires_grad and each is not prototypes]
+        return {"network": others, "prototypes": [prototypes]}
+
+    def rate(self, part: str, rate: float, info: StepInfo) -> float:
+        return 0.0 if part == "prototypes" and info.epoch < self.settings.frozen_epochs else rate
+
     def losses(self, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
         settings = self.settings
         views = views_of(batch, settings.views, settings.name)
-        frozen = info.epoch < settings.frozen_epochs
         # views of one size go through together
         student: list[Tensor] = []
         for group in (views[:_GLOBAL], views[_GLOBAL:]):
             if group:
-                student += self.head(self.student(torch.cat(group)), frozen=frozen).chunk(len(group))
+                student += self.head(self.student(torch.cat(group))).chunk(len(group))
         teacher = self.averaged(torch.cat(views[:_GLOBAL]))
         temperature = linear_pace(
             info.step,

@@ -97,18 +97,11 @@ class PrototypeHead(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, features: Tensor, *, frozen: bool = False) -> Tensor:
-        """Features (b, c) to logits (b, k).
-
-        Args:
-            features: Of the encoder.
-            frozen: Whether the prototypes get no gradient but 0.
-        """
-        # 0 times itself: every parameter keeps a gradient, which several processes wait for; under weight decay and
-        # without a gradient a prototype gets shorter and keeps its direction, so that nothing moves
-        prototypes = self.prototypes.detach() + 0.0 * self.prototypes if frozen else self.prototypes
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (b, c) to logits (b, k)."""
         bottleneck = self.layers(features)
         # not in 16 bits: a temperature of 0.04 makes a cosine's rounding 25 times as large
         with torch.autocast(device_type=bottleneck.device.type, enabled=False):
             bottleneck = bottleneck.to(torch.promote_types(bottleneck.dtype, torch.float32))
-            return functional.linear(functional.normalize(bottleneck, dim=-1), functional.normalize(prototypes, dim=-1))
+            directions = functional.normalize(self.prototypes, dim=-1)
+            return functional.linear(functional.normalize(bottleneck, dim=-1), directions)

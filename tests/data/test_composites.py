@@ -109,6 +109,9 @@ def test_what_bad_input_gets(cli, singles, tmp_path):
     alone = compose(cli, singles((1, 1, 1)), tmp_path / "x")
     assert alone.code == 2
     assert "train holds one class alone; a composite shows two." in alone.err
+    two = compose(cli, singles((0, 1, 0), classes=["a", "b"]), tmp_path / "x")
+    assert two.code == 2
+    assert "has 2 classes, which make one pair at most; it takes 3." in two.err
     untold = compose(cli, singles(train=[{"npz": "singles.npz"}]), tmp_path / "x")
     assert untold.code == 2
     assert "image singles.npz#images[0] of train has no target" in untold.err

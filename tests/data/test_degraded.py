@@ -118,6 +118,24 @@ def test_counterfactuals_are_left_out(cli, tiny, tmp_path):
     assert checked.code == 0, (checked.out, checked.err)
 
 
+def test_a_set_never_replaces_what_it_is_made_from(degrade, cli, tmp_path):
+    assert degrade().code == 0
+    folder = tmp_path / "worse"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    words = ("-o", folder, "--size", 16, "--overwrite")
+    sentence = (
+        f"{folder / 'manifest.json'}: the new set is made from this file, and would replace it; name another with -o."
+    )
+    for kind in (("degrade", "--kind", "xray"), ("scanners",)):
+        again = cli("data", kind[0], folder / "manifest.json", *words, *kind[1:])
+        assert (again.code, again.err.strip()) == (2, sentence)
+    elsewhere = tmp_path / "elsewhere.json"  # its images, by another manifest
+    elsewhere.write_text((folder / "manifest.json").read_text().replace('"root": "."', '"root": "worse"'))
+    again = cli("data", "degrade", elsewhere, *words, "--kind", "xray")
+    assert again.code == 2 and f"{folder / 'images.npz'}: the new set is made from this file" in again.err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_what_bad_input_gets(degrade, cli, tmp_path):
     bad = cli("data", "degrade", tmp_path / "x.json", "-o", tmp_path / "y", "--kind", "ct", "--size", 16)
     assert (bad.code, bad.err.strip()) == (2, "--kind ct: expected fundus or xray.")

@@ -84,6 +84,30 @@ def test_numbers_are_places_of_classes_whatever_these_are_called(tmp_path: Path)
         assert [case.target for case in cases_of(tmp_path, source, COUNTED)] == [0, 1, 2, 3], source
 
 
+@pytest.mark.parametrize(
+    "classes", [("1.0", "0.0"), ("1.0", "2.0", "0.0"), ("1e0", "0.0"), ("1.0", "NA", "nan", "0.0")]
+)
+def test_classes_that_are_called_by_fractions_keep_their_names(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    (tmp_path / "l.csv").write_text("image,target\n" + "".join(f"{name}.png, {name} \n" for name in classes))
+    assert [case.target for case in cases_of(tmp_path, {"csv": "l.csv"}, classes)] == list(range(len(classes)))
+    (tmp_path / "l.csv").write_text("image,target\na.png,7.0\n")
+    with pytest.raises(ManifestError, match=r"target '7' is not one of .* text is a name\.$"):
+        cases_of(tmp_path, {"csv": "l.csv"}, classes)
+
+
+def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
+    """However a table writes it. NA is missing where it can be no name: a patient, a number."""
+    words = ("", " ", "NA", "N/A", "nan", "None", "null", "<NA>")
+    rows = "".join(f"{place}.png,{word},{word}\n" for place, word in enumerate(words))
+    (tmp_path / "l.csv").write_text(f"image,patient,age\n{rows}x.png,Nathan,12.0\n")
+    *missing, known = cases_of(tmp_path, {"csv": "l.csv", "attributes": ["age"]})
+    assert [(case.patient, case.attributes) for case in missing] == [(None, {})] * len(words)
+    assert (known.patient, known.attributes) == ("Nathan", {"age": 12.0})
+    (tmp_path / "l.csv").write_text("image,domain,text\nx.png,NA,None\n")
+    (case,) = cases_of(tmp_path, {"csv": "l.csv"})
+    assert (case.domain, case.text) == ("NA", "None")
+
+
 def test_text_that_may_be_a_name_or_a_place_is_a_name_or_refused(tmp_path: Path) -> None:
     """A list of places 0 to 3 would read as 0, 0, 1, 2 if text were a place wherever it is no name."""
     (tmp_path / "l.csv").write_text("image,target\na.png,1\nb.png,0\n")
@@ -113,7 +137,7 @@ def test_text_that_may_be_a_name_or_a_place_is_a_name_or_refused(tmp_path: Path)
         ({"quality": "bad"}, r': quality is "high" or "low", but got \'bad\'\.'),
         ({"attributes": {"age": "old"}}, r": attributes are numbers by name, but got \{'age': 'old'\}\."),
         ({"attributes": ["age"]}, r": attributes are numbers by name, but got \['age'\]\."),
-        ({"attributes": {"age": float("nan")}}, r": attributes must be finite, but got \{'age': nan\}\."),
+        ({"attributes": {"age": float("-inf")}}, r": attributes must be finite, but got \{'age': -inf\}\."),
     ],
 )
 def test_facts_that_make_no_sense(tmp_path: Path, known: dict[str, Any], sentence: str) -> None:
@@ -217,6 +241,7 @@ def test_a_list_whose_paths_start_from_the_root_or_from_itself(tmp_path: Path) -
         ("image,target\nx,0,1\n", {}, r"row 1 of .*l\.csv has not 2 values"),
         ("image,target\nx,0\ny,bird\n", {}, r"train\[0\]: row 2 \(y\): target 'bird' is not one of"),
         ("image,age\nx,old\n", {"attributes": ["age"]}, r"row 1 \(x\): attributes are numbers by name"),
+        ("image,age\nx,1\n ,2\n", {}, r"train\[0\]: row 2 of .*l\.csv names no image\."),
         ("image\nx\n", {"attributes": "age"}, r"attributes is a list of columns here, but got 'age'\."),
         ("image\nx\n", {"relative_to": "me"}, r'relative_to is "root" or "csv", but got \'me\'\.'),
         ('image\n"x\n', {}, r"l\.csv cannot be read as CSV \("),

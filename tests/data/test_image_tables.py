@@ -15,6 +15,18 @@ from medcontrast.data.images.tables import image_table, write_set
 COLUMNS = {"target": 1, "domain": "A", "quality": "high", "patient": "p", "text": "words", "of": "x.png"}
 
 
+def test_an_attribute_that_some_images_lack_stays_with_the_others(tmp_path: Path) -> None:
+    known = [
+        ImageCase(name, tmp_path, attributes=attributes)
+        for name, attributes in (("a", {"age": 3.0}), ("b", {}), ("c", {"sex": 1.0, "age": 0.0}))
+    ]
+    images = np.zeros((3, 1, 4, 4), np.uint8)
+    arrays, source = image_table("x.npz", "train", images, known, [])
+    write_set(tmp_path / "m.json", tmp_path / "x.npz", {"kind": "images", "root": ".", "train": [source]}, arrays)
+    cases = load_image_manifest(tmp_path / "m.json").cases("train")
+    assert [case.attributes for case in cases] == [case.attributes for case in known]
+
+
 def test_an_attribute_may_be_called_like_a_column(tmp_path: Path) -> None:
     attributes = {name: 2.5 + place for place, name in enumerate((*COLUMNS, "images", "lesion_boxes", "age"))}
     known = ImageCase("a.png", tmp_path, **COLUMNS, lesion_boxes=((0.0, 0.0, 2.0, 3.0),), attributes=attributes)

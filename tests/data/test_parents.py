@@ -42,6 +42,9 @@ def test_values_and_statistics_of_the_training_images_by_hand():
 
 def test_categories_by_their_shortest_name():
     assert [as_category(value) for value in (1.0, 0.5, 3, "f")] == ["1", "0.5", "3", "f"]
+    sites = [1000001.0, 1000002.0, 20240101.0, 20240102.0, 0.1234567, 0.1234568]
+    names = [as_category(value) for value in sites]
+    assert names == ["1000001", "1000002", "20240101", "20240102", "0.1234567", "0.1234568"]
 
 
 def refused(kinds, cases, sentence):

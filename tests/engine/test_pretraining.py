@@ -255,14 +255,17 @@ def test_a_run_is_not_emptied_before_what_replaces_it_can_begin(cli, tiny, tmp_p
     path = tiny.write_recipe(tmp_path / "tiny.yaml", tree(steps=1))
     words = ("train", path, "-o", tmp_path / "run", "--accelerator", "cpu")
     assert cli(*words).code == 0
-    kept = {file.name: file.read_bytes() for file in (tmp_path / "run").glob("last.*")}
-    for setting, sentence in (
-        ("train.rows=8", "6 training images are fewer than train.rows 8"),
-        (f"train.init_from={tmp_path / 'run'}", "train.init_from takes its tensors from this folder"),
+    kept = {file.name: file.read_bytes() for file in (tmp_path / "run").glob("[!.]*") if file.is_file()}
+    for change, sentence in (
+        (("--set", "train.rows=8"), "6 training images are fewer than train.rows 8"),
+        (("--set", f"train.init_from={tmp_path / 'run'}"), "train.init_from takes its tensors from this folder"),
+        (("--set", f"train.init_from={tmp_path / 'none'}"), "there is no such checkpoint"),
+        (("--devices", 3), "cannot be shared evenly by 3 process(es)"),
     ):
-        found = cli(*words, "--overwrite", "--set", setting)
+        found = cli(*words, "--overwrite", *change)
         assert found.code == 2 and sentence in found.err
-        assert {file.name: file.read_bytes() for file in (tmp_path / "run").glob("last.*")} == kept
+        assert {name: (tmp_path / "run" / name).read_bytes() for name in kept} == kept
+        assert not (tmp_path / "run" / ".replaced").exists()
     counted = cli("check", path, "--set", "train.rows=8")
     assert counted.code == 2 and "6 training images are fewer than train.rows 8" in counted.err
 

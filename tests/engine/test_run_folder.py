@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
-from medcontrast.engine.run import Run, held
+from medcontrast.engine import run as run_module
+from medcontrast.engine.run import Run
+from medcontrast.engine.run_files import forget_replaced, held, put_back
 from medcontrast.errors import CheckpointError, InputError, ManifestError, OutputError, RecipeError
 from medcontrast.settings import load_recipe
 
@@ -80,6 +84,7 @@ def test_overwrite_takes_away_what_a_run_writes_and_nothing_else(recipe, tmp_pat
     create(recipe, folder, "train.steps=9", overwrite=True)
     assert sorted(path.name for path in folder.iterdir()) == [
         ".lock",
+        ".replaced",
         "evaluation",
         "manifest.json",
         "notes.txt",
@@ -87,6 +92,96 @@ def test_overwrite_takes_away_what_a_run_writes_and_nothing_else(recipe, tmp_pat
         "resolved.yaml",
     ]
     assert Run.open(folder).recipe.train.steps == 9
+    forget_replaced(folder)
+    assert not (folder / ".replaced").exists() and (folder / "resolved.yaml").exists()
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+@pytest.fixture
+def trained(recipe, tmp_path):
+    """A run that was trained, and what is in its folder."""
+    folder = create(recipe, tmp_path / "run").folder
+    for name in (
+        "last.pt",
+        "last.safetensors",
+        "log.jsonl",
+        "run.json",
+        "tensorboard/events",
+        "evaluation_a/evaluation.json",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("old")
+    return folder, contents(folder)
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_puts_the_old_one_back(recipe, trained):
+    folder, before = trained
+    create(recipe, folder, "train.steps=9", overwrite=True)
+    (folder / "tensorboard").mkdir()
+    (folder / "tensorboard" / "other").write_text("new")
+    put_back(folder)
+    assert contents(folder) == before
+
+
+def test_a_folder_that_cannot_be_written_keeps_the_old_run(recipe, trained, monkeypatch):
+    folder, before = trained
+    monkeypatch.setattr(run_module, "write_text", failing)
+    with pytest.raises(OutputError, match="disk is full"):
+        create(recipe, folder, "train.steps=9", overwrite=True)
+    assert contents(folder) == before
+
+
+def failing(*arguments, **settings):
+    raise OutputError("disk is full")
+
+
+def test_with_a_checkpoint_the_new_run_stays(recipe, trained):
+    folder, _ = trained
+    create(recipe, folder, "train.steps=9", overwrite=True)
+    (folder / "last.pt").write_text("new")
+    put_back(folder)
+    assert (folder / "last.pt").read_text() == "new" and Run.open(folder).recipe.train.steps == 9
+    create(recipe, folder, "train.steps=7", overwrite=True)  # a kill came before the old run was forgotten
+    put_back(folder)
+    assert (folder / "last.pt").read_text() == "new" and Run.open(folder).recipe.train.steps == 9
+
+
+@pytest.mark.parametrize("moves", range(9))
+def test_a_kill_while_the_old_run_is_set_aside_loses_nothing(recipe, trained, monkeypatch, moves):
+    """Nor does one while it is put back."""
+    folder, before = trained
+    rename = Path.rename
+
+    class Killed(BaseException):
+        pass
+
+    def until_killed(path, target):
+        if len(done) == moves:
+            raise Killed
+        done.append(path)
+        return rename(path, target)
+
+    done = []
+    monkeypatch.setattr(Path, "rename", until_killed)
+    with pytest.raises(Killed) if moves < 8 else nullcontext():
+        create(recipe, folder, "train.steps=9", overwrite=True)
+    monkeypatch.undo()
+    create(recipe, folder, "train.steps=7", overwrite=True)
+    done.clear()
+    monkeypatch.setattr(Path, "rename", until_killed)
+    with pytest.raises(Killed) if moves < 8 else nullcontext():
+        put_back(folder)
+    monkeypatch.undo()
+    create(recipe, folder, "train.steps=7", overwrite=True)
+    put_back(folder)
+    assert contents(folder) == before
 
 
 def test_overwrite_leaves_other_folders_and_files_alone(recipe, tmp_path):

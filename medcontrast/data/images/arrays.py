@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # `medcontrast check` reads manifests of images, and answers 
 
 _MISSING = ("nan", "NaN", "<NA>")
 """How tables write that a value is not known, beside leaving it out."""
+_MISSING_OR_NAME = ("NA", "N/A", "None", "null")
+"""How they write it too, where it may be a name, as of North America."""
 
 
 def npz_array(path: Path, key: str, where: str) -> NDArray[Any]:
@@ -138,12 +140,18 @@ def csv_rows(path: Path, columns: Sequence[str], where: str) -> list[dict[str, s
     return rows
 
 
-def plain_value(value: Any) -> Any:
-    """A value as it was meant: an id spelled in another way is no other patient, who could then stand in two splits."""
+def plain_value(value: Any, *, name: bool = True) -> Any:
+    """A value as it was meant: an id spelled in another way is no other patient, who could then stand in two splits.
+
+    Args:
+        value: As it stands in a table.
+        name: Whether NA may be a name; of patients and numbers it is none.
+    """
     if isinstance(value, float):
         return None if math.isnan(value) else int(value) if value.is_integer() else value
     if not isinstance(value, str):
         return value
     value = value.strip()
     # pandas writes a column of whole numbers so where some are missing
-    return None if value in _MISSING else re.sub(r"^(\d+)\.0$", r"\1", value)
+    missing = _MISSING if name else (*_MISSING, *_MISSING_OR_NAME)
+    return None if value in missing else re.sub(r"^(\d+)\.0$", r"\1", value)

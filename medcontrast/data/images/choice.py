@@ -64,7 +64,7 @@ def _dealt(
         return range(len(places))
     if by != "patient":
         raise ManifestError(f'{where}: {FOLDS_BY} is "patient", or left out, but got {by!r}.')
-    named = {place: plain_value(patients[place]) for place in places} if patients is not None else {}
+    named = {place: plain_value(patients[place], name=False) for place in places} if patients is not None else {}
     known = {place: str(name) for place, name in named.items() if name not in (None, "")}
     if not known:
         raise ManifestError(f"{where}: {FOLDS_BY} patient, but no image has a patient.")

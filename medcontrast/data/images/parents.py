@@ -24,8 +24,8 @@ def facts_of(case: ImageCase, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def as_category(value: Any) -> str:
-    """The name of a category: of a word itself, of a number its shortest form (1.0 is 1)."""
-    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+    """The name of a category: of a word itself, of a number its shortest form (1.0 is 1) that means no other."""
+    return repr(value).removesuffix(".0") if isinstance(value, (int, float)) else str(value)
 
 
 def training_parents(

@@ -130,9 +130,12 @@ class _Place:
     def facts(self, known: dict[str, Any], name: str = "") -> dict[str, Any]:
         """Fields of an ImageCase; `name` of the image stands in messages."""
         where = f"{self.where}: {name}" if name else self.where
-        plain = {key: plain_value(value) for key, value in known.items()}
+        plain = {key: plain_value(value, name=key != "patient") for key, value in known.items()}
         found: dict[str, Any] = {key: value for key, value in plain.items() if value is not None and value != ""}
-        if "target" in found:
+        written = known.get("target")
+        if isinstance(written, str) and written.strip() in self.classes:  # as it stands: a class may be called 1.0
+            found["target"] = self.classes.index(written.strip())
+        elif "target" in found:
             found["target"] = self._target(found["target"], where)
         if found.get("quality", "high") not in QUALITIES:
             raise ManifestError(f'{where}: quality is "high" or "low", but got {found["quality"]!r}.')
@@ -141,7 +144,8 @@ class _Place:
                 found[key] = str(found[key])
         attributes = found.get("attributes", {})
         try:
-            found["attributes"] = {str(key): float(value) for key, value in attributes.items()}
+            numbers = {str(key): plain_value(value, name=False) for key, value in attributes.items()}
+            found["attributes"] = {key: float(value) for key, value in numbers.items() if value not in (None, "")}
         except (AttributeError, TypeError, ValueError):
             raise ManifestError(f"{where}: attributes are numbers by name, but got {attributes!r}.") from None
         if not all(math.isfinite(value) for value in found["attributes"].values()):
@@ -152,7 +156,7 @@ class _Place:
 
     def _target(self, value: Any, where: str) -> int:
         """A class index, from itself (a number, or text that can be no name) or from the name of a class (text)."""
-        text, numbered = str(value), any(name.isdecimal() for name in self.classes)
+        text, numbered = str(value), any(_is_number(name) for name in self.classes)
         if isinstance(value, int) and not isinstance(value, bool):
             if 0 <= value < len(self.classes):
                 return value
@@ -164,6 +168,14 @@ class _Place:
         names = ", ".join(self.classes) or 'none; add "classes", a list of names'
         hint = "; a number counts them from 0, text is a name" if text.isdecimal() and numbered else ""
         raise ManifestError(f"{where}: target {value!r} is not one of the manifest's classes ({names}){hint}.")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def source_kind(source: dict[str, Any]) -> str | None:
@@ -303,7 +315,10 @@ def _csv(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
     for index, row in _csv_rows(source, path, place):
         known: dict[str, Any] = {key: row.get(key) for key in CSV_COLUMNS[1:]}
         known["attributes"] = {name: row[name] for name in wanted}
-        name, file = _name(folder, row["image"]), place.root / folder / row["image"]
+        image = row["image"].strip()
+        if not image:
+            raise ManifestError(f"{place.where}: row {index + 1} of {path} names no image.")
+        name, file = _name(folder, image), place.root / folder / image
         cases.append(ImageCase(name=name, file=file, **place.facts(known, f"row {index + 1} ({name})")))
     return cases
 

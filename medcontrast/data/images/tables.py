@@ -17,7 +17,8 @@ from medcontrast.data.images.lesion_boxes import boxes_text
 from medcontrast.data.images.manifest import CONTAINS, ImageManifest
 from medcontrast.data.images.sources import COLUMNS, ImageCase
 from medcontrast.data.manifest import KIND
-from medcontrast.files import write_atomically, write_text
+from medcontrast.errors import OutputError
+from medcontrast.files import require_free, write_atomically, write_text
 
 
 def derived_tree(manifest: ImageManifest, suffix: str, description: str) -> dict[str, Any]:
@@ -40,6 +41,30 @@ def derived_tree(manifest: ImageManifest, suffix: str, description: str) -> dict
     if manifest.contains:
         tree[CONTAINS] = {name: list(labels) for name, labels in manifest.contains.items()}
     return tree
+
+
+def require_new_set(manifest: ImageManifest, path: Path, file: Path, *, overwrite: bool) -> None:
+    """Refuses to write a set over what it is made from, and without `overwrite` over any file.
+
+    Args:
+        manifest: Of the images that it is made from.
+        path: Of its own manifest.
+        file: Of its arrays.
+        overwrite: Whether files that are there are replaced.
+
+    Raises:
+        OutputError: Naming the file.
+    """
+    require_free(path, file, overwrite=overwrite)
+    taken = {each.resolve() for each in (path, file) if each.exists()}
+    if not taken:
+        return
+    files = {case.file for split in manifest.splits() for case in manifest.cases(split)}
+    for each in (manifest.path, *sorted(files)):
+        if each.resolve() in taken:
+            raise OutputError(
+                f"{each}: the new set is made from this file, and would replace it; name another with -o."
+            )
 
 
 def write_set(path: Path, file: Path, tree: dict[str, Any], arrays: dict[str, Any]) -> None:
@@ -76,10 +101,10 @@ def image_table(
     if any(case.lesion_boxes for case in cases):
         arrays[f"{prefix}_lesion_boxes"] = np.array([boxes_text(case.lesion_boxes) for case in cases])
         source["lesion_boxes"] = f"{prefix}_lesion_boxes"
-    # an attribute that some images lack has no number to stand for it
-    shared = [name for name in cases[0].attributes if all(name in case.attributes for case in cases)]
-    for name in shared:
-        arrays[f"{prefix}_attribute_{name}"] = np.array([case.attributes[name] for case in cases])
-    if shared:
-        source["attributes"] = {name: f"{prefix}_attribute_{name}" for name in shared}
+    attributes = list(dict.fromkeys(name for case in cases for name in case.attributes))
+    for name in attributes:
+        # a manifest takes NaN for a number that is not known
+        arrays[f"{prefix}_attribute_{name}"] = np.array([case.attributes.get(name, np.nan) for case in cases])
+    if attributes:
+        source["attributes"] = {name: f"{prefix}_attribute_{name}" for name in attributes}
     return arrays, source

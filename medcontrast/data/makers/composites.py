@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from medcontrast.data.images.images import Images
 from medcontrast.data.images.manifest import CONTAINS, ImageManifest, require_apart
 from medcontrast.data.images.sources import ImageCase
-from medcontrast.data.images.tables import derived_tree, write_set
+from medcontrast.data.images.tables import derived_tree, require_new_set, write_set
 from medcontrast.errors import InputError
-from medcontrast.files import require_free
 from medcontrast.transforms.draws import row_generator
 
 GREY = 128
@@ -56,16 +55,20 @@ def write_composites(
         The manifest.
 
     Raises:
-        InputError: Objects that do not fit, an image without a target, or one class alone.
+        InputError: Objects that do not fit, an image without a target, fewer than three classes, or a split of one.
         ManifestError: Splits that share an image or a patient, which composites would no longer show.
         OutputError: The files exist, or cannot be written.
     """
     if not 1 <= side <= canvas // 2:
         raise InputError(f"--side {side}: an object takes at most half the canvas, {canvas // 2} pixels.")
     path, arrays = folder / "manifest.json", folder / "composites.npz"
-    require_free(path, arrays, overwrite=overwrite)
+    require_new_set(manifest, path, arrays, overwrite=overwrite)
     require_apart(manifest)
     pairs = list(combinations(range(len(manifest.classes)), 2))
+    if len(pairs) < 2:
+        raise InputError(
+            f"{manifest.path}: has {len(manifest.classes)} classes, which make one pair at most; it takes 3."
+        )
     found: dict[str, Any] = {}
     description = f"two objects of {side} pixels on a canvas of {canvas}; the target is the pair of classes"
     tree = derived_tree(manifest, "pairs", description)

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from medcontrast.data.images.images import Images
 from medcontrast.data.images.manifest import ImageManifest, require_apart
 from medcontrast.data.images.sources import ImageCase
-from medcontrast.data.images.tables import derived_tree, image_table, write_set
+from medcontrast.data.images.tables import derived_tree, image_table, require_new_set, write_set
 from medcontrast.errors import InputError
-from medcontrast.files import require_free
 from medcontrast.settings.degrade import FundusDegradeSettings, XrayDegradeSettings
 from medcontrast.transforms.degrade import degrade
 
@@ -62,7 +61,7 @@ def write_degraded(
         OutputError: The files exist, or cannot be written.
     """
     path, file = folder / "manifest.json", folder / "images.npz"
-    require_free(path, file, overwrite=overwrite)
+    require_new_set(manifest, path, file, overwrite=overwrite)
     if not manifest.sources[_TWICE]:
         raise InputError(f"{manifest.path}: has no {_TWICE} images to degrade.")
     require_apart(manifest)

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from medcontrast.data.images.images import Images
 from medcontrast.data.images.manifest import ImageManifest, require_apart
 from medcontrast.data.images.sources import ImageCase
-from medcontrast.data.images.tables import derived_tree, image_table, write_set
+from medcontrast.data.images.tables import derived_tree, image_table, require_new_set, write_set
 from medcontrast.errors import InputError
-from medcontrast.files import require_free
 from medcontrast.transforms.scanners import SCANNERS, SHARES, draw_scanners, render_by_scanner
 
 
@@ -57,7 +56,7 @@ def write_scanners(
         OutputError: The files exist, or cannot be written.
     """
     path, file = folder / "manifest.json", folder / "images.npz"
-    require_free(path, file, overwrite=overwrite)
+    require_new_set(manifest, path, file, overwrite=overwrite)
     if not manifest.sources["train"]:
         raise InputError(f"{manifest.path}: has no train images to draw scanners for.")
     require_apart(manifest)

@@ -22,7 +22,8 @@ from medcontrast.engine.probe.finetune import FineTuning
 from medcontrast.engine.probe.images import ProbeImages, probe_images
 from medcontrast.engine.probe.probe import FRACTIONS, ProbeRow, probe_encoder
 from medcontrast.engine.probe.report import FILES, terminal_table, write_probe
-from medcontrast.engine.run import RECIPE, run_beside
+from medcontrast.engine.run import run_beside
+from medcontrast.engine.run_files import RECIPE
 from medcontrast.errors import InputError
 from medcontrast.files import require_free
 from medcontrast.inference.device import resolve_device

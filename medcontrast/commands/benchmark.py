@@ -30,8 +30,9 @@ def benchmark(
     """Run what is missing of a grid, and write its tables; start it several times to share the work."""
     from rich.console import Console
 
-    from medcontrast.engine.benchmark.benchmark import SegmentationBenchmark
     from medcontrast.engine.benchmark.encoders import ProbeBenchmark
+    from medcontrast.engine.benchmark.segmentation import SegmentationBenchmark
+    from medcontrast.engine.benchmark.tables import around_table
     from medcontrast.engine.stopping import parse_duration
     from medcontrast.errors import InputError, MedcontrastError
     from medcontrast.settings.grid import GridSettings, find_grid, load_grid
@@ -51,6 +52,8 @@ def benchmark(
             raise InputError(
                 f"--only {name}: neither a row nor a cell of {path}; its rows: {', '.join(settings.rows)}."
             )
+    if into is not None:
+        around_table(into, settings.name)  # found out now, not after hours of training
     failed: dict[str, str] = {}
     if not report:
         unfinished, failed = chosen.run(

@@ -100,9 +100,13 @@ def resolve_precision(recipe: AnyRecipe, accelerator: str) -> str:
         accelerator: auto, cpu, cuda or mps.
 
     Raises:
-        InputError: 16 bits where they would train on wrong gradients.
+        InputError: 16 bits where they would train on wrong gradients, or which the device has not.
     """
     wanted = recipe.train.precision
+    if wanted == "16-mixed" and _on_cpu(accelerator):
+        raise InputError(
+            "precision 16-mixed: CPUs have no such mode (PyTorch would take bf16-mixed); name that, or 32-true."
+        )
     narrow = isinstance(recipe, Recipe) and min(_deepest(recipe)) <= 2
     if wanted == "bf16-mixed" and _on_cpu(accelerator) and isinstance(recipe, Recipe) and narrow:
         raise InputError(

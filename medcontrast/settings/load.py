@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,19 @@ from medcontrast.settings.recipe import Recipe
 from medcontrast.settings.sentences import names_of, sentences, settings_classes
 
 AnyRecipe = Recipe | PretrainRecipe
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys."""
+    """SafeLoader that refuses duplicate keys, and reads numbers in decimal digits alone.
+
+    To SafeLoader 010 is 8 and 10:30 is 630, which nobody means who writes them here.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (as SafeLoader has it)
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_INT, _FLOAT)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -34,6 +44,14 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+][0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
+    list("-+.0123456789"),
+)
 
 
 class _YamlFault(Exception):
@@ -127,7 +145,9 @@ def tree_to_json(tree: Any, where: str) -> str:
     """
     try:
         return json.dumps(tree, allow_nan=False)
-    except ValueError:
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, RecursionError) or "Circular" in str(error):
+            raise RecipeError(f"{where}: a value holds itself, or is nested too deep.") from None
         raise RecipeError(f"{where}: NaN and infinity are not settings; give a finite number.") from None
     except TypeError as error:
         raise RecipeError(f"{where}: a recipe holds numbers, words, lists and yes/no alone ({error}).") from None
@@ -171,7 +191,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         tree = yaml.load(text, Loader=_Loader)
     except _YamlFault as fault:
         raise RecipeError(f"{path}: {fault}.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(tree, dict):
         raise RecipeError(
@@ -182,11 +202,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
+    if not equals or not all(part.strip() for part in key.split(".")):
         raise RecipeError(f"--set {override}: expected KEY=VALUE, for example --set train.steps=100.")
     try:
         value = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, _YamlFault) as error:
+    except (yaml.YAMLError, _YamlFault, RecursionError) as error:
         raise RecipeError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}.") from None
     *parents, last = key.strip().split(".")
     if key.strip() in ("data.manifest", "data.root", "train.init_from") and isinstance(value, str):

@@ -65,7 +65,8 @@ def _sentence(fault: Any, settings: type[BaseModel], names: Mapping[str, str]) -
     if place in names and kind == "dict_type":
         return f"{place}: expected a mapping with a name out of {names[place]}, but got {value!r}"
     if isinstance(value, str) and _SCIENTIFIC.fullmatch(value):
-        return f"{place}: {value!r} is read as a word, not a number; write {Decimal(value):f}"
+        plain = f"{Decimal(value):f}" if abs(Decimal(value).adjusted()) < 20 else "it out in digits"
+        return f"{place}: {value!r} is read as a word, not a number; write {plain}"
     shown = "{...}" if isinstance(value, dict) else repr(value)
     return f"{place}: {fault['msg'][0].lower()}{fault['msg'][1:]}, but got {shown}"
 

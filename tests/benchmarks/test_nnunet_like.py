@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from medcontrast.engine.benchmark.records import Record
+from medcontrast.engine.benchmark.records import METRICS, Record
 from medcontrast.volume import Grid
 
 ROOT = Path(__file__).parents[2]
@@ -232,8 +232,15 @@ def test_a_record_of_equal_time_and_masks_on_an_anisotropic_mirrored_grid(peers,
 
 
 def test_the_time_of_another_record_is_taken(peers, tmp_path):
-    figures = {"front": {"dice": [0.5]}}
-    facts = {"train_seconds": 2389}
+    figures = {"front": {metric: [0.5] for metric in METRICS}}
+    facts = {
+        "peer": {},
+        "split": "test",
+        "labeled_cases": [],
+        "step": 1,
+        "trained_parameters": 1,
+        "train_seconds": 2389,
+    }
     Record("fba_net", 8, 0, {}, "", ["c"], figures, facts).save(tmp_path / "fba.json")
     asked = peers.run.parse(["nnunet_like", "--like", str(tmp_path / "fba.json")])
     assert peers.run.seconds_of(asked) == 2389.0

@@ -1,10 +1,11 @@
-"""Images with what a generator needs to know of them, and runs of generators on them."""
+"""Images with what a generator needs to know of them, and runs of generators on them; a grid of tiny scans."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+import yaml
 from generators import generator_tree
 
 from medcontrast.settings import load_recipe
@@ -29,3 +30,31 @@ def run_of(tiny, tmp_path, data):
         return tiny.create_run(tmp_path / name, load_recipe(path), path)
 
     return make
+
+
+@pytest.fixture
+def grid(tiny, tmp_path, monkeypatch):
+    """A grid of two methods and full supervision on tiny scans; the current folder is its own."""
+    monkeypatch.chdir(tmp_path)
+    tiny.write_data(tmp_path / "data", labeled=2, unlabeled=3, validation=2)
+    for method in ("supervised", "mean_teacher"):
+        tiny.write_recipe(tmp_path / f"{method}.yaml", tiny.recipe_tree(method))
+    tree = {
+        "name": "tiny",
+        "title": "Tiny grid",
+        "manifest": "data/manifest.json",
+        "target": "front",
+        "labeled": [2],
+        "runs": 2,
+        "set": ["train.steps=2"],
+        "baseline": "supervised",
+        "default": "mean_teacher",
+        "rows": {
+            "supervised": {"recipe": "supervised.yaml"},
+            "mean_teacher": {"recipe": "mean_teacher.yaml", "runs": 1},
+            "full": {"recipe": "supervised.yaml", "labeled": ["all"], "runs": 1},
+        },
+    }
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    return path

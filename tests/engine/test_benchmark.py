@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import time
 from pathlib import Path
 
 import pytest
-import yaml
 from filelock import FileLock
+from tiny_grid import NAMES, edit_grid, edit_manifest, recorded
 
 from medcontrast import checkpoint
 from medcontrast.engine.benchmark import benchmark
@@ -19,41 +18,6 @@ from medcontrast.engine.benchmark.records import Record
 from medcontrast.engine.loop import Trainer
 from medcontrast.engine.stopping import StopRequest
 from medcontrast.errors import NonFiniteLossError
-
-
-@pytest.fixture
-def grid(tiny, tmp_path, monkeypatch):
-    """A grid of two methods and full supervision on tiny scans; the current folder is its own."""
-    monkeypatch.chdir(tmp_path)
-    tiny.write_data(tmp_path / "data", labeled=2, unlabeled=3, validation=2)
-    for method in ("supervised", "mean_teacher"):
-        tiny.write_recipe(tmp_path / f"{method}.yaml", tiny.recipe_tree(method))
-    tree = {
-        "name": "tiny",
-        "title": "Tiny grid",
-        "manifest": "data/manifest.json",
-        "target": "front",
-        "labeled": [2],
-        "runs": 2,
-        "set": ["train.steps=2"],
-        "baseline": "supervised",
-        "default": "mean_teacher",
-        "rows": {
-            "supervised": {"recipe": "supervised.yaml"},
-            "mean_teacher": {"recipe": "mean_teacher.yaml", "runs": 1},
-            "full": {"recipe": "supervised.yaml", "labeled": ["all"], "runs": 1},
-        },
-    }
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
-    return path
-
-
-NAMES = ["full-all-0", "mean_teacher-2-0", "supervised-2-0", "supervised-2-1"]
-
-
-def recorded():
-    return sorted(path.stem for path in Path("benchmarks/results/tiny").glob("*.json"))
 
 
 def test_a_grid_runs_to_its_tables_and_again_from_records_alone(cli, grid):
@@ -209,88 +173,52 @@ def test_a_folder_of_runs_that_cannot_be_made_is_a_sentence(cli, grid):
     assert (found.code, found.err) == (2, "file/runs: cannot be written (Not a directory).\n")
 
 
-def test_a_record_of_another_recipe_is_refused(cli, grid):
-    assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
-    grid.write_text(grid.read_text(encoding="utf-8").replace("train.steps=2", "train.steps=3"), encoding="utf-8")
-    found = cli("benchmark", grid, "--report")
-    assert found.code == 2
-    assert "this record was made with train.steps 2, but the grid now asks for 3" in found.err
+def test_faults_are_found_before_anything_is_trained(cli, grid):
+    def refused(*words):
+        found = cli("benchmark", grid, *words)
+        assert found.code == 2 and not Path("runs").exists()
+        return found.err
 
-
-def test_a_grid_that_names_a_precision_refuses_records_of_another(cli, grid):
-    edit_grid(grid, set=["train.steps=2", "train.precision=32-true"])
-    assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
-    for items, code in (([], 0), (["train.precision=auto"], 0), (["train.precision=bf16-mixed"], 2)):
-        edit_grid(grid, set=["train.steps=2", *items])
-        found = cli("benchmark", grid, "--report")
-        assert found.code == code
-    assert "this record was made with train.precision 32-true, but the grid now asks for bf16-mixed" in found.err
-
-
-def test_what_the_device_chose_counts_as_the_precision_of_a_record(cli, grid):
-    assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
-    chosen = json.loads(Path("benchmarks/results/tiny/supervised-2-0.json").read_text(encoding="utf-8"))["facts"]
-    edit_grid(grid, set=["train.steps=2", f"train.precision={chosen['precision']}"])
-    assert cli("benchmark", grid, "--report").code == 0
-
-
-def edit_grid(grid, **keys):
-    content = yaml.safe_load(grid.read_text(encoding="utf-8"))
-    grid.write_text(yaml.safe_dump({**content, **keys}, sort_keys=False), encoding="utf-8")
-
-
-def test_a_run_of_another_recipe_is_not_recorded_as_this_one(cli, grid):
-    assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
-    record = Path("benchmarks/results/tiny/supervised-2-0.json")
-    record.unlink()
-    for items, key, old, new in (
-        (["train.steps=3"], "train.steps", 2, 3),
-        (["train.steps=2", "train.optimizer.lr=0.5"], "train.optimizer.lr", 0.002, 0.5),
+    page = grid.with_name("page.md")
+    page.write_bytes(b"\xff\xfe")
+    assert f"{page}: cannot be read (" in refused("--into", page)
+    page.write_text("no place")
+    assert f"{page}: has no place for the table" in refused("--into", page)
+    original = grid.read_text(encoding="utf-8")
+    for change, sentence in (
+        ({"target": "back of it"}, "target 'back of it' is none of those of"),
+        ({"split": "test"}, "the split 'test' is empty"),
+        ({"labeled": [2, 400]}, "400 labeled cases are asked for"),
     ):
-        edit_grid(grid, set=items)
-        found = cli("benchmark", grid, "--only", "supervised-2-0")
-        assert found.code == 2 and not record.exists()
-        sentence = (
-            f"this run was made with {key} {old}, but the grid now asks for {new}. Delete the folder to run its cell"
-        )
-        assert sentence in found.err.replace("\n", " ")
-    edit_grid(grid, set=["train.steps=2"])
-    assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0 and record.exists()
+        edit_grid(grid, **change)
+        assert sentence in refused()
+        grid.write_text(original, encoding="utf-8")
 
 
-def edit_manifest(change):
-    path = Path("data/manifest.json")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    change(content)
-    path.write_text(json.dumps(content), encoding="utf-8")
+def test_a_kill_between_the_two_files_of_the_last_save_is_made_up_for(cli, grid):
+    """Hours and steps of the record are those of the run."""
+    assert cli("benchmark", grid, "--results", "straight", "--work", "w", "--only", "supervised-2-0").code == 0
+    edit_grid(grid, set=["train.steps=2", "train.save_every=1"])
+    folder = Path("runs/benchmarks/tiny/supervised-2-0")
+    save = checkpoint.save_resume
 
+    class Killed(BaseException):
+        pass
 
-@pytest.mark.parametrize(
-    ("kind", "change"),
-    [
-        ("scored", lambda content: content["validation"].pop()),
-        ("labeled", lambda content: content["labeled"].__setitem__(0, content["unlabeled"].pop())),
-    ],
-)
-def test_a_record_of_other_cases_than_the_manifest_now_names_is_refused(cli, grid, kind, change):
-    assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
-    edit_manifest(lambda content: content["unlabeled"].reverse())
-    assert cli("benchmark", grid, "--report").code == 0  # the same labeled and scored cases
-    edit_manifest(change)
-    found = cli("benchmark", grid, "--report")
-    assert found.code == 2
-    assert f"this record has other {kind} cases than" in found.err.replace("\n", " ")
+    def killed(path, state):
+        if state["progress"]["step"] == 2:
+            raise Killed
+        save(path, state)
 
-
-def test_a_record_of_another_number_of_unlabeled_cases_is_refused(cli, grid):
-    assert cli("benchmark", grid, "--only", "supervised-2-0", "--only", "mean_teacher").code == 0
-    edit_manifest(lambda content: content["unlabeled"].pop())
-    found = cli("benchmark", grid, "--report")
-    assert found.code == 2
-    assert "mean_teacher-2-0.json: this record was made with 3 unlabeled cases, but" in found.err
-    assert "data/manifest.json now has 2. Delete it to run its cell again" in found.err
-    Path("benchmarks/results/tiny/mean_teacher-2-0.json").unlink()
-    assert cli("benchmark", grid, "--report").code == 0  # the supervised row learns from none
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save_resume", killed)
+        with pytest.raises(Killed):
+            cli("benchmark", grid, "--only", "supervised-2-0")
+    assert checkpoint.read_header(folder / "last.safetensors")["step"] == 2
+    found = cli("benchmark", grid, "--only", "supervised-2-0")
+    assert found.code == 0 and "supervised-2-0: resuming" in found.out
+    records = [Record.load(Path(place) / "supervised-2-0.json") for place in ("straight", "benchmarks/results/tiny")]
+    assert records[0].scores == records[1].scores and records[1].facts["step"] == 2
 
 
 def test_cases_without_a_name_have_that_of_their_file(cli, grid):
@@ -303,33 +231,6 @@ def test_cases_without_a_name_have_that_of_their_file(cli, grid):
     assert found.code == 0, found.err
     facts = Record.load(Path("benchmarks/results/tiny/supervised-2-0.json")).facts
     assert facts["labeled_cases"] == ["case_00_0", "case_01_0"]
-
-
-def test_a_record_of_another_split_is_refused(cli, grid):
-    assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
-    edit_manifest(lambda content: content.update(test=content["validation"], validation=[]))
-    edit_grid(grid, split="test")
-    found = cli("benchmark", grid, "--report")
-    assert found.code == 2
-    assert "this record is of split validation, but the grid now asks for test" in found.err.replace("\n", " ")
-
-
-def test_a_run_of_other_cases_is_not_gone_on_with(cli, grid):
-    assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
-    Path("benchmarks/results/tiny/supervised-2-0.json").unlink()
-    edit_manifest(lambda content: content["validation"].pop())
-    found = cli("benchmark", grid, "--only", "supervised-2-0")
-    assert found.code == 2
-    assert "this run was made with validation" in found.err.replace("\n", " ")
-
-
-def test_a_damaged_record_is_named(cli, grid):
-    results = Path("benchmarks/results/tiny")
-    results.mkdir(parents=True)
-    (results / "supervised-2-0.json").write_text("{}", encoding="utf-8")
-    found = cli("benchmark", grid, "--report")
-    assert found.code == 2
-    assert "supervised-2-0.json: not a benchmark record" in found.err
 
 
 def test_an_unknown_row_is_named(cli, grid):

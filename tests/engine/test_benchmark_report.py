@@ -8,7 +8,14 @@ import json
 
 import pytest
 
-from medcontrast.engine.benchmark.records import METRICS, Record, load_peer_records
+from medcontrast.engine.benchmark.records import (
+    METRICS,
+    Record,
+    load_peer_records,
+    load_records,
+    require_one_start,
+    starts_of,
+)
 from medcontrast.engine.benchmark.report import write_report
 from medcontrast.errors import InputError
 from medcontrast.settings.grid import GridSettings
@@ -41,6 +48,7 @@ def make(row, run, dice, labeled=2, missed=0.0, targets=("front",), **inference)
     facts = {
         "split": "validation",
         "labeled_cases": ["a"],
+        "unlabeled": 1,
         "step": 2,
         "trained_parameters": 1_500_000,
         "train_seconds": 1800,
@@ -48,6 +56,7 @@ def make(row, run, dice, labeled=2, missed=0.0, targets=("front",), **inference)
     facts |= {"versions": {"torch": "9.9", "monai": "8.8"}, "device": "cpu", "precision": "32-true"}
     facts["network"] = "teacher" if row == "mean_teacher" else "student"
     recipe = {"network": {"name": "unet"}, "data": {"spacing_mm": None}, "inference": {**INFERENCE, **inference}}
+    recipe["train"] = {"steps": 2}
     return Record(row, labeled, run, recipe, "", cases, dict.fromkeys(targets, figures), facts)
 
 
@@ -223,6 +232,69 @@ def test_the_table_replaces_the_marked_part_of_a_page(tmp_path):
     page.write_text("nothing", encoding="utf-8")
     with pytest.raises(InputError, match=r"has no place for the table; put the lines <!-- benchmark tiny -->"):
         write_report(settings(), records, tmp_path / "out", page)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "words"),
+    [
+        *(
+            (("facts", name), None, f"(no facts.{name})")
+            for name in ("device", "versions", "labeled_cases", "unlabeled", "trained_parameters", "train_seconds")
+        ),
+        *((("recipe", name), None, f"(no recipe.{name})") for name in ("train", "network", "data", "inference")),
+        (("scores", "front", "assd_mm"), None, "(front: assd_mm is not one number a case)"),
+        (("scores", "front", "dice"), [0.5], "(front: dice is not one number a case)"),
+        (("scores", "front", "dice"), [0.5, "a"], "(front: dice is not one number a case)"),
+        (("scores", "front", "dice"), [0.5, float("nan")], "(front: dice is not one number a case)"),
+        (("facts",), ["a"], "(no facts.split)"),
+        (("scores",), ["a"], "("),
+    ],
+)
+def test_a_record_of_which_no_table_can_be_made(tmp_path, keys, value, words):
+    make("supervised", 0, [0.5, 0.6]).save(tmp_path / "r.json")
+    content = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    branch = content
+    for key in keys[:-1]:
+        branch = branch[key]
+    if value is None:
+        del branch[keys[-1]]
+    else:
+        branch[keys[-1]] = value
+    (tmp_path / "r.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"r\.json: not a benchmark record .*; delete it to run its cell again\."
+    ) as found:
+        Record.load(tmp_path / "r.json")
+    assert words in str(found.value)
+
+
+def test_a_record_is_of_the_cell_that_its_file_is_called_by(tmp_path):
+    """Else a run could stand in a row twice, or in another row."""
+    made = make("supervised", 2, [0.5])
+    made.save(tmp_path / "supervised-2-0.json")
+    sentence = r"supervised-2-0\.json: this record is of supervised-2-2; give the file that name, or delete it\.$"
+    with pytest.raises(InputError, match=sentence):
+        load_records(tmp_path, ["supervised-2-0"])
+    peer = dataclasses.replace(made, facts={**made.facts, "peer": {"name": "Other", "version": "1"}})
+    peer.save(tmp_path / "peers" / "copy.json")
+    with pytest.raises(InputError, match=r"peers/copy\.json: this record is of supervised-2-2"):
+        load_peer_records(tmp_path)
+
+
+def test_rows_start_from_one_checkpoint(tmp_path):
+    def started(run, digest, source="start"):
+        made = make("supervised", run, [0.5])
+        found = {} if digest is None else {"init_from": {"file": "f", "sha256": digest}}
+        recipe = {**made.recipe, "train": {"init_from": source}}
+        return dataclasses.replace(made, recipe=recipe, facts={**made.facts, **found})
+
+    alike = {"a": started(0, "1" * 64), "b": started(1, "1" * 64), "old": started(2, None)}
+    require_one_start(starts_of({**alike, "other": started(3, "2" * 64, "elsewhere")}))
+    sentence = (
+        r"^start was trained anew: c starts from other weights of it \(SHA-256 22222222\.\.\.\) than a \(11111111"
+    )
+    with pytest.raises(InputError, match=sentence):
+        require_one_start(starts_of({**alike, "c": started(3, "2" * 64)}))
 
 
 def test_records_are_small_and_read_line_by_line(tmp_path):

@@ -76,9 +76,16 @@ def test_bfloat16_is_rounded_where_the_cpu_has_none(monkeypatch, precision, roun
     assert len(rounded) == (2 if rounds else 0)
 
 
-def test_a_chosen_precision_stays(tiny):
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_chosen_precision_stays(tiny, precision):
+    assert resolve_precision(tiny.make_recipe(precision=precision), "cpu") == precision
+
+
+def test_16_mixed_is_for_gpus_alone(tiny):
+    """Else PyTorch trains in bfloat16 instead, behind the guards of bfloat16, and the record says 16-mixed."""
     recipe = tiny.make_recipe(precision="16-mixed")
-    assert resolve_precision(recipe, "cpu") == "16-mixed"
+    with pytest.raises(InputError, match=r"^precision 16-mixed: CPUs have no such mode .* name that, or 32-true\.$"):
+        resolve_precision(recipe, "cpu")
 
 
 @pytest.mark.parametrize(

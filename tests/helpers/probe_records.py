@@ -18,8 +18,15 @@ def record(row, run, hits, **extra):
         "step": 5,
         "student_parameters": 1e6,
         "train_seconds": 36,
+        "precision": "32-true",
     }
-    recipe = {"train": {"rows": 4}, "augment": {"views": {"query": {}, "key": {}}}}
+    recipe = {
+        "data": {},
+        "network": {},
+        "method": {},
+        "train": {"rows": 4},
+        "augment": {"views": {"query": {}, "key": {}}},
+    }
     plain = {"recipe": recipe, "recipe_hash": "", "images": 8, "images_hash": "x", "groups": {"quality": quality}}
     plain["units"] = "0 1 2 3 0 1 2 3"
     return ProbeRecord(row=row, run=run, **{**plain, "hits": {"linear 1": hits}, "facts": facts, **extra})

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medcontrast.engine.benchmark.benchmark import SegmentationBenchmark
 from medcontrast.engine.benchmark.encoders import ProbeBenchmark
+from medcontrast.engine.benchmark.segmentation import SegmentationBenchmark
 from medcontrast.errors import RecipeError
 from medcontrast.settings.grid import ProbeGridSettings, cells, find_grid, load_grid
 from medcontrast.settings.shipped import GRIDS, shipped_folder

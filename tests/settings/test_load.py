@@ -8,6 +8,7 @@ import yaml
 
 from medcontrast.errors import RecipeError
 from medcontrast.settings import load_recipe, recipe_from_tree, recipe_to_yaml
+from medcontrast.settings.load import read_yaml
 from medcontrast.settings.shipped import find_recipe, shipped_recipes
 from medcontrast.volume.grid import SPACING_LIMITS_MM
 
@@ -332,6 +333,17 @@ def test_set_goes_through_the_same_validation(written, tmp_path, monkeypatch):
     [
         ("train.steps", r"^--set train\.steps: expected KEY=VALUE, for example --set train\.steps=100\.$"),
         ("=3", r"^--set =3: expected KEY=VALUE, "),
+        (".train=3", r"^--set \.train=3: expected KEY=VALUE, "),
+        ("train..steps=3", r"^--set train\.\.steps=3: expected KEY=VALUE, "),
+        ("train.steps=&a [*a]", r"a value holds itself, or is nested too deep\.$"),
+        ("train.steps=" + 3000 * "[" + 3000 * "]", r"the value is not valid YAML: maximum recursion depth"),
+        ("train.steps=1e400", r"'1e400' is read as a word, not a number; write it out in digits$"),
+        ("train.steps=.inf", r"NaN and infinity are not settings; give a finite number\.$"),
+        ("train.steps=.nan", r"NaN and infinity are not settings; give a finite number\.$"),
+        ("train.steps=010", r"train\.steps: input should be a valid integer, but got '010'$"),
+        ("train.steps=10:30", r"train\.steps: input should be a valid integer, but got '10:30'$"),
+        ("train.steps=0x10", r"train\.steps: input should be a valid integer, but got '0x10'$"),
+        ("train.optimizer.lr=1:30.5", r"train\.optimizer\.lr: input should be a valid number, but got '1:30\.5'$"),
         ("train.steps=[1", r"^--set train\.steps=\[1: the value is not valid YAML: "),
         ("seed.a=1", r"^--set seed\.a=1: 'seed' holds a value, not further keys\.$"),
         ("train.optimizer={lr: 1, lr: 2}", r"the value is not valid YAML: line 1: key 'lr' stands here a second time"),
@@ -340,6 +352,30 @@ def test_set_goes_through_the_same_validation(written, tmp_path, monkeypatch):
 def test_set_that_is_none(written, override, sentence):
     with pytest.raises(RecipeError, match=sentence):
         load_recipe(written(), [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0", 0),
+        ("7", 7),
+        ("+20", 20),
+        ("-0", 0),
+        ("1_000", 1000),
+        ("1.5", 1.5),
+        (".5", 0.5),
+        ("2.", 2.0),
+        ("1.0e-3", 0.001),
+        ("-1.5E+2", -150.0),
+        ("null", None),
+        ("true", True),
+        ("[1, 0.5]", [1, 0.5]),
+    ],
+)
+def test_numbers_are_read_in_decimal_digits(tmp_path, text, value):
+    (tmp_path / "x.yaml").write_text(f"a: {text}\n", encoding="utf-8")
+    found = read_yaml(tmp_path / "x.yaml")["a"]
+    assert found == value and type(found) is type(value)
 
 
 def test_shipped_recipes_are_found_by_every_name(tmp_path, monkeypatch):

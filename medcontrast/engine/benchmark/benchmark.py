@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -14,26 +15,20 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from medcontrast import checkpoint
-from medcontrast.data.manifest import Manifest, load_manifest
-from medcontrast.data.subsets import labeled_subset
 from medcontrast.engine.benchmark.records import (
-    Record,
+    Start,
     decides_nothing,
-    load_peer_records,
-    load_records,
-    make_record,
-    require_split,
+    require_one_start,
+    starts_of,
 )
-from medcontrast.engine.benchmark.report import write_report
 from medcontrast.engine.run import Run, resolve_paths
-from medcontrast.engine.scoring import score_checkpoints
 from medcontrast.engine.session import train_run
-from medcontrast.errors import InputError, NonFiniteLossError
-from medcontrast.files import make_folder, write_text
+from medcontrast.errors import CheckpointError, InputError, NonFiniteLossError
+from medcontrast.files import make_folder
 from medcontrast.say import say
-from medcontrast.settings import AnyRecipe, Recipe, load_segmentation_recipe
+from medcontrast.settings import AnyRecipe
 from medcontrast.settings.compare import first_difference, tree_difference
-from medcontrast.settings.grid import Cell, GridSettings, ProbeCell, cells
+from medcontrast.settings.grid import Cell, ProbeCell
 
 AnyCell = TypeVar("AnyCell", Cell, ProbeCell)
 
@@ -83,6 +78,41 @@ class Benchmark(ABC, Generic[AnyCell]):
         """
 
     @abstractmethod
+    def records(self) -> Mapping[str, Any]:
+        """Records of the finished cells, by name, each of what the grid asks for.
+
+        Raises:
+            InputError: A record is damaged or of something else.
+        """
+
+    @abstractmethod
+    def recipe(self, cell: AnyCell) -> AnyRecipe:
+        """The cell's recipe as the grid asks for it, paths as they stand."""
+
+    @abstractmethod
+    def recipe_path(self, cell: AnyCell) -> Path:
+        """The file of the cell's recipe."""
+
+    def require_ready(self, wanted: Sequence[AnyCell]) -> None:
+        """Finds before anything is trained what a report of it would fail on.
+
+        Raises:
+            InputError: A record of something else, or a start (`train.init_from`) whose weights are not those that
+                finished rows began with.
+        """
+        kept = self.records()
+        starts = starts_of(kept)
+        for cell in wanted:
+            recipe = self.recipe(cell)
+            source = resolve_paths(recipe, self.recipe_path(cell)).train.init_from
+            if cell.name in kept or source is None:
+                continue
+            with suppress(CheckpointError):  # training says so, where it is not there
+                digest = checkpoint.checkpoint_hash(checkpoint.resolve_checkpoint(Path(source)))
+                starts[cell.name] = Start(str(recipe.train.init_from), digest)
+        require_one_start(starts)
+
+    @abstractmethod
     def opened(self, cell: AnyCell) -> Run:
         """The cell's run, made where it is not there yet."""
 
@@ -128,8 +158,9 @@ class Benchmark(ABC, Generic[AnyCell]):
         """
         failed: dict[str, str] = {}
         deadline = None if max_time_s is None else time.monotonic() + max_time_s
-        make_folder(self.work)
         wanted = [cell for cell in self.cells() if not only or cell.row in only or cell.name in only]
+        self.require_ready(wanted)
+        make_folder(self.work)
         for cell in wanted:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
@@ -165,125 +196,6 @@ class Benchmark(ABC, Generic[AnyCell]):
         return stopped is None
 
 
-def _require_cases(
-    record: Record, labeled: Sequence[str], scored: Sequence[str], manifest: Manifest, path: Path
-) -> None:
-    for kind, old, new in (("labeled", record.facts["labeled_cases"], labeled), ("scored", record.cases, scored)):
-        if sorted(old) != sorted(new):
-            raise InputError(
-                f"{path}: this record has other {kind} cases than {manifest.path} now names for it. Delete it to make "
-                "it anew, or put the manifest back."
-            )
-
-
-@dataclass(frozen=True)
-class SegmentationBenchmark(Benchmark[Cell]):
-    """A grid of segmentation methods.
-
-    Attributes:
-        grid: The settings; its manifest is relative to the grid file.
-    """
-
-    grid: GridSettings
-
-    def cells(self) -> Sequence[Cell]:
-        return cells(self.grid)
-
-    def recipe(self, cell: Cell) -> Recipe:
-        """The cell's recipe; its `data.manifest` is the grid's, from which the run's subset is drawn."""
-        row = self.grid.rows[cell.row]
-        recipe = load_segmentation_recipe(self.path.parent / row.recipe, [*self.grid.set, *row.set, f"seed={cell.run}"])
-        data = recipe.data.model_copy(update={"manifest": self.grid.manifest})
-        return recipe.model_copy(update={"data": data})
-
-    def records(self) -> dict[str, Record]:
-        """Records of the finished cells, each of the recipe and of the cases that the grid asks for.
-
-        Raises:
-            InputError: A record is damaged, of another recipe or of other cases.
-        """
-        wanted = {cell.name: cell for cell in self.cells()}
-        found = load_records(self.results, list(wanted))
-        manifest = self._manifest()
-        for name, record in found.items():
-            self._require_of_this_grid(wanted[name], record, manifest)
-        return found
-
-    def _require_of_this_grid(self, cell: Cell, record: Record, manifest: Manifest) -> None:
-        path, recipe = self.record_path(cell), self.recipe(cell)
-        record.require_recipe(recipe, path)
-        require_split(record.facts, self.grid.split, path)
-        subset = labeled_subset(manifest, cell.labeled, cell.run)
-        labeled = [entry["case"] for entry in subset["labeled"]]
-        scored = [case.name for case in manifest.split(self.grid.split)]
-        _require_cases(record, labeled, scored, manifest, path)
-        before, now = record.facts["unlabeled"], len(subset["unlabeled"])
-        if recipe.train.unlabeled_rows and before != now:
-            raise InputError(
-                f"{path}: this record was made with {before} unlabeled cases, but {manifest.path} now has {now}. "
-                "Delete it to run its cell again, or put the manifest back."
-            )
-
-    def report(self, into: Path | None) -> str:
-        records = self.records()
-        if not records:
-            raise no_records(self.results)
-        manifest = self._manifest()
-        peers = load_peer_records(self.results)
-        for name, record in peers.items():
-            self._require_peer(record, manifest, self.results / f"{name}.json")
-        structures = [label.name for label in manifest.labels.labels]
-        return write_report(self.grid, records, self.results, into, peers=peers, structures=structures)
-
-    def _require_peer(self, record: Record, manifest: Manifest, path: Path) -> None:
-        """Holds another toolkit's record to the cases of the grid's own."""
-        require_split(record.facts, self.grid.split, path)
-        labeled = labeled_subset(manifest, record.labeled, record.run)["labeled"]
-        scored = [case.name for case in manifest.split(self.grid.split)]
-        _require_cases(record, [entry["case"] for entry in labeled], scored, manifest, path)
-
-    def record(self, cell: Cell, run: Run, path: Path) -> None:
-        report = score_checkpoints(
-            [run.folder],
-            split=self.grid.split,
-            output=run.folder / "evaluation",
-            overwrite=True,
-            console=Console(quiet=True),
-        )
-        make_record(cell, self.recipe(cell), report, self._facts(run)).save(path)
-
-    def opened(self, cell: Cell) -> Run:
-        folder, row = self.work / cell.name, self.path.parent / self.grid.rows[cell.row].recipe
-        recipe = resolve_paths(self.recipe(cell), row)
-        manifest = self._manifest(cell)
-        raw = labeled_subset(manifest, cell.labeled, cell.run)
-        known = self.reopened(cell, recipe, raw)
-        if known is not None:
-            return known
-        if raw.get("root"):
-            raw["root"] = str(manifest.root.absolute())
-        subset = self.work / f"{cell.name}.manifest.json"
-        write_text(subset, json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
-        data = recipe.data.model_copy(update={"manifest": subset.name})
-        return Run.create(folder, recipe.model_copy(update={"data": data}), subset, overwrite=folder.exists())
-
-    def _manifest(self, cell: Cell | None = None) -> Manifest:
-        """The grid's manifest, its files where the cell's recipe has them; its names are the same for every cell."""
-        cell = cell or self.cells()[0]
-        root = resolve_paths(self.recipe(cell), self.path.parent / self.grid.rows[cell.row].recipe).data.root
-        return load_manifest(self.path.parent / self.grid.manifest, None if root is None else Path(root))
-
-    def _facts(self, run: Run) -> dict[str, Any]:
-        header = checkpoint.read_header(checkpoint.resolve_checkpoint(run.folder))
-        return {
-            "split": self.grid.split,
-            "labeled_cases": header["trained_on"]["labeled"],
-            "unlabeled": len(header["trained_on"]["unlabeled"]),
-            "network": header["network"],
-            **run_facts(run),
-        }
-
-
 def run_facts(run: Run) -> dict[str, Any]:
     """What a record says of a finished run, whatever it trained."""
     facts = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
@@ -305,7 +217,8 @@ def no_records(results: Path) -> InputError:
 
 
 def _step(run: Run) -> int:
-    return int(checkpoint.read_header(checkpoint.resolve_checkpoint(run.folder))["step"])
+    # what a resume goes on from; the weights, saved a moment before, may be ahead of it where a kill came between
+    return int(checkpoint.load_resume(run.resume_file)["progress"]["step"])
 
 
 def _short(text: str) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from medcontrast.data.images.pixels import read_pixels
 from medcontrast.data.images.sources import ImageCase
-from medcontrast.engine.benchmark.records import deciding, read_record, recipe_digest, require_same
+from medcontrast.engine.benchmark.records import deciding, read_record, recipe_digest, require_keys, require_same
 from medcontrast.engine.probe.images import ProbeImages, image_units
 from medcontrast.errors import InputError
 from medcontrast.files import write_text
@@ -26,6 +26,8 @@ from medcontrast.settings import PretrainRecipe
 from medcontrast.settings.grid import ProbeCell
 
 _FORMAT = "medcontrast probe record 1"
+_FACTS = ("split", "manifest", "classes", "step", "student_parameters", "train_seconds", "precision")
+_PARTS = ("data", "augment", "network", "method", "train")
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class ProbeRecord:
                 raise ValueError("marks that are not one digit an image")
             if sum(count for _, count in _runs(record.units)) != record.images:
                 raise ValueError("units that are not one number an image")
+            require_keys(record.facts, _FACTS, "facts")
+            require_keys(record.recipe, _PARTS, "recipe")
             return record
 
         return read_record(path, _FORMAT, checked)

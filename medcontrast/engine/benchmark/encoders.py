@@ -14,7 +14,7 @@ from medcontrast.data.images.manifest import CONTAINS, ImageManifest
 from medcontrast.engine.benchmark.benchmark import Benchmark, no_records, run_facts
 from medcontrast.engine.benchmark.encoder_records import ProbeRecord, make_probe_record
 from medcontrast.engine.benchmark.encoder_report import classifier_name, write_probe_report
-from medcontrast.engine.benchmark.records import require_split
+from medcontrast.engine.benchmark.records import require_cell, require_one_start, require_split, starts_of
 from medcontrast.engine.probe.images import probe_images
 from medcontrast.engine.probe.labels import stratified_subset
 from medcontrast.engine.probe.probe import MULTILABEL, Frozen
@@ -39,27 +39,29 @@ class ProbeBenchmark(Benchmark[ProbeCell]):
     def cells(self) -> Sequence[ProbeCell]:
         return probe_cells(self.grid)
 
+    def recipe_path(self, cell: ProbeCell) -> Path:
+        return self.path.parent / self.grid.rows[cell.row].recipe
+
     def recipe(self, cell: ProbeCell) -> PretrainRecipe:
         """The cell's recipe, with the run as its seed."""
-        row = self.grid.rows[cell.row]
-        path = self.path.parent / row.recipe
-        return require_pretraining(
-            load_recipe(path, [*self.grid.set, *row.set, f"seed={cell.run}"]), where=f"{self.path}: {path}"
-        )
+        path, sets = self.recipe_path(cell), [*self.grid.set, *self.grid.rows[cell.row].set, f"seed={cell.run}"]
+        return require_pretraining(load_recipe(path, sets), where=f"{self.path}: {path}")
 
     def records(self) -> dict[str, ProbeRecord]:
         """Records of the finished cells, each of the recipe that the grid asks for.
 
         Raises:
-            InputError: A record is damaged or of another recipe.
+            InputError: A record is damaged, of another recipe or from another start.
         """
         found = {}
         for cell in self.cells():
             path = self.record_path(cell)
             if path.is_file():
-                found[cell.name] = ProbeRecord.load(path)
-                found[cell.name].require_recipe(self.recipe(cell), path)
-                require_split(found[cell.name].facts, self.grid.split, path)
+                found[cell.name] = record = ProbeRecord.load(path)
+                require_cell(f"{record.row}-{record.run}", path)
+                record.require_recipe(self.recipe(cell), path)
+                require_split(record.facts, self.grid.split, path)
+        require_one_start(starts_of(found))
         return found
 
     def report(self, into: Path | None) -> str:
@@ -69,7 +71,7 @@ class ProbeBenchmark(Benchmark[ProbeCell]):
         return write_probe_report(self.grid, records, self.results, into)
 
     def opened(self, cell: ProbeCell) -> Run:
-        folder, path = self.work / cell.name, self.path.parent / self.grid.rows[cell.row].recipe
+        folder, path = self.work / cell.name, self.recipe_path(cell)
         recipe = self.recipe(cell)
         manifest = recipe_manifest(recipe, path)
         if MULTILABEL in self.grid.classifiers and not manifest.contains:
@@ -77,6 +79,8 @@ class ProbeBenchmark(Benchmark[ProbeCell]):
                 f"{self.path}: classifiers: {MULTILABEL} tells labels that classes contain, but {manifest.path} has no "
                 f'table "{CONTAINS}", class -> its labels.'
             )
+        if not manifest.sources.get(self.grid.split):
+            raise InputError(f"{self.path}: split {self.grid.split}: {manifest.path} has no such images to score.")
         known = self.reopened(cell, resolve_paths(recipe, path), manifest.raw)
         if known is not None:
             return known

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from medcontrast.engine.run import CHANGEABLE_ON_RESUME
 from medcontrast.errors import InputError
@@ -30,6 +31,10 @@ METRICS = (
     "volume_error_ml",
     "missed",
 )
+_FACTS = ("split", "labeled_cases", "step", "trained_parameters", "train_seconds")
+"""What tables need of every record, another toolkit's too."""
+_OWN_FACTS = ("unlabeled", "network", "device", "precision", "versions")
+_OWN_PARTS = ("data", "network", "train", "inference")
 PEERS = "peers"
 """Folder beside a grid's records for those of other toolkits on the same cases; its files are no cells of the grid."""
 
@@ -46,7 +51,8 @@ class Record:
         recipe_hash: SHA-256 of what in the recipe decides the result.
         cases: Case names, in the order of every list below.
         scores: Target -> figure -> a value a case.
-        facts: Split, labeled cases, parameters, steps, seconds of training, device, versions.
+        facts: Split, labeled cases, parameters, steps, seconds of training, device, versions, `targets` (the label
+            values of each) and a digest of the unlabeled cases' names.
     """
 
     row: str
@@ -72,12 +78,22 @@ class Record:
 
         def checked(content: dict[str, Any]) -> Record:
             record = cls(**content)
-            lengths = {len(values) for figures in record.scores.values() for values in figures.values()}
-            if lengths != {len(record.cases)}:
-                raise ValueError("lists of different lengths")
+            record._require_whole()
             return record
 
         return read_record(path, _FORMAT, checked)
+
+    def _require_whole(self) -> None:
+        """Refuses, with a ValueError, what no table could be made of."""
+        require_keys(self.facts, _FACTS, "facts")
+        if "peer" not in self.facts:
+            require_keys(self.facts, _OWN_FACTS, "facts")
+            require_keys(self.recipe, _OWN_PARTS, "recipe")
+        for target, figures in self.scores.items():
+            for metric in METRICS:
+                values = figures.get(metric, ())
+                if len(values) != len(self.cases) or not all(map(_is_finite, values)):
+                    raise ValueError(f"{target}: {metric} is not one number a case")
 
     def require_recipe(self, recipe: Recipe, path: Path) -> None:
         """Refuses a record of another recipe than the grid now asks for, as after an edit.
@@ -133,25 +149,38 @@ def read_record(path: Path, format_: str, make: Callable[[dict[str, Any]], Made]
         raise InputError(f"{path}: not a {kind} ({error}); delete it to run its cell again.") from None
 
 
+def require_keys(tree: dict[str, Any], names: Sequence[str], where: str) -> None:
+    """Refuses, with a ValueError, a part of a record that lacks one of these."""
+    missing = [name for name in names if name not in tree]
+    if missing:
+        raise ValueError(f"no {where}.{missing[0]}")
+
+
 def load_records(folder: Path, names: Sequence[str]) -> dict[str, Record]:
-    """The records of those cells that are finished, by name."""
+    """The records of those cells that are finished, by name.
+
+    Raises:
+        InputError: One is damaged, or of another cell.
+    """
     paths = {name: folder / f"{name}.json" for name in names}
-    return {name: Record.load(path) for name, path in paths.items() if path.is_file()}
+    found = {name: Record.load(path) for name, path in paths.items() if path.is_file()}
+    for name, record in found.items():
+        require_cell(f"{record.row}-{record.labeled}-{record.run}", paths[name])
+    return found
 
 
 def load_peer_records(folder: Path) -> dict[str, Record]:
     """Every record of another toolkit in the folder `peers` beside a grid's own, by name.
 
     Raises:
-        InputError: One is damaged, or names no peer.
+        InputError: One is damaged, names no peer, or is of another row or run than its file.
     """
     found = {f"{PEERS}/{path.stem}": Record.load(path) for path in sorted((folder / PEERS).glob("*.json"))}
     for name, record in found.items():
+        require_cell(f"{record.row}-{record.labeled}-{record.run}", folder / f"{name}.json")
         peer = record.facts.get("peer")
         if not isinstance(peer, dict) or not {"name", "version"} <= peer.keys():
             raise InputError(f"{folder / name}.json: names no peer and its version; a grid's own records stand beside.")
-        if not {"split", "labeled_cases"} <= record.facts.keys():
-            raise InputError(f"{folder / name}.json: does not say its split and labeled_cases; make it again.")
     return found
 
 
@@ -185,6 +214,16 @@ def require_same(old: dict[str, Any], new: dict[str, Any], path: Path, *, precis
             f"{path}: this record was made with {found.key} {found.old}, but the grid now asks for {found.new}. "
             "Delete it to run its cell again, or put the setting back."
         )
+
+
+def require_cell(name: str, path: Path) -> None:
+    """Refuses a record that is of another cell than its file, as after it was renamed or edited.
+
+    Raises:
+        InputError: Naming both.
+    """
+    if name != path.stem:
+        raise InputError(f"{path}: this record is of {name}; give the file that name, or delete it.")
 
 
 def require_split(facts: dict[str, Any], split: str, path: Path) -> None:
@@ -221,6 +260,49 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return found
+
+
+def names_digest(names: Sequence[str]) -> str:
+    """Short name of these names, whatever their order: the first 16 hex digits of a SHA-256."""
+    return hashlib.sha256("\n".join(sorted(names)).encode("utf-8")).hexdigest()[:16]
+
+
+class Start(NamedTuple):
+    """What a cell starts from: its `train.init_from`, and the SHA-256 of the weights that it found there."""
+
+    source: str
+    digest: str
+
+
+def starts_of(records: Mapping[str, Any]) -> dict[str, Start]:
+    """Name of a cell -> its start, of those records that have one and say which weights it was."""
+    found = {}
+    for name, record in records.items():
+        digest = (record.facts.get("init_from") or {}).get("sha256")
+        if digest is not None:
+            found[name] = Start(record.recipe["train"]["init_from"], digest)
+    return found
+
+
+def require_one_start(starts: Mapping[str, Start]) -> None:
+    """Refuses cells that name one checkpoint to start from, and begin with different weights of it.
+
+    Raises:
+        InputError: Naming the first two.
+    """
+    first: dict[str, tuple[str, str]] = {}
+    for name, (source, digest) in starts.items():
+        other, known = first.setdefault(source, (name, digest))
+        if digest != known:
+            raise InputError(
+                f"{source} was trained anew: {name} starts from other weights of it (SHA-256 {digest[:8]}...) than "
+                f"{other} ({known[:8]}...), and rows that are compared start from the same. Put the checkpoint back, "
+                "or delete the records that started from the other."
+            )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _rounded(value: float | bool) -> float:

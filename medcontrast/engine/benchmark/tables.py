@@ -289,17 +289,23 @@ def write_tables(
     write_text(folder / "table.csv", table)
     points_png(folder / "picture.png", marks, title=grid.title, axis=axis)
     if into is not None:
-        _replace_part(into, grid.name, text)
+        before, after = around_table(into, grid.name)
+        write_text(into, f"{before}\n\n{text}\n\n{after}")
     return text
 
 
-def _replace_part(path: Path, name: str, text: str) -> None:
+def around_table(path: Path, name: str) -> tuple[str, str]:
+    """What stands before and after the place of a grid's table in a Markdown file, its marks included.
+
+    Raises:
+        InputError: The file cannot be read, or has no such place.
+    """
     begin, end = f"<!-- benchmark {name} -->", "<!-- end -->"
     try:
         before, _, rest = path.read_text(encoding="utf-8").partition(begin)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}).") from None
     _, found, after = rest.partition(end)
     if not found:
         raise InputError(f"{path}: has no place for the table; put the lines {begin} and {end} where it belongs.")
-    write_text(path, f"{before}{begin}\n\n{text}\n\n{end}{after}")
+    return before + begin, end + after

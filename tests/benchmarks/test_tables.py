@@ -1,0 +1,36 @@
+"""The committed tables of recipes/README.md, made again from the committed records: regression."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TABLES = sorted((ROOT / "benchmarks" / "results").glob("*/table.md"))
+
+
+def test_every_grid_with_records_has_a_table() -> None:
+    page = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    recorded = {path.parent.name for path in (ROOT / "benchmarks" / "results").glob("*/*-[0-9].json")}
+    assert recorded == {path.parent.name for path in TABLES} and len(recorded) > 5
+    for name in recorded:
+        assert (ROOT / "recipes" / "benchmarks" / f"{name}.yaml").is_file()
+        assert f"<!-- benchmark {name} -->" in page
+
+
+@pytest.mark.slow  # 10,000 resamples of every comparison
+@pytest.mark.parametrize("table", TABLES, ids=lambda path: path.parent.name)
+def test_a_committed_table_is_what_its_records_give(cli, tmp_path, monkeypatch, table: Path) -> None:
+    """Without data: from the records alone."""
+    monkeypatch.delenv("MEDCONTRAST_DATA", raising=False)
+    name, page = table.parent.name, tmp_path / "README.md"
+    shutil.copytree(table.parent, tmp_path / "results")
+    shutil.copy(ROOT / "recipes" / "README.md", page)
+    grid = ROOT / "recipes" / "benchmarks" / f"{name}.yaml"
+    made = cli("benchmark", grid, "--report", "--results", tmp_path / "results", "--into", page)
+    assert made.code == 0, made.err
+    for file in ("table.md", "table.csv"):
+        assert (tmp_path / "results" / file).read_bytes() == (table.parent / file).read_bytes()
+    assert page.read_bytes() == (ROOT / "recipes" / "README.md").read_bytes()

@@ -7,6 +7,7 @@ import json
 import pytest
 import yaml
 from generators import generator_tree
+from tiny_grid import TREE
 
 from medcontrast.settings import load_recipe
 
@@ -39,22 +40,6 @@ def grid(tiny, tmp_path, monkeypatch):
     tiny.write_data(tmp_path / "data", labeled=2, unlabeled=3, validation=2)
     for method in ("supervised", "mean_teacher"):
         tiny.write_recipe(tmp_path / f"{method}.yaml", tiny.recipe_tree(method))
-    tree = {
-        "name": "tiny",
-        "title": "Tiny grid",
-        "manifest": "data/manifest.json",
-        "target": "front",
-        "labeled": [2],
-        "runs": 2,
-        "set": ["train.steps=2"],
-        "baseline": "supervised",
-        "default": "mean_teacher",
-        "rows": {
-            "supervised": {"recipe": "supervised.yaml"},
-            "mean_teacher": {"recipe": "mean_teacher.yaml", "runs": 1},
-            "full": {"recipe": "supervised.yaml", "labeled": ["all"], "runs": 1},
-        },
-    }
     path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.safe_dump({**TREE, "set": ["train.steps=2"]}, sort_keys=False), encoding="utf-8")
     return path

@@ -7,6 +7,7 @@ import dataclasses
 import json
 
 import pytest
+from tiny_grid import TREE
 
 from medcontrast.engine.benchmark.records import (
     METRICS,
@@ -24,22 +25,7 @@ INFERENCE = {"overlap": 0.5, "weighting": "gaussian", "flips": True, "largest_co
 
 
 def settings(**changes):
-    tree = {
-        "name": "tiny",
-        "title": "Tiny grid",
-        "manifest": "data/manifest.json",
-        "target": "front",
-        "labeled": [2],
-        "runs": 2,
-        "baseline": "supervised",
-        "default": "mean_teacher",
-        "rows": {
-            "supervised": {"recipe": "supervised.yaml"},
-            "mean_teacher": {"recipe": "mean_teacher.yaml", "runs": 1},
-            "full": {"recipe": "supervised.yaml", "labeled": ["all"], "runs": 1},
-        },
-    }
-    return GridSettings.model_validate_json(json.dumps({**tree, **changes}))
+    return GridSettings.model_validate_json(json.dumps({**TREE, **changes}))
 
 
 def make(row, run, dice, labeled=2, missed=0.0, targets=("front",), **inference):

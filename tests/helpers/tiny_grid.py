@@ -7,6 +7,21 @@ from pathlib import Path
 
 import yaml
 
+TREE = {
+    "name": "tiny",
+    "title": "Tiny grid",
+    "manifest": "data/manifest.json",
+    "target": "front",
+    "labeled": [2],
+    "runs": 2,
+    "baseline": "supervised",
+    "default": "mean_teacher",
+    "rows": {
+        "supervised": {"recipe": "supervised.yaml"},
+        "mean_teacher": {"recipe": "mean_teacher.yaml", "runs": 1},
+        "full": {"recipe": "supervised.yaml", "labeled": ["all"], "runs": 1},
+    },
+}
 NAMES = ["full-all-0", "mean_teacher-2-0", "supervised-2-0", "supervised-2-1"]
 
 

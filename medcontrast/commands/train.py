@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,7 +37,7 @@ def train(
     changes = [*(settings or []), *([] if precision is None else [f"train.precision={precision}"])]
     folder, resolved = _prepare(recipe, output, resume, changes, overwrite)
 
-    from medcontrast.engine.run_files import put_back
+    from medcontrast.engine.run_files import held, put_back
     from medcontrast.engine.session import train_run
 
     try:
@@ -52,7 +53,8 @@ def train(
         )
     except BaseException:
         if overwrite and _first_process():
-            put_back(folder)
+            with suppress(InputError), held(folder):  # not under a process that trains here
+                put_back(folder)
         raise
 
 

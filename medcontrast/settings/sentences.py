@@ -65,7 +65,8 @@ def _sentence(fault: Any, settings: type[BaseModel], names: Mapping[str, str]) -
     if place in names and kind == "dict_type":
         return f"{place}: expected a mapping with a name out of {names[place]}, but got {value!r}"
     if isinstance(value, str) and _SCIENTIFIC.fullmatch(value):
-        plain = f"{Decimal(value):f}" if abs(Decimal(value).adjusted()) < 20 else "it out in digits"
+        short = len(value.lower().partition("e")[2]) < 4  # such as e-07
+        plain = f"{Decimal(value):f}" if short and abs(Decimal(value).adjusted()) < 20 else "it out in digits"
         return f"{place}: {value!r} is read as a word, not a number; write {plain}"
     shown = "{...}" if isinstance(value, dict) else repr(value)
     return f"{place}: {fault['msg'][0].lower()}{fault['msg'][1:]}, but got {shown}"

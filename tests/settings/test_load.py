@@ -338,6 +338,7 @@ def test_set_goes_through_the_same_validation(written, tmp_path, monkeypatch):
         ("train.steps=&a [*a]", r"a value holds itself, or is nested too deep\.$"),
         ("train.steps=" + 3000 * "[" + 3000 * "]", r"the value is not valid YAML: maximum recursion depth"),
         ("train.steps=1e400", r"'1e400' is read as a word, not a number; write it out in digits$"),
+        ("train.steps=1e9999999999999999999", r"is read as a word, not a number; write it out in digits$"),
         ("train.steps=.inf", r"NaN and infinity are not settings; give a finite number\.$"),
         ("train.steps=.nan", r"NaN and infinity are not settings; give a finite number\.$"),
         ("train.steps=010", r"train\.steps: input should be a valid integer, but got '010'$"),

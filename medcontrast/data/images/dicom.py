@@ -58,21 +58,20 @@ def _by_table(stored: NDArray[np.float64], path: Path) -> NDArray[np.float64] | 
                 return None
             entries, first, bits = (int(value) for value in tables[0].LUTDescriptor)
             entries = entries or 2**16  # as the standard writes that many in 16 bits
-            table = _entries(tables[0].LUTData, entries)
-            if len(table) < entries or not 1 <= bits <= 16:
-                raise ImageError(
-                    f"{path}: its VOI LUT holds {len(table)} values, and says {entries} of {bits} bits; remove or "
-                    "repair it."
-                )
-            places = np.clip(np.rint(stored) - first, 0, entries - 1).astype(np.int64)
-            return np.minimum(table[places] / (2.0**bits - 1), 1.0)
+            table = _entries(tables[0].LUTData, entries, bits)
     except VolumeError as error:
         raise ImageError(str(error)) from None
+    if len(table) < entries or not 1 <= bits <= 16:
+        raise ImageError(
+            f"{path}: its VOI LUT holds {len(table)} values, and says {entries} of {bits} bits; remove or repair it."
+        )
+    places = np.clip(np.rint(stored) - first, 0, entries - 1).astype(np.int64)
+    return np.minimum(table[places] / (2.0**bits - 1), 1.0)
 
 
-def _entries(content: Any, entries: int) -> NDArray[Any]:
+def _entries(content: Any, entries: int, bits: int) -> NDArray[Any]:
     if isinstance(content, bytes):  # as words, in which two of 8 bits may share one
-        return np.frombuffer(content, "<u2" if len(content) >= 2 * entries else "u1")
+        return np.frombuffer(content, "u1" if len(content) < 2 * entries and bits <= 8 else "<u2")
     return np.atleast_1d(np.asarray(content))
 
 

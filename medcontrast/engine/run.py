@@ -7,7 +7,7 @@ log.jsonl       one JSON object a line
 last.pt         everything a resume needs
 last.safetensors, best.safetensors   weights for inference
 tensorboard/, overlays/              curves and pictures
-.replaced/      an earlier run that --overwrite set aside, until this one has a checkpoint; after a kill before that, whole
+.replaced/      an earlier run that --overwrite set aside, whole, until this one has a checkpoint
 """
 
 from __future__ import annotations

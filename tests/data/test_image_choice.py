@@ -41,6 +41,14 @@ def test_folds_by_patient_tear_no_patient_apart(taken: Any) -> None:
     assert taken(folds=2, take=[0], folds_by="patient", rows=[1, 7], without=[1]) == [3, 5, 6]
 
 
+def test_images_of_nobody_are_dealt_one_by_one(tmp_path: Path) -> None:
+    """However a table says that it knows no patient."""
+    (tmp_path / "l.csv").write_text("image,patient\n0.png,NA\n1.png,N/A\n2.png,NA\n3.png,a\n4.png,a\n")
+    source = {"csv": "l.csv", "folds": 2, "folds_by": "patient"}
+    folds = [[case.name[0] for case in cases_of(tmp_path, {**source, "take": [fold]})] for fold in range(2)]
+    assert folds == [["0", "2"], ["1", "3", "4"]]
+
+
 def test_patients_of_arrays(tmp_path: Path) -> None:
     owners = np.array([3, 3, 5, 7, 5, 7])
     write_npz(tmp_path / "x.npz", images=np.zeros((6, 4, 4), np.uint8), owner=owners)

@@ -7,9 +7,21 @@ import json
 import pytest
 import yaml
 from generators import generator_tree
+from tensorboard.summary.writer import event_file_writer
 from tiny_grid import TREE
 
 from medcontrast.settings import load_recipe
+
+
+@pytest.fixture(autouse=True, scope="session")
+def curves_in_order():
+    """TensorBoard reads event files in the order of their names: a second, then the writer's number, 10 before 9.
+
+    Only tests write for a run and its resume in one second of one process; here all such numbers have one length.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(10**6))
+        yield
 
 
 @pytest.fixture

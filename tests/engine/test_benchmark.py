@@ -55,6 +55,8 @@ def test_a_peer_is_held_to_the_same_labels_and_cases(cli, grid):
     assert report().code == 0 and "| other (peer) | 1 |" in (results / "table.md").read_text(encoding="utf-8")
     strange = report(labeled_cases=["case_00", "case_02"])
     assert strange.code == 2 and "peers/other-2-0.json: this record has other labeled cases" in strange.err
+    labels = report(targets={"front": [2], "back": [1]})
+    assert labels.code == 2 and "peers/other-2-0.json: this record was scored by other labels" in labels.err
     split = report(split="test")
     assert split.code == 2 and "peers/other-2-0.json" in split.err and "split" in split.err
 

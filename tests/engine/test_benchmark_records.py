@@ -141,6 +141,34 @@ def test_a_cell_of_a_start_that_was_trained_anew_is_refused(cli, grid, tiny):
     assert "start was trained anew: supervised-2-1 starts from other weights of it" in found.err.replace("\n", " ")
 
 
+def test_a_run_that_has_begun_is_judged_by_the_weights_it_began_with(cli, grid, tiny):
+    """What lies in the place of its start by now does not matter to it."""
+    tiny.train(tiny.make_run(grid.parent, tiny.recipe_tree(steps=1), name="start"))
+    edit_grid(grid, set=["train.steps=2", "train.init_from=start"])
+    assert cli("benchmark", grid, "--only", "supervised").code == 0
+    Path("benchmarks/results/tiny/supervised-2-1.json").unlink()
+    other = tiny.make_run(grid.parent, tiny.recipe_tree(steps=2), name="other")
+    tiny.train(other)
+    weights = grid.parent / "start" / "last.safetensors"
+    weights.write_bytes((other.folder / "last.safetensors").read_bytes())
+    again = cli("benchmark", grid, "--only", "supervised-2-1")
+    assert again.code == 0 and recorded() == ["supervised-2-0", "supervised-2-1"], again.err
+
+
+def test_one_word_in_two_folders_is_two_starts(cli, grid, tiny):
+    recipes = {}
+    for name, steps in (("supervised", 1), ("mean_teacher", 2)):
+        tiny.train(tiny.make_run(grid.parent, tiny.recipe_tree(steps=steps), name=f"{name}_start"))
+        folder = grid.parent / name
+        folder.mkdir()
+        (grid.parent / f"{name}_start").rename(folder / "start")
+        tiny.write_recipe(folder / "r.yaml", tiny.set_key(tiny.recipe_tree(name), "train.init_from", "start"))
+        recipes[name] = {"recipe": f"{name}/r.yaml", "runs": 1}
+    edit_grid(grid, rows=recipes)
+    found = cli("benchmark", grid)
+    assert found.code == 0 and recorded() == ["mean_teacher-2-0", "supervised-2-0"], found.err
+
+
 def test_a_record_of_another_split_is_refused(cli, grid):
     assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
     edit_manifest(lambda content: content.update(test=content["validation"], validation=[]))

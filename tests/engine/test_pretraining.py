@@ -266,6 +266,8 @@ def test_a_run_is_not_emptied_before_what_replaces_it_can_begin(cli, tiny, tmp_p
         assert found.code == 2 and sentence in found.err
         assert {name: (tmp_path / "run" / name).read_bytes() for name in kept} == kept
         assert not (tmp_path / "run" / ".replaced").exists()
+    assert cli(*words, "--overwrite", "--set", "seed=3").code == 0
+    assert not (tmp_path / "run" / ".replaced").exists()  # its first checkpoint is there
     counted = cli("check", path, "--set", "train.rows=8")
     assert counted.code == 2 and "6 training images are fewer than train.rows 8" in counted.err
 

@@ -278,6 +278,8 @@ def test_a_record_keeps_four_digits_as_one_and_comes_back(tmp_path, count):
         {"units": "0x7"},
         {"units": "0x7 one"},
         {"units": "0-6"},
+        {"facts": {"split": "test"}},
+        {"recipe": {"train": {}}},
     ],
 )
 def test_a_damaged_record_is_named(tmp_path, change):

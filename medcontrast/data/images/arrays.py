@@ -155,3 +155,12 @@ def plain_value(value: Any, *, name: bool = True) -> Any:
     # pandas writes a column of whole numbers so where some are missing
     missing = _MISSING if name else (*_MISSING, *_MISSING_OR_NAME)
     return None if value in missing else re.sub(r"^(\d+)\.0$", r"\1", value)
+
+
+def is_number(text: str) -> bool:
+    """Whether text can be read as one."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medcontrast.data.images.arrays import csv_rows, idx_array, npz_column, npz_length, plain_value
+from medcontrast.data.images.arrays import csv_rows, idx_array, is_number, npz_column, npz_length, plain_value
 from medcontrast.data.images.choice import CHOICE, FOLDS_BY, chosen, rows_with
 from medcontrast.data.images.lesion_boxes import Box, parse_boxes
 from medcontrast.errors import ManifestError
@@ -156,7 +156,7 @@ class _Place:
 
     def _target(self, value: Any, where: str) -> int:
         """A class index, from itself (a number, or text that can be no name) or from the name of a class (text)."""
-        text, numbered = str(value), any(_is_number(name) for name in self.classes)
+        text, numbered = str(value), any(is_number(name) for name in self.classes)
         if isinstance(value, int) and not isinstance(value, bool):
             if 0 <= value < len(self.classes):
                 return value
@@ -168,14 +168,6 @@ class _Place:
         names = ", ".join(self.classes) or 'none; add "classes", a list of names'
         hint = "; a number counts them from 0, text is a name" if text.isdecimal() and numbered else ""
         raise ManifestError(f"{where}: target {value!r} is not one of the manifest's classes ({names}){hint}.")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def source_kind(source: dict[str, Any]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,9 @@ from medcontrast.engine.benchmark.records import (
     Start,
     decides_nothing,
     require_one_start,
-    starts_of,
 )
 from medcontrast.engine.run import Run, resolve_paths
+from medcontrast.engine.run_files import FACTS
 from medcontrast.engine.session import train_run
 from medcontrast.errors import CheckpointError, InputError, NonFiniteLossError
 from medcontrast.files import make_folder
@@ -100,17 +101,39 @@ class Benchmark(ABC, Generic[AnyCell]):
             InputError: A record of something else, or a start (`train.init_from`) whose weights are not those that
                 finished rows began with.
         """
-        kept = self.records()
-        starts = starts_of(kept)
-        for cell in wanted:
-            recipe = self.recipe(cell)
-            source = resolve_paths(recipe, self.recipe_path(cell)).train.init_from
-            if cell.name in kept or source is None:
+        self.require_starts(self.records(), wanted)
+
+    def require_starts(self, records: Mapping[str, Any], wanted: Sequence[AnyCell] = ()) -> None:
+        """Refuses cells that name one checkpoint to start from, and begin with different weights of it.
+
+        Args:
+            records: Of the finished cells, by name; those of an earlier version do not say which weights it was.
+            wanted: Cells that are to be worked on too.
+
+        Raises:
+            InputError: Naming two of them.
+        """
+        unfinished = {cell.name for cell in wanted if cell.name not in records}
+        starts = {}
+        for cell in self.cells():
+            if cell.name not in records and cell.name not in unfinished:
                 continue
-            with suppress(CheckpointError):  # training says so, where it is not there
-                digest = checkpoint.checkpoint_hash(checkpoint.resolve_checkpoint(Path(source)))
-                starts[cell.name] = Start(str(recipe.train.init_from), digest)
+            source = resolve_paths(self.recipe(cell), self.recipe_path(cell)).train.init_from
+            if source is not None:
+                known = cell.name in records
+                digest = _told_start(records[cell.name].facts) if known else self._start_digest(cell, Path(source))
+                if digest is not None:
+                    starts[cell.name] = Start(os.path.normpath(source), digest)
         require_one_start(starts)
+
+    def _start_digest(self, cell: AnyCell, source: Path) -> str | None:
+        """SHA-256 of the weights that a cell began with, or would begin with now; None where they are not there."""
+        folder = self.work / cell.name
+        if (folder / checkpoint.RESUME).is_file():
+            return _told_start(json.loads((folder / FACTS).read_text(encoding="utf-8")))
+        with suppress(CheckpointError):  # training says so
+            return checkpoint.checkpoint_hash(checkpoint.resolve_checkpoint(source))
+        return None
 
     @abstractmethod
     def opened(self, cell: AnyCell) -> Run:
@@ -198,7 +221,7 @@ class Benchmark(ABC, Generic[AnyCell]):
 
 def run_facts(run: Run) -> dict[str, Any]:
     """What a record says of a finished run, whatever it trained."""
-    facts = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+    facts = json.loads((run.folder / FACTS).read_text(encoding="utf-8"))
     kept = ("medcontrast", "git_commit", "python", "cpus", "versions", "device", "precision", "written")
     earlier = [{key: part[key] for key in kept} for part in facts.get("earlier", [])]
     return {
@@ -214,6 +237,11 @@ def run_facts(run: Run) -> dict[str, Any]:
 def no_records(results: Path) -> InputError:
     """What a report without records says."""
     return InputError(f"{results}: there is no record yet, so there is no table to make.")
+
+
+def _told_start(facts: Mapping[str, Any]) -> str | None:
+    start: dict[str, str] = facts.get("init_from") or {}
+    return start.get("sha256")
 
 
 def _step(run: Run) -> int:

@@ -61,6 +61,11 @@ class ProbeRecord:
     facts: dict[str, Any]
     pixels_hash: str | None = None
 
+    @property
+    def name(self) -> str:
+        """Of its cell, and of its file."""
+        return f"{self.row}-{self.run}"
+
     def save(self, path: Path) -> None:
         """Writes the record whole or not at all; four digits of hits and groups as one."""
         hits = {name: _packed(marks) for name, marks in self.hits.items()}

@@ -14,7 +14,7 @@ from medcontrast.data.images.manifest import CONTAINS, ImageManifest
 from medcontrast.engine.benchmark.benchmark import Benchmark, no_records, run_facts
 from medcontrast.engine.benchmark.encoder_records import ProbeRecord, make_probe_record
 from medcontrast.engine.benchmark.encoder_report import classifier_name, write_probe_report
-from medcontrast.engine.benchmark.records import require_cell, require_one_start, require_split, starts_of
+from medcontrast.engine.benchmark.records import require_cell, require_split
 from medcontrast.engine.probe.images import probe_images
 from medcontrast.engine.probe.labels import stratified_subset
 from medcontrast.engine.probe.probe import MULTILABEL, Frozen
@@ -58,10 +58,10 @@ class ProbeBenchmark(Benchmark[ProbeCell]):
             path = self.record_path(cell)
             if path.is_file():
                 found[cell.name] = record = ProbeRecord.load(path)
-                require_cell(f"{record.row}-{record.run}", path)
+                require_cell(record.name, path)
                 record.require_recipe(self.recipe(cell), path)
                 require_split(record.facts, self.grid.split, path)
-        require_one_start(starts_of(found))
+        self.require_starts(found)
         return found
 
     def report(self, into: Path | None) -> str:

@@ -64,6 +64,11 @@ class Record:
     scores: dict[str, dict[str, list[float]]]
     facts: dict[str, Any]
 
+    @property
+    def name(self) -> str:
+        """Of its cell, and of its file."""
+        return f"{self.row}-{self.labeled}-{self.run}"
+
     def save(self, path: Path) -> None:
         """Writes the record whole or not at all."""
         write_text(path, _json_by_lines({"format": _FORMAT, **asdict(self)}) + "\n")
@@ -165,7 +170,7 @@ def load_records(folder: Path, names: Sequence[str]) -> dict[str, Record]:
     paths = {name: folder / f"{name}.json" for name in names}
     found = {name: Record.load(path) for name, path in paths.items() if path.is_file()}
     for name, record in found.items():
-        require_cell(f"{record.row}-{record.labeled}-{record.run}", paths[name])
+        require_cell(record.name, paths[name])
     return found
 
 
@@ -177,7 +182,7 @@ def load_peer_records(folder: Path) -> dict[str, Record]:
     """
     found = {f"{PEERS}/{path.stem}": Record.load(path) for path in sorted((folder / PEERS).glob("*.json"))}
     for name, record in found.items():
-        require_cell(f"{record.row}-{record.labeled}-{record.run}", folder / f"{name}.json")
+        require_cell(record.name, folder / f"{name}.json")
         peer = record.facts.get("peer")
         if not isinstance(peer, dict) or not {"name", "version"} <= peer.keys():
             raise InputError(f"{folder / name}.json: names no peer and its version; a grid's own records stand beside.")
@@ -268,24 +273,17 @@ def names_digest(names: Sequence[str]) -> str:
 
 
 class Start(NamedTuple):
-    """What a cell starts from: its `train.init_from`, and the SHA-256 of the weights that it found there."""
+    """What a cell starts from: where its `train.init_from` leads, and the SHA-256 of the weights found there."""
 
     source: str
     digest: str
 
 
-def starts_of(records: Mapping[str, Any]) -> dict[str, Start]:
-    """Name of a cell -> its start, of those records that have one and say which weights it was."""
-    found = {}
-    for name, record in records.items():
-        digest = (record.facts.get("init_from") or {}).get("sha256")
-        if digest is not None:
-            found[name] = Start(record.recipe["train"]["init_from"], digest)
-    return found
-
-
 def require_one_start(starts: Mapping[str, Start]) -> None:
     """Refuses cells that name one checkpoint to start from, and begin with different weights of it.
+
+    Args:
+        starts: Name of a cell -> its start.
 
     Raises:
         InputError: Naming the first two.

@@ -20,9 +20,7 @@ from medcontrast.engine.benchmark.records import (
     load_records,
     make_record,
     names_digest,
-    require_one_start,
     require_split,
-    starts_of,
 )
 from medcontrast.engine.benchmark.report import write_report
 from medcontrast.engine.run import Run, resolve_paths
@@ -79,7 +77,7 @@ class SegmentationBenchmark(Benchmark[Cell]):
         manifest = self._manifest()
         for name, record in found.items():
             self._require_of_this_grid(wanted[name], record, manifest)
-        require_one_start(starts_of(found))
+        self.require_starts(found)
         return found
 
     def _require_of_this_grid(self, cell: Cell, record: Record, manifest: Manifest) -> None:
@@ -159,15 +157,20 @@ class SegmentationBenchmark(Benchmark[Cell]):
             "labeled_cases": header["trained_on"]["labeled"],
             "unlabeled": len(header["trained_on"]["unlabeled"]),
             "unlabeled_digest": names_digest([case.name for case in run.manifest.unlabeled]),
-            "targets": {name: list(values) for name, values in run.manifest.labels.targets.items()},
+            "targets": _targets(run.manifest),
             "network": header["network"],
             **run_facts(run),
         }
 
 
+def _targets(manifest: Manifest) -> dict[str, list[int]]:
+    """The label values of each target, as JSON keeps them."""
+    return {name: list(values) for name, values in manifest.labels.targets.items()}
+
+
 def _require_targets(record: Record, manifest: Manifest, path: Path) -> None:
     """Records of an earlier version have the names of the targets alone."""
-    now = {name: list(values) for name, values in manifest.labels.targets.items()}
+    now = _targets(manifest)
     if list(record.scores) != list(now) or record.facts.get("targets", now) != now:
         raise InputError(
             f"{path}: this record was scored by other labels or regions than {manifest.path} now names. Delete it to "

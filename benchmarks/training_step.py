@@ -28,6 +28,7 @@ from speed_record import write_record
 from medcontrast.batch import Batch, StepInfo
 from medcontrast.data.volumes import make_loader
 from medcontrast.engine.build import make_fabric, resolve_precision
+from medcontrast.engine.feed import Feed
 from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run
 from medcontrast.networks.monai_networks import DynUNet
@@ -71,17 +72,16 @@ class OurStep:
         precision = resolve_precision(recipe, "cpu")
         self.fabric = make_fabric(accelerator="cpu", devices=1, num_nodes=1, precision=precision)
         self.trainer = Trainer(Run.create(folder, recipe, RECIPE), self.fabric, Console(quiet=True))
-        self.precision, self.recipe, self.steps = precision, recipe, steps
+        self.precision, self.recipe = precision, recipe
         trainer = self.trainer
         self.clock = Clock()
         self.batch: Batch | None = None
-        on_device = self.clock.around("data", trainer._on_device)
+        ready = self.clock.around("data", trainer._ready)
 
         def kept(batch: Batch, info: StepInfo) -> Batch:
-            self.batch = on_device(batch, info)
+            self.batch = ready(batch, info)
             return self.batch
 
-        trainer._on_device = kept  # type: ignore[method-assign]
         trainer.method.after_step = self.clock.around("EMA", trainer.method.after_step)  # type: ignore[method-assign]
         self.wrapped, self.optimizer = self.fabric.setup(trainer.method, trainer.optimizer)
         self.wrapped.mark_forward_method("losses")
@@ -89,8 +89,9 @@ class OurStep:
         self.fabric.backward = self.clock.around("backward", self.fabric.backward)  # type: ignore[method-assign]
         self.fabric.clip_gradients = self.clock.around("optimiser", self.fabric.clip_gradients)  # type: ignore[method-assign]
         self.optimizer.step = self.clock.around("optimiser", self.optimizer.step)  # type: ignore[method-assign]
-        loader, self.sampler = make_loader(recipe, trainer.run.manifest)
-        self.batches = self._timed(iter(loader))
+        loader, sampler = make_loader(recipe, trainer.run.manifest)
+        self.infos = trainer._infos(sampler)
+        self.feed = Feed(self._timed(iter(loader)), iter(self.infos), kept, self.fabric.device)
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while True:
@@ -102,9 +103,8 @@ class OurStep:
         """One step of the loop; its terms."""
         self.clock.seconds.clear()
         self.wrapped.train()
-        info = StepInfo(number, self.steps, self.sampler.epoch(number), self.recipe.seed)
         began = time.perf_counter()
-        terms = self.trainer._step(self.wrapped, self.optimizer, self.batches, info)
+        terms = self.trainer._step(self.wrapped, self.optimizer, self.feed, self.infos[number])
         with self.clock("logging"):
             self.trainer._record(number + 1, terms, None)
         whole = time.perf_counter() - began

@@ -19,9 +19,11 @@ from medcontrast import checkpoint
 from medcontrast.allocator import freed_memory_kept
 from medcontrast.batch import ON_CPU, Batch, StepInfo
 from medcontrast.data.loading import reading
+from medcontrast.data.sampler import TwoStreamSampler
 from medcontrast.distributed import mean_over_processes
 from medcontrast.engine.build import learning_rate, make_optimizer
 from medcontrast.engine.curves import Curves
+from medcontrast.engine.feed import Feed
 from medcontrast.engine.job import job_of
 from medcontrast.engine.progress import TrainingProgress
 from medcontrast.engine.run import Run
@@ -144,15 +146,17 @@ class Trainer:
         began, before = time.monotonic(), self.state.seconds
         shown = TrainingProgress(self.console, self.state.step, train.steps, enabled=fabric.is_global_zero)
         with shown, reading(loader, fabric.device) as batches:
+            infos = self._infos(sampler)
+            feed = Feed(batches, (info for info in infos for _ in range(train.accumulate)), self._ready, fabric.device)
             if validator is not None and self._validation_due():  # the run ended in the middle of it
                 self._validate(validator, shown, curves)
-            for step in range(self.state.step, train.steps):
+            for info in infos:
                 wrapped.train()
-                info = StepInfo(step, train.steps, sampler.epoch(step), self.run.recipe.seed)
-                terms = self._step(wrapped, optimizer, batches, info)
-                self.state.step, self.state.seconds = step + 1, before + time.monotonic() - began
-                shown.advance(step + 1, terms["loss"])
-                self._record(step + 1, terms, curves)
+                terms = self._step(wrapped, optimizer, feed, info)
+                done = info.step + 1
+                self.state.step, self.state.seconds = done, before + time.monotonic() - began
+                shown.advance(done, terms["loss"])
+                self._record(done, terms, curves)
                 stopping = self._should_stop(stop)
                 if validator is not None and self._validation_due():
                     self.save()  # whoever asks to stop, now or meanwhile, may not wait for a validation
@@ -160,7 +164,7 @@ class Trainer:
                     stopping = self._should_stop(stop)
                 if stopping:
                     break
-                if (step + 1) % train.save_every == 0 and step + 1 < train.steps and not self._validated():
+                if done % train.save_every == 0 and done < train.steps and not self._validated():
                     self.save()
         if not self._validated():
             self.save()
@@ -168,7 +172,12 @@ class Trainer:
             curves.close()
         return self.state
 
-    def _step(self, wrapped: Any, optimizer: Any, batches: Any, info: StepInfo) -> dict[str, float]:
+    def _infos(self, sampler: TwoStreamSampler) -> list[StepInfo]:
+        """Of every step that is left."""
+        total, seed = self.run.recipe.train.steps, self.run.recipe.seed
+        return [StepInfo(step, total, sampler.epoch(step), seed) for step in range(self.state.step, total)]
+
+    def _step(self, wrapped: Any, optimizer: Any, feed: Feed, info: StepInfo) -> dict[str, float]:
         """One optimiser step over all micro-batches; returns the mean of every term."""
         train, seed = self.run.recipe.train, self.run.recipe.seed
         rate = learning_rate(train.optimizer, train.schedule, info.step, train.steps)
@@ -179,7 +188,7 @@ class Trainer:
         for micro in range(train.accumulate):
             # dropout draws from the global generator: seeding it here makes it, too, a function of the step
             torch.manual_seed(hash((seed, info.step, micro, self.fabric.global_rank)) % 2**63)
-            batch = self._on_device(next(batches), info)
+            batch = next(feed)
             with self.fabric.no_backward_sync(wrapped, enabled=micro + 1 < train.accumulate):
                 # Fabric enters its autocast for a marked method only where it wraps the module, as for DDP
                 with self.fabric.autocast():
@@ -187,6 +196,7 @@ class Trainer:
                 joined = dict(zip(terms, mean_over_processes(torch.stack(list(terms.values()))), strict=True))
                 _require_finite(joined, terms, batch, info)
                 self.fabric.backward(terms["loss"] / train.accumulate)
+            feed.prepare()
             for name, value in joined.items():
                 means[name] = means.get(name, torch.zeros_like(value)) + value / train.accumulate
         _let_rest(optimizer)
@@ -200,7 +210,8 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         self.method.after_step(info)
         shown = {"lr" if len(rates) == 1 else f"lr_{part}": value for part, value in rates.items()}
-        return {**{name: float(value) for name, value in means.items()}, **shown}
+        values = torch.stack(list(means.values())).tolist()  # one wait for the device, not one a term
+        return {**dict(zip(means, values, strict=True)), **shown}
 
     def _require_finite_gradient(self, norm: Tensor, info: StepInfo) -> None:
         """A finite loss may have a gradient that is not, and one such step is the end of every weight."""
@@ -213,7 +224,7 @@ class Trainer:
                 "before this step. Try a smaller train.optimizer.lr or train.precision 32-true."
             )
 
-    def _on_device(self, batch: Batch, info: StepInfo) -> Batch:
+    def _ready(self, batch: Batch, info: StepInfo) -> Batch:
         moved = self.fabric.to_device(batch)
         for name in ON_CPU:
             if name in batch:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from medcontrast.batch import StepInfo
+from medcontrast.engine.feed import Feed
 from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run
 
@@ -157,10 +157,10 @@ def train_far(run: Run, *, steps: int) -> list[dict[str, float]]:
         fabric.to_device(trainer.method)
         wrapped.mark_forward_method("losses")
         loader, sampler = trainer.job.loader(rank=0, world_size=1, start_step=0)
-        batches = iter(loader)
-        for step in range(steps):
+        infos = trainer._infos(sampler)[:steps]
+        feed = Feed(iter(loader), iter(infos), trainer._ready, FAR)
+        for info in infos:
             wrapped.train()
-            info = StepInfo(step, run.recipe.train.steps, sampler.epoch(step), run.recipe.seed)
-            found.append(trainer._step(wrapped, optimizer, batches, info))
+            found.append(trainer._step(wrapped, optimizer, feed, info))
     assert all(map(is_far, [*trainer.method.parameters(), *trainer.method.buffers()]))
     return found

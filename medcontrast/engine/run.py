@@ -27,7 +27,16 @@ import medcontrast
 from medcontrast.data.fit import recipe_manifest, require_files, require_fit
 from medcontrast.data.images.manifest import ImageManifest
 from medcontrast.data.manifest import Manifest
-from medcontrast.engine.run_files import FACTS, LOG, MANIFEST, RECIPE, never_trained, put_back, set_aside
+from medcontrast.engine.run_files import (
+    FACTS,
+    LOG,
+    MANIFEST,
+    RECIPE,
+    never_trained,
+    put_back,
+    set_aside,
+    where_the_earlier_lies,
+)
 from medcontrast.errors import CheckpointError, InputError, OutputError, RecipeError
 from medcontrast.files import write_text
 from medcontrast.say import quoted
@@ -75,10 +84,11 @@ class Run:
         require_files(recipe, manifest)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             if not overwrite and not never_trained(folder):
-                go_on = f"medcontrast train --resume {quoted(folder)}"
+                earlier = where_the_earlier_lies(folder)
+                go_on = "Choose" if earlier else f"Go on with `medcontrast train --resume {quoted(folder)}`, choose"
                 raise OutputError(
-                    f"{folder}: this folder holds something already. Go on with `{go_on}`, choose another with -o, or "
-                    "add --overwrite to begin anew."
+                    f"{folder}: this folder holds something already. {go_on} another with -o, or add --overwrite to "
+                    f"begin anew.{earlier}"
                 )
             _require_kept(recipe, recipe_path, folder)
             set_aside(folder)

@@ -83,6 +83,13 @@ def put_back(folder: Path) -> None:
         forget_replaced(folder)
 
 
+def where_the_earlier_lies(folder: Path) -> str:
+    """A sentence for messages, after a kill between --overwrite and the first checkpoint; else nothing."""
+    if not (folder / _ASIDE).is_dir() or _begun(folder):
+        return ""
+    return f" The run that an interrupted --overwrite was to replace lies whole in {folder / _ASIDE}."
+
+
 def forget_replaced(folder: Path) -> None:
     """Removes what was set aside."""
     shutil.rmtree(folder / _ASIDE, ignore_errors=True)

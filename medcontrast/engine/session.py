@@ -17,7 +17,7 @@ from medcontrast.checkpoint import RESUME
 from medcontrast.engine.build import make_fabric, resolve_precision
 from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run
-from medcontrast.engine.run_files import held
+from medcontrast.engine.run_files import held, where_the_earlier_lies
 from medcontrast.engine.stopping import StopRequest
 from medcontrast.errors import CheckpointError, InputError
 from medcontrast.gpu import gpu_facts
@@ -65,7 +65,10 @@ def train_run(
     chosen = resolve_precision(recipe, accelerator)
     _require_even_rows(recipe, devices * nodes)
     if resume and not (folder / RESUME).is_file():
-        raise CheckpointError(f"{folder}: nothing to resume from yet (no {RESUME}); train it again with --overwrite.")
+        raise CheckpointError(
+            f"{folder}: nothing to resume from yet (no {RESUME}); train it again with --overwrite."
+            f"{where_the_earlier_lies(folder)}"
+        )
     fabric = make_fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=chosen)
     fabric.launch()
     run = Run.open(folder, overrides)

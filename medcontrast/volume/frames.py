@@ -37,6 +37,8 @@ _ROUNDED_COSINES = 0.02
 _PIXELS = ("Rows", "Columns", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "PixelRepresentation")
 _OF_IMAGES = ("Rows", "Columns", "BitsAllocated", "PhotometricInterpretation")
 _RESCALING = ("RescaleSlope", "RescaleIntercept")
+TURNING_TAGS = (_FRAMES, _SHARED, *_PIXELS, *_RESCALING)
+"""What `turned_sum` looks at."""
 _READ = (_FRAMES, _SHARED, "NumberOfFrames", *_PIXELS, *_RESCALING, *_PLACES, *_SPACINGS, *_THICKNESSES)
 
 # What is to be done about warnings is one setting of all threads: two that put it back in turn would leave it changed.
@@ -234,11 +236,20 @@ def _frames(data: pydicom.Dataset, path: Path) -> list[Slice]:
             "one alone would be read; convert it to NIfTI or NRRD, for example with dcm2niix."
         )
     size = (int(data.Columns), int(data.Rows))
-    turned_sum = _turned_sum(data, path)
-    return [replace(_slice(group, outside, size, path), turned_sum=turned_sum) for group in groups]
+    ends = turned_sum(data, path)
+    return [replace(_slice(group, outside, size, path), turned_sum=ends) for group in groups]
 
 
-def _turned_sum(data: pydicom.Dataset, path: Path) -> float | None:
+def turned_sum(data: pydicom.Dataset, path: Path) -> float | None:
+    """What a value of MONOCHROME1 and the value that SimpleITK makes of it add up to; None where it turns none round.
+
+    Args:
+        data: With TURNING_TAGS.
+        path: Named in messages.
+
+    Raises:
+        VolumeError: A file of which SimpleITK does not say what it makes.
+    """
     if data.get("PhotometricInterpretation") != "MONOCHROME1":
         return None
     allocated, stored, signed = int(data.BitsAllocated), int(data.BitsStored), bool(data.PixelRepresentation)

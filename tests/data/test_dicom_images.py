@@ -19,12 +19,13 @@ FRAMES = "1.2.840.10008.5.1.4.1.1.7.3"  # multi-frame grey secondary capture
 
 
 def write_dicom(path: Path, array: NDArray[Any], **tags: Any) -> ImageCase:
+    """A file in the byte order of the array."""
     pydicom = pytest.importorskip("pydicom")
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
 
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = ExplicitVRBigEndian if array.dtype.str.startswith(">") else ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = tags.get("SOPClassUID", CTImageStorage)
     meta.MediaStorageSOPInstanceUID = generate_uid()
     data = pydicom.Dataset()
@@ -86,6 +87,13 @@ def test_dicom_whose_large_values_are_dark(tmp_path: Path, tags: dict[str, Any])
     assert len(np.unique(dark)) > 5
 
 
+def test_dark_large_values_that_cannot_be_turned_round_for_certain_are_refused(tmp_path: Path) -> None:
+    tags = {"PhotometricInterpretation": "MONOCHROME1", "PixelRepresentation": 1, "BitsStored": 12, "HighBit": 11}
+    case = write_dicom(tmp_path / "a.dcm", np.zeros((5, 8), np.uint16), **tags)
+    with pytest.raises(ImageError, match=r"^[^ ]*a\.dcm: its large values are dark .* store it as MONOCHROME2"):
+        read_pixels(case)
+
+
 TABLE = (np.arange(1200) ** 2 // 1200).astype(np.uint16) * 3  # of 12 bits, for values from 500
 
 
@@ -99,10 +107,11 @@ def with_table(path: Path, array: NDArray[Any], descriptor: list[int], table: An
     return write_dicom(path, array, VOILUTSequence=pydicom.Sequence([item]), **tags)
 
 
-@pytest.mark.parametrize("words", [True, False])
-def test_dicom_by_its_table_against_pydicom(tmp_path: Path, words: bool) -> None:
-    array = np.arange(0, 2000, 50, dtype=np.uint16).reshape(5, 8)
-    case = with_table(tmp_path / "a.dcm", array, [1200, 500, 12], TABLE.tobytes() if words else TABLE.tolist())
+@pytest.mark.parametrize(("words", "order"), [(True, "<u2"), (False, "<u2"), (True, ">u2")])
+def test_dicom_by_its_table_against_pydicom(tmp_path: Path, words: bool, order: str) -> None:
+    array = np.arange(0, 2000, 50, dtype=order).reshape(5, 8)
+    table = TABLE.astype(order).tobytes() if words else TABLE.tolist()
+    case = with_table(tmp_path / "a.dcm", array, [1200, 500, 12], table)
     from pydicom import dcmread
     from pydicom.pixels import apply_voi
 

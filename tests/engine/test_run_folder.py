@@ -11,6 +11,7 @@ import pytest
 from medcontrast.engine import run as run_module
 from medcontrast.engine.run import Run
 from medcontrast.engine.run_files import forget_replaced, held, put_back
+from medcontrast.engine.session import train_run
 from medcontrast.errors import CheckpointError, InputError, ManifestError, OutputError, RecipeError
 from medcontrast.settings import load_recipe
 
@@ -182,6 +183,19 @@ def test_a_kill_while_the_old_run_is_set_aside_loses_nothing(recipe, trained, mo
     create(recipe, folder, "train.steps=7", overwrite=True)
     put_back(folder)
     assert contents(folder) == before
+
+
+def test_messages_say_where_the_run_lies_that_an_interrupted_overwrite_was_to_replace(recipe, trained):
+    folder, _ = trained
+    create(recipe, folder, "train.steps=9", overwrite=True)  # and a kill comes now
+    where = rf" The run that an interrupted --overwrite was to replace lies whole in {folder}/\.replaced\.$"
+    with pytest.raises(CheckpointError, match=r"train it again with --overwrite\." + where):
+        train_run(folder, resume=True)
+    with pytest.raises(OutputError, match=r"already\. Choose another with -o, or add --overwrite to .*\." + where):
+        create(recipe, folder, "train.steps=7")
+    (folder / "last.pt").write_text("new")  # nothing is left to go back to
+    with pytest.raises(OutputError, match=r"--overwrite to begin anew\.$"):
+        create(recipe, folder, "train.steps=7")
 
 
 def test_overwrite_leaves_other_folders_and_files_alone(recipe, tmp_path):

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.errors import ImageError, VolumeError
-from medcontrast.volume.frames import dicom_header
+from medcontrast.volume.frames import TURNING_TAGS, dicom_header, turned_sum
 
 if TYPE_CHECKING:
+    import pydicom
     import SimpleITK
 
 _TABLES = "VOILUTSequence"
@@ -28,6 +29,11 @@ def dicom_pixels(path: Path) -> NDArray[np.float64]:
     """
     import SimpleITK as sitk
 
+    try:
+        with dicom_header(path, (_TABLES, *TURNING_TAGS)) as data:
+            ends, table = turned_sum(data, path), _table(data, path)
+    except VolumeError as error:
+        raise ImageError(str(error)) from None
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -40,38 +46,36 @@ def dicom_pixels(path: Path) -> NDArray[np.float64]:
     array: NDArray[np.float64] = frames[0]
     if image.GetNumberOfComponentsPerPixel() > 1:
         return array * (255.0 / (2 ** (_number(reader, path, "0028|0101") or 8) - 1))
-    inverted = _said(reader, "0028|0004") == "MONOCHROME1"
     # the reader turns such values round; windows and tables are of those in the file
-    stored = _ends(reader, path) - array if inverted else array
-    shown = _by_table(stored, path)
-    if shown is None:
-        shown = _by_window(stored, reader, path)
-    return 255.0 * (1.0 - shown if inverted else shown)
+    stored = array if ends is None else ends - array
+    shown = _by_window(stored, reader, path) if table is None else _by_table(stored, *table)
+    return 255.0 * (shown if ends is None else 1.0 - shown)
 
 
-def _by_table(stored: NDArray[np.float64], path: Path) -> NDArray[np.float64] | None:
-    """Shares of white by the file's first VOI LUT; None without one."""
-    try:
-        with dicom_header(path, (_TABLES, "PixelRepresentation")) as data:
-            tables = data.get(_TABLES)
-            if not tables:
-                return None
-            entries, first, bits = (int(value) for value in tables[0].LUTDescriptor)
-            entries = entries or 2**16  # as the standard writes that many in 16 bits
-            table = _entries(tables[0].LUTData, entries, bits)
-    except VolumeError as error:
-        raise ImageError(str(error)) from None
+def _table(data: pydicom.Dataset, path: Path) -> tuple[NDArray[np.float64], int] | None:
+    """The file's first VOI LUT in shares of white, and the value it begins with; None without one."""
+    tables = data.get(_TABLES)
+    if not tables:
+        return None
+    entries, first, bits = (int(value) for value in tables[0].LUTDescriptor)
+    entries = entries or 2**16  # as the standard writes that many in 16 bits
+    words = "<u2" if data.original_encoding[1] in (True, None) else ">u2"  # the file's order of bytes
+    table = _entries(tables[0].LUTData, entries, bits, words)
     if len(table) < entries or not 1 <= bits <= 16:
-        raise ImageError(
+        raise VolumeError(
             f"{path}: its VOI LUT holds {len(table)} values, and says {entries} of {bits} bits; remove or repair it."
         )
-    places = np.clip(np.rint(stored) - first, 0, entries - 1).astype(np.int64)
-    return np.minimum(table[places] / (2.0**bits - 1), 1.0)
+    return np.minimum(table[:entries] / (2.0**bits - 1), 1.0), first
 
 
-def _entries(content: Any, entries: int, bits: int) -> NDArray[Any]:
+def _by_table(stored: NDArray[np.float64], table: NDArray[np.float64], first: int) -> NDArray[np.float64]:
+    places = np.clip(np.rint(stored) - first, 0, len(table) - 1).astype(np.int64)
+    return np.asarray(table[places])
+
+
+def _entries(content: Any, entries: int, bits: int, words: str) -> NDArray[Any]:
     if isinstance(content, bytes):  # as words, in which two of 8 bits may share one
-        return np.frombuffer(content, "u1" if len(content) < 2 * entries and bits <= 8 else "<u2")
+        return np.frombuffer(content, "u1" if len(content) < 2 * entries and bits <= 8 else words)
     return np.atleast_1d(np.asarray(content))
 
 
@@ -87,13 +91,6 @@ def _by_window(stored: NDArray[np.float64], reader: SimpleITK.ImageFileReader, p
     if _said(reader, "0028|1056") == "SIGMOID":  # its VOI LUT function
         return np.asarray(1.0 / (1.0 + np.exp(-4.0 * (share - 0.5))))
     return np.clip(share, 0.0, 1.0)
-
-
-def _ends(reader: SimpleITK.ImageFileReader, path: Path) -> float:
-    """The smallest value that can be stored and the largest, summed, rescaled as the reader does."""
-    bits, signed = _number(reader, path, "0028|0101") or 16, _number(reader, path, "0028|0103")
-    slope, intercept = _number(reader, path, "0028|1053") or 1, _number(reader, path, "0028|1052") or 0
-    return slope * (-1 if signed else 2**bits - 1) + 2 * intercept
 
 
 def _number(reader: SimpleITK.ImageFileReader, path: Path, tag: str) -> float | None:

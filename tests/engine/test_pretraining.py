@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shlex
 
@@ -10,61 +9,21 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from lightning_fabric import Fabric
-from rich.console import Console
+from encoder_runs import EXTRA, VIEWS, runs_of, tree
 
 from medcontrast.batch import StepInfo
-from medcontrast.checkpoint import load_resume, load_weights, read_header, save_resume, save_weights
+from medcontrast.checkpoint import load_resume, load_weights, read_header, save_resume
 from medcontrast.data.images.manifest import load_image_manifest
 from medcontrast.engine.job import Pretraining, job_of
-from medcontrast.engine.loop import Trainer
 from medcontrast.errors import CheckpointError, RecipeError
 from medcontrast.networks.encoders2d import build_encoder
 from medcontrast.networks.transfer import load_encoder
 from medcontrast.settings import load_recipe, recipe_from_tree
 
-VIEWS = {
-    "simclr": ["first", "second"],
-    "moco_v2": ["query", "key"],
-    "leoclr": ["anchor", "first", "second"],
-    "multi_level": ["query_high", "key_high", "query_low", "key_low"],
-}
-EXTRA = {"moco_v2": {"queue": 6}, "leoclr": {"queue": 6}, "multi_level": {"queue": 3}}
-"""Of the six training images three are healthy."""
-
-
-def tree(method="simclr", **train):
-    photometric = {"blur": 0.5, "solarize": 0.2}
-    views = {name: {"crop": {"area": [0.4, 1.0]}, "photometric": photometric} for name in VIEWS[method]}
-    if method == "leoclr":
-        views["anchor"]["crop"] = {"kind": "whole"}
-    return {
-        "about": {"command": "medcontrast train tiny.yaml", "needs": "nothing", "gives": "little", "cost": "seconds"},
-        "seed": 3,
-        "data": {"manifest": "data/manifest.json", "size": 16, "channels": 1},
-        "augment": {"views": views},
-        "network": {"name": "resnet20", "width": 4},
-        "method": {"name": method, "embedding_channels": 8, **EXTRA.get(method, {})},
-        "train": {
-            "steps": 6,
-            "rows": 4,
-            "optimizer": {"name": "sgd", "lr": 0.1},
-            "precision": "32-true",
-            "log_every": 1,
-            **train,
-        },
-    }
-
 
 @pytest.fixture
 def run_of(tiny, tmp_path):
-    def make(method="simclr", name="run", **train):
-        if not (tmp_path / "data").exists():
-            tiny.write_squares(tmp_path / "data")
-        path = tiny.write_recipe(tmp_path / f"{name}.yaml", tree(method, **train))
-        return tiny.create_run(tmp_path / name, load_recipe(path), path)
-
-    return make
+    return runs_of(tiny, tmp_path)
 
 
 @pytest.mark.parametrize("method", VIEWS)
@@ -130,83 +89,6 @@ def test_an_image_of_low_quality_is_not_degraded_further(tiny, tmp_path):
     changed = (views["first"] != views["second"]).flatten(1).any(1)
     assert changed.tolist() == (batch["quality"] == 0).tolist()
     assert int(batch["quality"].sum()) == 4
-
-
-def test_a_run_starts_from_another_runs_encoder(tiny, run_of, tmp_path):
-    first = run_of("simclr", "first")
-    tiny.train(first)
-    second = run_of("moco_v2", "second", init_from=str(first.folder))
-    trainer = tiny.train(second, steps=1)
-    said = trainer.console.file.getvalue()
-    count = len(trainer.method.student.state_dict())
-    assert f"Initialised {count} of {count} tensors from {first.folder / 'last.safetensors'}." in said
-
-
-def started(tiny, tmp_path, content, name="second"):
-    """A trainer that has taken over what the recipe names, and what it said."""
-    path = tiny.write_recipe(tmp_path / f"{name}.yaml", content)
-    console = Console(file=io.StringIO(), width=400)
-    run = tiny.create_run(tmp_path / name, load_recipe(path), path, overwrite=True)
-    trainer = Trainer(run, Fabric(accelerator="cpu", devices=1), console)
-    trainer.initialise()
-    return trainer, console.file.getvalue()
-
-
-def test_another_architecture_is_refused_by_layer(tiny, run_of, tmp_path):
-    first = run_of("simclr", "first")
-    tiny.train(first, steps=1)
-    wider = tree("moco_v2", init_from=str(first.folder))
-    wider["network"]["width"] = 8
-    sentence = (
-        r"(?s)first/last\.safetensors: of another architecture than this encoder; \d+ of its \d+ tensors do not fit, "
-        r"and nothing was loaded:.*stem\.0\.weight: the checkpoint has \(4, 1, 3, 3\), the encoder \(8, 1, 3, 3\)"
-    )
-    with pytest.raises(CheckpointError, match=sentence):
-        started(tiny, tmp_path, wider)
-
-
-def test_a_generator_of_images_starts_no_encoder(tiny, run_of, tmp_path):
-    """A list of all its tensors would not say so."""
-    first = run_of("simclr", "first")
-    tiny.train(first, steps=1)
-    tensors, header = load_weights(first.folder / "last.safetensors")
-    save_weights(tmp_path / "generator.safetensors", tensors, {**header, "parents": []})
-    second = tree("moco_v2", init_from=str(tmp_path / "generator.safetensors"))
-    with pytest.raises(
-        CheckpointError, match=r"holds a generator of images; an encoder starts from another encoder\.$"
-    ):
-        started(tiny, tmp_path, second)
-
-
-@pytest.mark.parametrize(("setting", "theirs", "ours"), [("heads", 2, 4), ("pooling", "mean", "cls")])
-def test_weights_that_fit_and_mean_something_else_are_refused(tiny, run_of, tmp_path, setting, theirs, ours):
-    vit = {"name": "vit", "width": 16, "depth": 1, "heads": 2, "patch": 8, "image_size": 16, "pooling": "mean"}
-    run_of("simclr", "first")
-    first = tree()
-    first["network"] = vit
-    recipe = tiny.write_recipe(tmp_path / "vit.yaml", first)
-    run = tiny.create_run(tmp_path / "vit", load_recipe(recipe), recipe)
-    tiny.train(run, steps=1)
-    second = tree("moco_v2", init_from=str(run.folder))
-    second["network"] = dict(vit)
-    _, said = started(tiny, tmp_path, second)
-    assert "Initialised" in said
-    second["network"][setting] = ours
-    sentence = f"its weights fit, but were trained with network.{setting} {theirs}, and this recipe has {ours}"
-    with pytest.raises(CheckpointError, match=sentence):
-        started(tiny, tmp_path, second)
-
-
-def test_heads_that_differ_are_no_other_architecture(tiny, run_of, tmp_path):
-    first = run_of("simclr", "first")
-    tiny.train(first, steps=1)
-    held, _ = load_weights(first.folder / "last.safetensors")
-    other = tree("moco_v2", init_from=str(first.folder))
-    other["method"]["embedding_channels"] = 12
-    trainer, said = started(tiny, tmp_path, other)
-    assert f"Initialised {len(held)} of {len(held)} tensors from {first.folder}" in said
-    for encoder in (trainer.method.student, trainer.method.momentum[0]):
-        assert all(torch.equal(value, held[name]) for name, value in encoder.state_dict().items())
 
 
 def test_targets_never_reach_training(tiny, run_of, tmp_path):

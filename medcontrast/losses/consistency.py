@@ -55,6 +55,7 @@ def mse_consistency(student_logits: Tensor, target_probabilities: Tensor, weight
     return mean_over(means, counted)
 
 
+@in_full_precision
 def mutual_consistency(logits: Sequence[Tensor], temperature: float) -> Tensor:
     """Sum over ordered pairs i != j of the squared difference of p_i to the sharpened p_j, which gets no gradient.
 
@@ -64,10 +65,7 @@ def mutual_consistency(logits: Sequence[Tensor], temperature: float) -> Tensor:
 
     Paper: MC-Net+ (Wu 2022), equation 4, and FBA-Net (Chung 2023).
     """
-    targets = [
-        sharpen(_probabilities(each.detach().to(torch.promote_types(each.dtype, torch.float32))), temperature)
-        for each in logits
-    ]
+    targets = [sharpen(_probabilities(each.detach()), temperature) for each in logits]
     pairs = [(i, j) for i in range(len(logits)) for j in range(len(logits)) if i != j]
     return torch.stack([mse_consistency(logits[i], targets[j]) for i, j in pairs]).sum()
 

@@ -13,6 +13,7 @@ from PIL import Image
 from medcontrast.errors import InputError
 from medcontrast.settings.degrade import FundusDegradeSettings, XrayDegradeSettings
 from medcontrast.transforms.degrade import degrade
+from medcontrast.transforms.draws import row_generator
 from medcontrast.transforms.fundus_artefacts import blur, disc, illumination, spots
 from medcontrast.transforms.intensity import blur as gaussian_blur
 from medcontrast.transforms.jpeg import compress, quantisation_table
@@ -228,3 +229,24 @@ def test_blur_keeps_the_mean_and_has_its_width():
         torch.testing.assert_close(out[row, 0], out[row, 0].T)
     flat = torch.full((1, 1, 20, 20), 0.3)
     torch.testing.assert_close(blur(flat, draws(1), FUNDUS), flat)
+
+
+def test_every_effect_draws_by_its_own_name():
+    settings = XRAY.model_copy(update={"effects": ("exposure",)})
+    image = images(1)
+    expected = exposure(image, [row_generator(1, 2, 4, "degrade exposure")], settings).clamp(0.0, 1.0)
+    assert torch.equal(run(image, settings, rows=[4]), expected)
+
+
+def test_severity_is_also_that_of_the_lost_contrast():
+    settings = XRAY.model_copy(update={"exposure_shift": (0.0, 0.0), "exposure_contrast": (0.5, 0.5), "severity": 0.5})
+    image = torch.tensor([0.1, 0.5, 0.9]).reshape(1, 1, 1, 3)
+    assert exposure(image, draws(1), settings).flatten().tolist() == pytest.approx([0.2, 0.5, 0.8])
+
+
+@pytest.mark.parametrize("quality", [1, 7, 13, 26, 33, 49, 50, 51, 80, 99])
+def test_quantisation_tables_are_those_of_pillow(quality):
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(file, "jpeg", quality=quality)
+    expected = Image.open(file).quantization[0]
+    assert quantisation_table(torch.tensor([float(quality)])).flatten().tolist() == list(expected)

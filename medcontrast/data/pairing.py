@@ -14,7 +14,9 @@ from medcontrast.volume_names import volume_suffix
 
 CHANNEL_NAME = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 _LABEL_ENDING = re.compile(r"[_.\- ](seg|segmentation|labels?|mask)$", re.IGNORECASE)
-_LAYOUTS = (("imagesTr", "labelsTr", "imagesTs"), ("images", "labels", ""))
+_LAYOUTS = (("imagesTr", "labelsTr", "imagesTs"), ("images", "labels", "unlabeled"))
+"""Folders of scans, of their labels, and of further scans without labels."""
+_TEST_IMAGES, _TEST_LABELS = "imagesTs", "labelsTs"
 _EXPECTED = (
     "expected imagesTr/ and labelsTr/, or images/ and labels/, or one folder a case with image.nii.gz and "
     "label.nii.gz in it"
@@ -44,17 +46,23 @@ class _Found:
         cases: Scans, with their labels.
         orphans: Labels without a scan.
         aside: What else looks like data, and is not taken.
+        notes: Further words on what is not taken.
+        warnings: Words on what is, and may not be meant to.
         advice: How a label finds its scan in this layout.
     """
 
     cases: list[SourceCase] = field(default_factory=list)
     orphans: list[Path] = field(default_factory=list)
     aside: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     advice: str = "a label is called what its scan is called, without the channel's _0000"
 
 
-def find_cases(folder: Path) -> tuple[list[SourceCase], list[str]]:
-    """The cases of a folder in one of the known layouts, and words on what was not taken; opens no volume.
+def find_cases(folder: Path) -> tuple[list[SourceCase], list[str], list[str]]:
+    """The cases of a folder in one of the known layouts; opens no volume.
+
+    Beside them words on what was not taken, and on what was and may not be meant to.
 
     A name counts whatever the case of its letters, and an ending that all labels share (_seg, _label, _mask) does not
     count. Nothing is passed over in silence: a label without a scan is most often a name with a slip in it, and its
@@ -71,10 +79,18 @@ def find_cases(folder: Path) -> tuple[list[SourceCase], list[str]]:
         raise ManifestError(
             f"{error.filename or folder}: cannot be read ({error.strerror or error}); allow it, or move it elsewhere."
         ) from None
-    notes = [f"not taken: {listed(found.aside, folder)}"] if found.aside else []
+    notes = [*([f"not taken: {listed(found.aside, folder)}"] if found.aside else []), *found.notes]
     if found.orphans:
         raise ManifestError(_orphaned(found, folder, notes))
-    return found.cases, notes
+    return found.cases, notes, found.warnings
+
+
+def seen_in_training(count: int, place: str) -> str:
+    """Words on test images without labels that are taken."""
+    return (
+        f"{count} scan(s) of {place} are taken as unlabeled ones, which training sees; take them away if they are to "
+        "be scored"
+    )
 
 
 def listed(paths: Sequence[Path], folder: Path, most: int = 3) -> str:
@@ -103,12 +119,15 @@ def _by_layout(folder: Path) -> _Found:
 def _of_folders(entries: list[Path], images: Path, labels: Path | None, further: Path | None) -> _Found:
     scans, aside = _scans(images)
     masks, no_masks = _scans(labels) if labels is not None else ([], [])
+    further, notes = _kept_from_training(further, entries)
     more, no_more = _scans(further) if further is not None else ([], [])
+    tested = further is not None and further.name.lower() == _TEST_IMAGES.lower()
+    warnings = [seen_in_training(len(more), f"{_TEST_IMAGES}/")] if more and tested else []
     numbered, ending = _reading([output_stem(path) for path in scans or more], [output_stem(path) for path in masks])
     cases, orphans = _pair(_by_case(scans, numbered), _by_stem(masks, ending))
     cases += [SourceCase(name, paths) for name, paths in _by_case(more, numbered).items()]
     others = [path for path in entries if path not in (images, labels, further) and _holds_scans(path)]
-    found = _Found(cases, orphans, [*aside, *no_masks, *no_more, *others])
+    found = _Found(cases, orphans, [*aside, *no_masks, *no_more, *others], notes, warnings)
     bare = [path for path in scans if not CHANNEL_NAME.fullmatch(output_stem(path))]
     bases = {_case_name(output_stem(path), numbered=True) for path in scans if path not in bare}
     if bare and not bases.isdisjoint(output_stem(path) for path in orphans):
@@ -116,6 +135,18 @@ def _of_folders(entries: list[Path], images: Path, labels: Path | None, further:
             f"either all scans end in a channel's number such as _0000 or none, but not {listed(bare, images)}"
         )
     return found
+
+
+def _kept_from_training(further: Path | None, entries: list[Path]) -> tuple[Path | None, list[str]]:
+    """No further scans, and words on it, where they are test images with labels of their own."""
+    labels = _named(entries, _TEST_LABELS)
+    tested = further is not None and further.name.lower() == _TEST_IMAGES.lower()
+    if further is None or labels is None or not tested or not _holds_scans(labels):
+        return further, []
+    return None, [
+        f"{further.name}/ has labels of its own in {labels.name}/ and is kept from training; to score its scans, list "
+        'them under "test" in the manifest'
+    ]
 
 
 def _of_case_folders(entries: list[Path]) -> _Found:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medcontrast.data.pairing import SourceCase, find_cases, listed
+from medcontrast.data.pairing import SourceCase, find_cases, listed, seen_in_training
 from medcontrast.errors import ManifestError
 from medcontrast.files import read_object
 from medcontrast.labels import LabelTable
@@ -28,6 +28,7 @@ class Source:
         unlabeled: Cases without.
         table: What the source says of itself, in the manifest's keys (labels, channels, licence, ...).
         notes: Words on what was found and not taken.
+        warnings: Words on what was taken and may not be meant to.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class Source:
     unlabeled: tuple[SourceCase, ...]
     table: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def cases(self) -> tuple[SourceCase, ...]:
@@ -45,9 +47,9 @@ class Source:
 def read_source(path: Path) -> Source:
     """Finds the cases of a Decathlon dataset.json or of a folder; opens no image and no label.
 
-    A folder holds imagesTr/ and labelsTr/ (imagesTs/ has further scans without labels), or images/ and labels/,
-    or one folder a case with `image` and `label` in it. Files of several channels end in _0000, _0001, ...; an image
-    may be a DICOM folder.
+    A folder holds imagesTr/ and labelsTr/ (imagesTs/ has further scans without labels, and is kept out where labelsTs/
+    has theirs), or images/ and labels/ (unlabeled/ has further ones), or one folder a case with `image` and `label` in
+    it. Files of several channels end in _0000, _0001, ...; an image may be a DICOM folder.
 
     Raises:
         ManifestError: There is nothing of the kind, or a label has no scan.
@@ -58,8 +60,8 @@ def read_source(path: Path) -> Source:
         raise ManifestError(f"{path}: there is no such folder or dataset.json.")
     described = path / "dataset.json"
     table = _table(read_object(described, "dataset.json"), described) if described.is_file() else {}
-    cases, notes = find_cases(path)
-    return _source(path, cases, table, notes)
+    cases, notes, warnings = find_cases(path)
+    return _source(path, cases, table, notes, warnings)
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -159,7 +161,9 @@ def _from_dataset_json(path: Path) -> Source:
         image = folder / entry["image"]
         label = folder / entry["label"] if entry.get("label") else None
         cases.append(SourceCase(output_stem(image), (image,), label))
-    return _source(folder, cases, _table(raw, path), [])
+    blind = len([case for case in cases[len(raw["training"]) :] if case.label is None])
+    warnings = [seen_in_training(blind, f'the list "test" of {path.name}')] if blind else []
+    return _source(folder, cases, _table(raw, path), [], warnings)
 
 
 def _table(raw: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -174,7 +178,9 @@ def _table(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     return {key: value for key, value in table.items() if value is not None and value not in ("", {}, [])}
 
 
-def _source(folder: Path, cases: list[SourceCase], table: dict[str, Any], notes: list[str]) -> Source:
+def _source(
+    folder: Path, cases: list[SourceCase], table: dict[str, Any], notes: list[str], warnings: list[str]
+) -> Source:
     seen: dict[str, SourceCase] = {}
     for case in cases:
         if case.name in seen:
@@ -183,4 +189,5 @@ def _source(folder: Path, cases: list[SourceCase], table: dict[str, Any], notes:
             )
         seen[case.name] = case
     labeled = tuple(case for case in cases if case.label is not None)
-    return Source(folder, labeled, tuple(case for case in cases if case.label is None), table, tuple(notes))
+    unlabeled = tuple(case for case in cases if case.label is None)
+    return Source(folder, labeled, unlabeled, table, tuple(notes), tuple(warnings))

@@ -67,7 +67,7 @@ def _from_source(request: SplitRequest, source: Source, paths: list[Path]) -> tu
         path: tree_from_source(source, splits, out=path, root=request.root, table=table, patients=patients)
         for path, splits in zip(paths, drawn, strict=True)
     }
-    notes = [f"{source.folder}: {note}." for note in source.notes]
+    notes = [f"{source.folder}: {note}." for note in (*source.notes, *source.warnings)]
     for path, tree in trees.items():
         lost = len(everyone) - sum(len(entries) for entries in tree.values() if isinstance(entries, list))
         if lost:

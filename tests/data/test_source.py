@@ -203,3 +203,30 @@ def test_advice_names_what_decides() -> None:
     assert root_advice({"root": "a"}, "b").startswith("correct the recipe's data.root b to ")
     assert root_advice({"root": "a"}).startswith("correct the manifest's root a to ")
     assert root_advice({}) == "set MEDCONTRAST_DATA to the folder that its paths start from"
+
+
+def test_test_images_are_named_where_training_would_see_them_and_kept_out_where_they_have_labels(
+    tmp_path: Path,
+) -> None:
+    make(tmp_path, "imagesTr/a_0000.nii", "imagesTr/b_0000.nii", "imagesTs/c_0000.nii", "labelsTr/a.nii")
+    seen = read_source(tmp_path)
+    assert [case.name for case in seen.unlabeled] == ["b", "c"] and seen.notes == ()
+    assert seen.warnings == (
+        "1 scan(s) of imagesTs/ are taken as unlabeled ones, which training sees; take them away if they are to be "
+        "scored",
+    )
+    make(tmp_path, "labelsTs/c.nii")
+    kept = read_source(tmp_path)
+    assert [case.name for case in kept.unlabeled] == ["b"] and kept.warnings == ()
+    assert kept.notes == (
+        "not taken: imagesTs/, labelsTs/",
+        "imagesTs/ has labels of its own in labelsTs/ and is kept from training; to score its scans, list them under "
+        '"test" in the manifest',
+    )
+
+
+def test_a_folder_of_unlabeled_scans_beside_images_and_labels(tmp_path: Path) -> None:
+    make(tmp_path, "images/a.nii", "labels/a.nii", "unlabeled/b.nii", "unlabeled/c.nii")
+    found = read_source(tmp_path)
+    assert [case.name for case in found.labeled] == ["a"] and [case.name for case in found.unlabeled] == ["b", "c"]
+    assert found.notes == found.warnings == ()

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
 from medcontrast.checkpoint import load_resume, load_weights, read_header, save_resume
+from medcontrast.data.prepared import PreparedCase
+from medcontrast.engine import validate
 from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run
 from medcontrast.engine.stopping import StopRequest
 from medcontrast.engine.validate import Validator
 from medcontrast.errors import CheckpointError, InputError
+from medcontrast.labels import LabelTable
 
 
 def test_the_recipe_may_ask_for_the_student(tiny, tmp_path, monkeypatch):
@@ -173,3 +178,41 @@ def test_cases_edited_after_the_checkpoint_are_refused(tiny, tmp_path, key, word
         tiny.train(Run.open(run.folder), resume=True)
     path.write_text(kept, encoding="utf-8")
     assert tiny.train(Run.open(run.folder), resume=True).state.step == 4
+
+
+def test_validation_by_hand(tiny, tmp_path, monkeypatch):
+    """Ignored voxels count nowhere, `mean_dice` is of labels and not of regions, the picture shows the worst case."""
+    reference = np.zeros((1, 4, 4, 4), np.int16)
+    reference[:, 0], reference[:, 1], reference[:, 3] = 1, 2, -1
+    right = np.where(reference < 0, 1, reference)[0]  # class 1 where nothing is known
+    wrong = right.copy()
+    wrong[1] = 1
+    said = {"a": right, "b": wrong, "c": right}
+    seen = {"flips": [], "autocast": 0, "shown": None}
+    cases = [
+        PreparedCase(name, np.full((1, 4, 4, 4), ord(name), np.float32), reference, np.eye(4), None) for name in said
+    ]
+
+    def predict(network, image, *, flip_axes, **_):
+        seen["flips"].append(tuple(flip_axes))
+        assert seen["autocast"] == len(seen["flips"])
+        return torch.from_numpy(said[chr(int(image.flatten()[0]))])
+
+    @contextmanager
+    def autocast():
+        seen["autocast"] += 1
+        yield
+
+    monkeypatch.setattr(validate, "predict_case", predict)
+    monkeypatch.setattr(validate, "overlay_grid_png", lambda path, rows, **_: seen.update(shown=rows[0].title))
+    tree = tiny.recipe_tree(validate_every=1)
+    tree["augment"]["spatial"] = {"flip_axes": [2]}
+    run = tiny.make_run(tmp_path, tree, validation=3)
+    labels = LabelTable.from_json({"labels": {"3": "front", "7": "back"}, "regions": {"whole": [3, 7]}})
+    validator = Validator(run.folder, run.recipe, run.manifest, torch.device("cpu"), autocast)
+    validator.cases, validator.labels = cases, labels
+    report = validator(torch.nn.Identity(), 1)
+    # b: of 32 voxels called front 16 are; none is called back
+    assert report.by_target == pytest.approx({"front": (1 + 2 / 3 + 1) / 3, "back": 2 / 3, "whole": 1.0})
+    assert report.mean_dice == pytest.approx((8 / 9 + 2 / 3) / 2)
+    assert seen == {"flips": [(2,)] * 3, "autocast": 3, "shown": "b: Dice 0.333"}

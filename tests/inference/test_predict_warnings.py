@@ -46,7 +46,7 @@ def test_voxels_that_the_network_never_saw_are_said(tmp_path: Path, tools: Simpl
 def test_a_scan_much_thinner_than_the_patch_is_said(tmp_path: Path, tools: SimpleNamespace) -> None:
     predictor = tools.threshold_predictor()
     x, y, z = predictor.members[0].recipe.data.patch
-    for side, thin in ((z // 3 - 1, True), (z // 3 + 1, False)):
+    for side, thin in ((-(-z // 3) - 1, True), (-(-z // 3), False)):
         path = tools.write_nifti(tmp_path / f"{side}.nii.gz", tools.marked((x, y, side)), np.eye(4))
         found = predictor.predict_scan([path]).grid.warnings
         said = f"{path}: is {side} voxels thick along z as the network sees it, which was trained on patches of {z};"

@@ -88,6 +88,7 @@ def test_a_small_image_is_padded_with_what_training_crops_are_padded_with() -> N
 
 def test_starts_by_hand() -> None:
     assert window_starts((10, 4, 9), (4, 4, 8), 0.5) == [(x, 0, z) for x in (0, 2, 4, 6) for z in (0, 1)]
+    assert window_starts((14, 7, 7), (7, 7, 7), 0.5) == [(x, 0, 0) for x in (0, 3, 6, 7)]  # 3.5: at least that overlap
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.3, 0.5, 0.99])

@@ -68,9 +68,10 @@ def test_what_is_shown_and_kept() -> None:
     assert "[" not in alone  # one case has no interval
 
 
-def test_other_labels_are_not_compared() -> None:
+@pytest.mark.parametrize("volume", [41.0, 40.1, 40.001])
+def test_other_labels_are_not_compared(volume: float) -> None:
     first = report(0.9, 0.5)
-    other = {"case0": [score(0.5)], "case1": [dataclasses.replace(score(0.5), volume_ml_reference=41.0)]}
+    other = {"case0": [score(0.5)], "case1": [dataclasses.replace(score(0.5), volume_ml_reference=volume)]}
     with pytest.raises(InputError, match=r"the reference of case1, left atrium has another volume .*; score both"):
         paired_differences(first, Report(other))
 
@@ -87,3 +88,10 @@ def test_pairs_must_match() -> None:
         match=r"same targets, tolerance and units .* but has targets 'left atrium' at 1.0 mm in mm, not .* at 2.0 mm",
     ):
         paired_differences(report(0.9, 0.5), other)
+
+
+@pytest.mark.parametrize(("p", "shown"), [(0.002, "p 0.002"), (0.0005, "p 0.001"), (0.0004, "p < 0.001")])
+def test_how_a_p_is_shown(p: float, shown: str) -> None:
+    found = paired_differences(report(0.9, 0.5, 0.7), report(0.8, 0.6, 0.6))
+    found["left atrium"]["dice"] = dataclasses.replace(found["left atrium"]["dice"], p=p)
+    assert difference_lines(found)[1].rstrip().endswith(shown)

@@ -224,3 +224,9 @@ def test_the_head_by_its_equation():
 def test_the_head_begins_without_biases():
     head = ForegroundBackgroundHead(4, 8)
     assert not head.hidden.bias.any() and not head.last.bias.any()
+
+
+def test_a_weight_below_one_is_a_weight_all_the_same():
+    features, weight = torch.full((1, 2, 1, 1, 1), 4.0), torch.full((1, 1, 1, 1, 1), 0.5)
+    average, voxels = masked_average(features, weight)
+    assert average.flatten().tolist() == [4.0, 4.0] and voxels.item() == 0.5

@@ -244,3 +244,12 @@ def test_the_middle_of_a_larger_image_is_what_the_patch_alone_gives_where_that_k
     torch.testing.assert_close(one[known], other[known], atol=1e-4, rtol=0)
     assert (one_label == other_label)[known[:, :1]].float().mean() > 0.999  # but for what lies between two voxels
     assert torch.equal(one[3], other[3])
+
+
+def test_a_label_is_turned_as_its_own_row_whatever_rows_stand_before_it():
+    label = torch.randint(0, 3, (2, 1, *SHAPE), generator=torch.Generator().manual_seed(3))
+    label[0] = -1  # unlabeled, and turned otherwise
+    geometries = [draw_geometry(SpatialSettings(probability=1.0, rotation_degrees=40.0), 0, 0, row) for row in range(2)]
+    _, both = apply_geometry(noise(), label, geometries, None)
+    _, alone = apply_geometry(noise()[1:], label[1:], geometries[1:], None)
+    assert torch.equal(both[1:], alone) and len(alone.unique()) == 3

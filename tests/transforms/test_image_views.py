@@ -359,3 +359,10 @@ def test_numbers_are_the_same_on_every_machine():
         [-0.10771693389900147, -0.5776127335647878, 0.06018523570206912],
     ]
     np.testing.assert_allclose(box, expected, rtol=1e-9)
+
+
+def test_an_oblong_image_is_averaged_along_its_longer_side():
+    image = torch.zeros(1, 1, 64, 16, dtype=torch.float64)
+    image[:, :, ::4] = 1.0
+    found = crop_views(image, torch.eye(2, 3, dtype=torch.float64)[None], 16)
+    torch.testing.assert_close(found, torch.full((1, 1, 16, 16), 0.25, dtype=torch.float64))

@@ -130,3 +130,13 @@ def test_draws_depend_on_seed_step_row_and_stream_alone():
     assert torch.equal(change(image[7:9], rows=[7, 8], **ALL), out[7:9])
     for other in ({"seed": 1}, {"step": 2}, {"stream": "weak"}, {"rows": range(20, 40)}):
         assert not torch.allclose(change(image, **ALL, **other), out)
+
+
+def test_statistics_are_those_of_the_row_as_it_comes_in():
+    image = images()
+    shifted = change(image, contrast=0.5, brightness=0.3) - change(image, contrast=0.5)
+    torch.testing.assert_close(shifted, change(image, brightness=0.3) - image, atol=1e-5, rtol=1e-4)
+    mean, bent = image.mean((2, 3, 4), keepdim=True), change(image, gamma=0.4)
+    factor = (change(image, contrast=0.25) - mean).std((2, 3, 4)) / image.std((2, 3, 4))
+    expected = mean + factor[..., None, None, None] * (bent - mean)
+    torch.testing.assert_close(change(image, gamma=0.4, contrast=0.25), expected, atol=1e-4, rtol=1e-4)

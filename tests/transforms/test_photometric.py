@@ -124,8 +124,8 @@ def test_each_row_draws_for_itself():
 
 
 def test_solarisation_turns_bright_values_round():
-    found = change(torch.tensor([0.0, 0.3, 0.5, 0.8, 1.0]).view(1, 1, 1, 5), solarize=1.0)
-    torch.testing.assert_close(found.flatten(), torch.tensor([0.0, 0.3, 0.5, 0.2, 0.0]))
+    found = change(torch.tensor([0.0, 0.3, 0.49, 0.55, 0.8, 1.0]).view(1, 1, 1, 6), solarize=1.0)
+    torch.testing.assert_close(found.flatten(), torch.tensor([0.0, 0.3, 0.49, 0.45, 0.2, 0.0]))
 
 
 def test_blur_equals_plain_loops():

@@ -316,3 +316,10 @@ def test_of_equal_classes_the_first_is_most_probable() -> None:
     before = values.clone()
     assert most_probable(values).flatten().tolist() == [0, 1, 0]
     assert torch.equal(values, before)
+
+
+def test_zscore_of_values_in_tiny_units():
+    """Diffusivities in mm2/s vary by a thousandth."""
+    image = torch.linspace(0.0, 1e-3, 64).view(1, 4, 4, 4)
+    out = normalise(image, IntensitySettings())
+    assert float(out.std(correction=0)) == pytest.approx(1.0, abs=1e-4)

@@ -55,7 +55,8 @@ def test_the_hippocampus_model_says_what_it_never_saw(side: float, cli, tmp_path
     nibabel.save(image, scan)
     model = Path(__file__).parent.parent / "models" / "hippocampus_fbanet_8"
     assert cli("infer", "--ckpt", model, scan, "-o", tmp_path, "--device", "cpu").code == 0
-    (warning,) = json.loads((tmp_path / "scan_seg.json").read_text())["geometry"]["warnings"]
+    warning, *wide = json.loads((tmp_path / "scan_seg.json").read_text())["geometry"]["warnings"]
+    assert [text.startswith("shows 144 x 200 x 136 mm") for text in wide] == [True] * (side == 4.0)
     assert warning.startswith(f"has voxels of {side:g} x {side:g} x {side:g} mm along x, y, z, but the network was")
     assert "trained on those of 1 x 1 x 1 mm" in warning
 

@@ -17,7 +17,8 @@ def with_scan_facts(header: dict[str, Any], manifest: Manifest, recipe: Recipe) 
     """
     wanted = {"trained_on", voxel_sizes.HEADER_KEY}
     wanted |= {seen_values.HEADER_KEY} if seen_values.units_count(recipe.data.intensity) else set()
-    return header if wanted <= header.keys() else {**scan_facts(manifest, recipe), **header}
+    said = {name: kept for name, kept in header.items() if name != voxel_sizes.HEADER_KEY or "extent" in kept}
+    return header if wanted <= said.keys() else {**scan_facts(manifest, recipe), **said}
 
 
 def scan_facts(manifest: Manifest, recipe: Recipe) -> dict[str, Any]:

@@ -246,7 +246,7 @@ class Predictor:
         grid = volumes[0].grid
         far = [sentence for volume in volumes if (sentence := far_values(volume))]
         unlike = self._unlike(volumes[0]) if self.members[0].recipe.data.spacing_mm is None else []
-        unlike += self._strange(volumes)
+        unlike += [*self._wide(volumes[0]), *self._strange(volumes)]
         return replace(grid, warnings=(*grid.warnings, *far, *unlike, *self._thin(volumes[0], sides)))
 
     def _strange(self, volumes: Sequence[Volume]) -> list[str]:
@@ -264,6 +264,18 @@ class Predictor:
             f"of {length}; most of what it sees is padding, so that its mask is likely to be wrong."
             for axis, side, length in zip("xyz", sides, patch, strict=True)
             if _THIN * side < length
+        ]
+
+    def _wide(self, volume: Volume) -> list[str]:
+        """Where the scan shows far more than what the networks were trained on: of the rest they say anything."""
+        axes = canonical_axes(volume.grid)
+        extent = (np.array(volume.grid.shape) * volume.grid.spacing_mm)[axes].tolist()
+        trained = [sizes for member in self.members if (sizes := VoxelSizes.from_header(member.header))]
+        known = dict.fromkeys(shown(sizes.extent) for sizes in trained if sizes.extent and sizes.wide(extent))
+        return [
+            f"{volume.path}: shows {shown(extent)} along x, y, z, but the longest training scans show {longest}; what "
+            "the network says of anything else is no mask. Crop the scan to what those show."
+            for longest in known
         ]
 
     def _unlike(self, volume: Volume) -> list[str]:

@@ -16,11 +16,14 @@ def test_checkpoints_say_which_voxels_were_trained_on(tiny, tmp_path):
         image, label = tiny.make_scan(number, (20, 18, 22), [1, 2])
         tiny.write_nifti(tmp_path / "data" / f"images/case_{number:02d}_0.nii", image, np.diag(affine).astype(float))
         tiny.write_nifti(tmp_path / "data" / f"labels/case_{number:02d}.nii", label, np.diag(affine).astype(float))
-    wanted = {"supervised": [1.1, 1.0, 2.5], "mean_teacher": [1.1, 3.0, 2.5]}
-    for method, largest in wanted.items():
+    wanted = {
+        "supervised": ([1.1, 1.0, 2.5], [22.0, 18.0, 55.0]),
+        "mean_teacher": ([1.1, 3.0, 2.5], [22.0, 54.0, 55.0]),
+    }
+    for method, (largest, extent) in wanted.items():
         run = tiny.make_run(tmp_path, tiny.recipe_tree(method, steps=1), name=method)
         trainer = tiny.train(run)
-        kept = {"smallest": [1.0, 1.0, 2.0], "largest": largest}
+        kept = {"smallest": [1.0, 1.0, 2.0], "largest": largest, "extent": extent}
         for name in ("last.safetensors", "last.pt"):
             assert read_header(run.folder / name)["spacing_mm"] == kept
     (tmp_path / "data" / "images").rename(tmp_path / "elsewhere")

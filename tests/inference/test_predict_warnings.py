@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from medcontrast.data.voxel_sizes import shown
 from medcontrast.inference.predict import Predictor
 
 SHAPE = (30, 37, 21)
@@ -41,6 +42,22 @@ def test_voxels_that_the_network_never_saw_are_said(tmp_path: Path, tools: Simpl
     resampling = trained_on(tools.threshold_predictor(spacing_mm=[1.0, 1.1, 4.0]), 1.0, 1.1, 4.0)
     for quiet in (predictor, near, resampling):  # the first as a checkpoint of before, which does not say
         assert quiet.predict_scan([path]).grid.warnings == ()
+
+
+def test_a_scan_that_shows_far_more_than_those_of_training_is_said(tmp_path: Path, tools: SimpleNamespace) -> None:
+    """A whole head for a network that saw crops. Stored axes run to y, z, x."""
+    path = tools.write_nifti(tmp_path / "a.nii.gz", tools.marked(SHAPE), tools.oblique_affine())
+    predictor = tools.threshold_predictor()
+    (member,) = predictor.members
+    x, y, z = (21 * 0.8, 30 * 1.1, 37 * 2.5)
+    for extent, wide in (((x, y, z / 1.45), False), ((x, y, z / 1.55), True), ((x / 1.55, y, z), True)):
+        kept = {"smallest": [0.8, 1.1, 2.5], "largest": [0.8, 1.1, 2.5], "extent": list(extent)}
+        seen = replace(predictor, members=(replace(member, header={**member.header, "spacing_mm": kept}),))
+        said = (
+            f"{path}: shows 16.8 x 33 x 92.5 mm along x, y, z, but the longest training scans show {shown(extent)}; "
+            "what the network says of anything else is no mask. Crop the scan to what those show."
+        )
+        assert seen.predict_scan([path]).grid.warnings == ((said,) if wide else ())
 
 
 def test_a_scan_much_thinner_than_the_patch_is_said(tmp_path: Path, tools: SimpleNamespace) -> None:

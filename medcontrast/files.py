@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from medcontrast.errors import ManifestError, OutputError
+
+_NEARLY_NOTHING = 2**20
+"""Bytes; a disk with less room is full."""
 
 
 def require_free(*paths: Path, overwrite: bool) -> None:
@@ -125,8 +129,11 @@ def staged(folder: Path, *names: str) -> Iterator[Path]:
 def _told(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        raise OutputError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}).") from None
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from None
+    except RuntimeError as error:  # so torch.save reports a full disk, in words of its own
+        full = shutil.disk_usage(path.parent).free < _NEARLY_NOTHING
+        raise OutputError(f"{path}: cannot be written ({os.strerror(errno.ENOSPC) if full else error}).") from None
 
 
 def relative_name(path: Path, start: Path) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from medcontrast import files
 from medcontrast.errors import OutputError
 from medcontrast.files import make_folder, require_free, staged, write_atomically, write_text
 
@@ -193,3 +195,16 @@ def test_staged_files_all_stay_away_where_one_cannot_go_to_its_place(tmp_path):
         for name in ("a.txt", "b.txt"):
             write_text(stage / name, "new")
     assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]
+
+
+@pytest.mark.parametrize(("free", "words"), [(1000, "No space left on device"), (10**9, "unexpected pos 7 vs 5")])
+def test_a_full_disk_is_said_in_plain_words_whoever_writes(tmp_path, monkeypatch, free, words):
+    """torch.save raises a RuntimeError of its own there."""
+
+    def fails(file):
+        raise RuntimeError("unexpected pos 7 vs 5")
+
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(OutputError, match=rf"a\.bin: cannot be written \({words}\)\.$"):
+        files.write_atomically(tmp_path / "a.bin", fails)
+    assert list(tmp_path.iterdir()) == []

@@ -109,9 +109,21 @@ def check_manifest(
             tell(case.name)
             if case.name not in missing:
                 _check_case(split, case, manifest, report, seen)
+        if split == "labeled":
+            _require_examples(report)
         if patch is not None:
             _note_small(split, patch, report)
     return report
+
+
+def _require_examples(report: CheckReport) -> None:
+    """A structure that no labeled case holds cannot be learned; most often its value is another one."""
+    opened = [row.volumes_ml for row in report.rows if row.split == "labeled" and row.volumes_ml]
+    never = [label for label in report.manifest.labels.labels if not any(volumes[label.name] for volumes in opened)]
+    if opened and never:
+        named = ", ".join(f"{label.name} (value {label.value})" for label in never)
+        text = f"no case holds {named}, so that it cannot be learned; correct the table's value, or take it out"
+        report.faults.append(Finding("labeled", "", text))
 
 
 def _note_small(split: str, patch: Sequence[int], report: CheckReport) -> None:
@@ -210,8 +222,9 @@ def _check_label(split: str, case: Case, image: Volume, table: LabelTable, repor
     if strange:
         shown = ", ".join(f"{value:g}" for value in strange[:_SHOWN])
         text = (
-            f"{case.label}: holds the value(s) {shown}, which the label table {list(table.values)} does not name; what "
-            "nothing shall learn from is its ignore_label (--label VALUE=ignore in `data split`)"
+            f"{case.label}: holds the value(s) {shown}, which the label table {list(table.values)} does not name; name "
+            "them there (--label VALUE=NAME in `data split`), or make what nothing shall learn from the ignore_label "
+            "(VALUE=ignore)"
         )
         report.faults.append(Finding(split, case.name, text))
     voxels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
@@ -226,7 +239,7 @@ def _check_label(split: str, case: Case, image: Volume, table: LabelTable, repor
 def _same_grid(split: str, case: Case, image: Volume, other: Volume, report: CheckReport) -> None:
     difference = other.grid.difference(image.grid)
     if difference is not None:
-        text = f"{other.path} does not lie on the grid of {image.path}: {difference}"
+        text = f"{other.path} does not lie on the grid of {image.path}: {difference}; resample it onto that grid"
         report.faults.append(Finding(split, case.name, text))
 
 

@@ -19,6 +19,7 @@ from medcontrast.data.loading import batch_loader
 from medcontrast.data.manifest import Manifest
 from medcontrast.data.prepared import PreparedCase, PreparedCases
 from medcontrast.data.sampler import RowKey, TwoStreamSampler
+from medcontrast.errors import ManifestError
 from medcontrast.labels import IGNORE_INDEX
 from medcontrast.settings import Recipe
 from medcontrast.transforms.crop import PAD_VALUE, crop_or_pad, pad_start
@@ -146,6 +147,16 @@ def collate(rows: Sequence[Row]) -> Batch:
     )
 
 
+def _require_structures(labeled: PreparedCases, manifest: Manifest) -> None:
+    """Labels without a voxel of any structure would train to the end, and a network that finds nothing."""
+    if not any(bool((case.label > 0).any()) for case in labeled if case.label is not None):
+        names = ", ".join(f"{label.name} (value {label.value})" for label in manifest.labels.labels)
+        raise ManifestError(
+            f"{manifest.path}: none of its {len(labeled)} labeled case(s) holds a voxel of {names}; their labels are "
+            "empty, hold other values, or are ignored. See `medcontrast data check`."
+        )
+
+
 def make_loader(
     recipe: Recipe,
     manifest: Manifest,
@@ -170,6 +181,7 @@ def make_loader(
 
     Raises:
         InputError: Cases are missing, or rows cannot be shared out evenly.
+        ManifestError: No labeled case holds any structure.
         VolumeError: A file cannot be used.
     """
     data, train = recipe.data, recipe.train
@@ -196,4 +208,5 @@ def make_loader(
         labeled, unlabeled, data.patch, margin=margin, foreground_crop=data.foreground_crop, seed=recipe.seed
     )
     dataset.preload()
+    _require_structures(labeled, manifest)
     return batch_loader(dataset, sampler, collate, workers=data.workers), sampler

@@ -14,12 +14,13 @@ from rich.console import Console
 
 from medcontrast.bfloat16 import rounds_bfloat16
 from medcontrast.checkpoint import RESUME
+from medcontrast.data.fit import require_files
 from medcontrast.engine.build import make_fabric, resolve_precision
 from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run
 from medcontrast.engine.run_files import held, where_the_earlier_lies
 from medcontrast.engine.stopping import StopRequest
-from medcontrast.errors import CheckpointError, InputError
+from medcontrast.errors import CheckpointError, InputError, ManifestError
 from medcontrast.gpu import gpu_facts
 from medcontrast.say import quoted, say
 from medcontrast.settings import AnyRecipe, PretrainRecipe
@@ -59,6 +60,7 @@ def train_run(
     Raises:
         InputError: Rows cannot be shared evenly, the run is finished, another process trains it, or devices are not
             there.
+        ManifestError: Files that a resume needs are not there.
     """
     console = console or Console()
     recipe = recipe or Run.open(folder, overrides).recipe
@@ -72,6 +74,8 @@ def train_run(
     fabric = make_fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=chosen)
     fabric.launch()
     run = Run.open(folder, overrides)
+    if resume:
+        _require_files(run)
     with _ending_together(fabric), _held_by_first(folder, fabric), StopRequest(max_time_s) as stop:
         trainer = Trainer(run, fabric, console)
         if resume:
@@ -90,6 +94,14 @@ def train_run(
         if fabric.is_global_zero:
             _say_goodbye(console, run, trainer, stop)
         return stop.reason
+
+
+def _require_files(run: Run) -> None:
+    try:
+        require_files(run.recipe, run.manifest)
+    except ManifestError as error:
+        advice = f"or `medcontrast train --resume {quoted(run.folder)} --set data.root=FOLDER` for this run alone"
+        raise ManifestError(f"{str(error).removesuffix('.')}, {advice}.") from None
 
 
 @contextmanager

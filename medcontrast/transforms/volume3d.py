@@ -135,7 +135,7 @@ def to_class_indices(volume: Volume, labels: LabelTable) -> NDArray[np.int64]:
         known = ", ".join(["0 background", *(f"{label.value} {label.name}" for label in labels.labels)])
         raise VolumeError(
             f"{volume.path}: label value {shown} is not in the manifest's table ({known}); "
-            'add it under "labels", or as "ignore_label", or correct the file.'
+            'name it under "labels" (or, if nothing shall learn from it, as "ignore_label"), or correct the file.'
         )
     return indices
 

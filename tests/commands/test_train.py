@@ -68,6 +68,19 @@ def test_a_run_that_saved_nothing_cannot_be_resumed(cli, refused, tiny, tmp_path
     refused(cli("train", "--resume", run.folder, "--accelerator", "cpu"), f"{run.folder}: {sentence}")
 
 
+def test_a_resume_says_what_to_do_where_the_data_moved(cli, refused, tiny, tmp_path):
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=2))
+    tiny.train(run, steps=1)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    words = ("train", "--resume", run.folder, "--accelerator", "cpu")
+    refused(
+        cli(*words),
+        "files are not there, the first is ",
+        f"or `medcontrast train --resume {run.folder} --set data.root=FOLDER` for this run alone.",
+    )
+    assert cli(*words, "--set", f"data.root={tmp_path / 'moved'}").code == 0
+
+
 def test_max_time_saves_and_resume_goes_on(cli, place):
     run = place.parent / "run"
     words = ("--max-time", "0.001s", "--accelerator", "cpu")

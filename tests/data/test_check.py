@@ -151,8 +151,9 @@ def test_values_outside_the_table_are_a_fault_and_the_ignored_value_is_not(data:
     change(data.parent / "labels/case_00.nii", array=label)
     path = data.parent / "labels/case_00.nii"
     wanted = (
-        f"labeled case_00: {path}: holds the value(s) {{}}, which the label table [0, 1, 2] does not name; what "
-        "nothing shall learn from is its ignore_label (--label VALUE=ignore in `data split`)"
+        f"labeled case_00: {path}: holds the value(s) {{}}, which the label table [0, 1, 2] does not name; name "
+        "them there (--label VALUE=NAME in `data split`), or make what nothing shall learn from the ignore_label "
+        "(VALUE=ignore)"
     )
     assert texts(report_of(data).faults) == [wanted.format("5, 7, 255")]
     data.write_text(json.dumps({**json.loads(data.read_text()), "ignore_label": 255}))
@@ -163,7 +164,10 @@ def test_empty_labels_are_warnings(data: Path) -> None:
     change(data.parent / "labels/case_00.nii", array=np.zeros((20, 18, 22), np.uint8))
     change(data.parent / "labels/case_01.nii", array=label_of(data.parent, 1) % 2)
     report = report_of(data)
-    assert report.ok
+    # the last labeled case that held it is gone; validation cases do not count
+    assert texts(report.faults) == [
+        "labeled: no case holds back (value 2), so that it cannot be learned; correct the table's value, or take it out"
+    ]
     assert texts(report.warnings) == [
         f"labeled case_00: {data.parent}/labels/case_00.nii: is empty",
         f"labeled case_01: {data.parent}/labels/case_01.nii: has no back",

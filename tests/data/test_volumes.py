@@ -14,7 +14,7 @@ from medcontrast.data.prepared import PreparedCase
 from medcontrast.data.sampler import RowKey
 from medcontrast.data.volumes import PatchDataset, collate, make_loader
 from medcontrast.engine.job import job_of
-from medcontrast.errors import InputError, VolumeError
+from medcontrast.errors import InputError, ManifestError, VolumeError
 from medcontrast.settings import recipe_from_tree
 from medcontrast.transforms.geometry import reach
 from medcontrast.volume import Grid
@@ -226,6 +226,18 @@ def test_without_unlabeled_rows_unlabeled_files_are_not_read(tiny, path):
 def test_rows_without_cases_are_refused(tiny, tmp_path):
     path = tiny.write_data(tmp_path / "data", unlabeled=0)
     with pytest.raises(InputError, match="unlabeled_rows is 2, but the manifest has no unlabeled cases"):
+        batches(tiny, path)
+
+
+def test_labels_without_any_structure_are_refused(tiny, tmp_path):
+    """As where 255 stands for the structure and is called ignored: training would end well and find nothing."""
+    path = tiny.write_data(tmp_path / "data", labeled=2, ignore_label=9)
+    for number in range(2):
+        tiny.write_nifti(tmp_path / f"data/labels/case_{number:02d}.nii", np.full((20, 18, 22), 9, np.uint8))
+    with pytest.raises(
+        ManifestError,
+        match=r"manifest\.json: none of its 2 labeled case\(s\) holds a voxel of front \(value 1\), back \(value 2\); ",
+    ):
         batches(tiny, path)
 
 

@@ -169,3 +169,29 @@ def test_what_each_term_does_alone(row: str, other: str, sign: int) -> None:
     assert interval.low is not None and interval.high is not None
     ends = {1: interval.low > 0, -1: interval.high < 0, 0: interval.low < 0 < interval.high}
     assert ends[sign]
+
+
+def test_a_pre_trained_encoder_gains_on_slices_of_the_left_atrium_and_not_of_the_hippocampus() -> None:
+    atrium = gain_in_dice("la_slices", "left atrium", "simclr", "scratch")
+    assert atrium.runs == 3 and atrium.interval.low is not None and atrium.interval.low > 0
+    hippocampus = gain_in_dice("hippocampus_slices", "hippocampus", "simclr", "scratch").interval
+    assert hippocampus.low is not None and hippocampus.high is not None
+    assert hippocampus.low < 0 < hippocampus.high < 0.005
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_multi_level_contrast_is_not_shown_to_lose_less_on_chest_x_rays(reading: str) -> None:
+    """Per X-ray: right on the clean image less right on the degraded one, multi-level contrast against MoCo."""
+    lost = []
+    for row in ("multi_level", "moco"):
+        found = {}
+        for record in map(ProbeRecord.load, (RESULTS / "chest_xray").glob(f"{row}-[0-9].json")):
+            right, quality, units = record.right(reading), record.members("quality"), record.unit_numbers()
+            clean, worse = quality["high"], quality["low"]
+            assert units[clean].tolist() == units[worse].tolist()  # the same X-rays in the same order
+            found[record.run] = right[clean].astype(float) - right[worse]
+        lost.append(found)
+    less = difference(*lost)
+    assert less is not None and less.interval.low is not None and less.interval.high is not None
+    assert less.runs == 3
+    assert less.interval.mean < 0 and less.interval.low < 0 < less.interval.high

@@ -219,3 +219,18 @@ def test_one_unknown_voxel_takes_its_cell_out():
     contrast(features, maps, known, labeled_rows=2)
     contrast.remember()
     assert contrast.foreground_memory.count.tolist() == [7, 7]
+
+
+@pytest.mark.parametrize("memory", [0, 8])
+def test_cells_that_do_not_count_change_no_term_where_fewer_count_than_are_asked_for(memory):
+    features, maps, known = inputs()
+    found = []
+    for regions in (12, 24):  # 12 cells of a class hold a border, 24 there are
+        contrast = make(regions=regions, memory=memory)
+        for _ in range(2):  # the second time beside a memory
+            terms = contrast(features, maps, known, labeled_rows=2)
+            contrast.remember()
+        found.append(terms)
+    for name, value in found[0].items():
+        assert float(value.detach()) > 0.01
+        torch.testing.assert_close(found[1][name], value)

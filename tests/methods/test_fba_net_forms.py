@@ -164,3 +164,13 @@ def test_the_background_counts_in_both_dice_or_in_none(tiny, background):
     plain = {"include_background": background}
     torch.testing.assert_close(terms["supervised"], dice_cross_entropy(logits[:2], batch["label"][:2], **plain))
     torch.testing.assert_close(terms["consistency"], dice_cross_entropy(logits[2:], answer, **plain))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+def test_the_head_takes_a_gradient_only_where_the_contrast_counts(tiny, weight):
+    """Several processes wait for the gradient of everything that takes one."""
+    method = make(tiny, **{"contrast.weight": weight})
+    assert {parameter.requires_grad for parameter in method.contrast.parameters()} == {weight > 0}
+    method.losses(tiny.make_batch(), INFO)["loss"].backward()
+    unreached = [name for name, value in method.named_parameters() if value.requires_grad and value.grad is None]
+    assert unreached == []

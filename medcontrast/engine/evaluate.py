@@ -270,7 +270,10 @@ def _volumes(folder: Path) -> list[Path]:
         raise InputError(f"{folder}: there is no such folder.")
     files = sorted(path for path in folder.iterdir() if volume_suffix(path) and path.name[0] != ".")
     if not files:
-        raise InputError(f"{folder}: holds no volume ({', '.join(KNOWN_SUFFIXES)}).")
+        raise InputError(
+            f"{folder}: holds no volume ({', '.join(KNOWN_SUFFIXES)}) itself; put the files of all cases into it, each "
+            "called as its case."
+        )
     return files
 
 

@@ -175,6 +175,11 @@ def _no_volume(folder: Path, entries: Sequence[Path]) -> str:
     fault = f"{folder}: no volume in this folder; expected {', '.join(KNOWN_SUFFIXES)} files or a DICOM series"
     # as in the folders that `data split` takes: images/ and labels/, or one folder a case
     deeper = [entry for entry in entries if entry.is_dir() and any(map(_is_scan, sorted(entry.iterdir())))]
+    own = [entry for entry in entries if entry.is_file() and _is_volume(entry) and _is_own_output(entry)]
+    if own and not deeper:
+        return (
+            f"{fault}, but {own[0].name}{_and_more(own)} were written by `infer`, whose masks and maps are passed over."
+        )
     if not deeper:
         return f"{fault}."
     shown = ", ".join(map(str, deeper[:3])) + (f" and {len(deeper) - 3} more" if len(deeper) > 3 else "")

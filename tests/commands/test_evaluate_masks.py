@@ -194,7 +194,9 @@ def test_evaluate_masks_that_do_not_fit(cli, refused, tiny, masks):
     )
     (folder / "empty").mkdir()
     refused(
-        cli("evaluate", "--predictions", folder / "empty", "--labels", labels), f"{folder / 'empty'}: holds no volume"
+        cli("evaluate", "--predictions", folder / "empty", "--labels", labels),
+        f"{folder / 'empty'}: holds no volume",
+        "itself; put the files of all cases into it, each called as its case.",
     )
     assert not (folder / "evaluation").exists()
 

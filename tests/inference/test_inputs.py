@@ -155,6 +155,14 @@ def test_folders_that_hold_the_volumes_are_named(tmp_path: Path) -> None:
         assert str(caught.value) == f"{folder}: {sentence}"
 
 
+def test_a_folder_of_outputs_alone_says_so(tmp_path: Path) -> None:
+    touch(*(tmp_path / name for name in ("a_seg.nii.gz", "a_seg.json", "a_prob.nii.gz")))
+    sentence = "but a_prob.nii.gz (and 1 more) were written by `infer`, whose masks and maps are passed over."
+    with pytest.raises(VolumeError) as caught:
+        find_scans([tmp_path], ["image"])
+    assert str(caught.value).endswith(f"files or a DICOM series, {sentence}")
+
+
 def test_equal_names_get_their_folders_name_then_a_number(tmp_path: Path) -> None:
     paths = [
         tmp_path / name for name in ("x/scan.nii.gz", "y/scan.nii.gz", "y/scan.mha", "y/Other.nrrd", "y/x_scan.nii")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from medcontrast.data.manifest import Case, Manifest
 from medcontrast.errors import ManifestError
+from medcontrast.transforms.volume3d import require_same_grid, to_class_indices
 from medcontrast.volume import Grid, canonical_axes, read_volume
 from medcontrast.volume.segments import read_label_map
 
@@ -60,7 +61,7 @@ def survey(
 
     Raises:
         ManifestError: There is no training case.
-        VolumeError: A file cannot be read.
+        VolumeError: A file cannot be read, or a label is not on its scan's grid or holds a value that has no name.
     """
     wanted = [(case, True) for case in manifest.labeled] + [(case, False) for case in manifest.unlabeled]
     if not wanted:
@@ -84,10 +85,9 @@ def _scan(case: Case, labeled: bool, manifest: Manifest) -> MeasuredScan:
         )
     extent, structure = None, flat[:, :0]
     if labeled and case.label is not None:
-        label = np.asarray(read_label_map(case.label, manifest.labels)[0].array)
-        if label.shape != image.shape[1:]:
-            raise ManifestError(f"{case.label}: its shape {label.shape} is not the image's, {image.shape[1:]}.")
-        extent, structure = _structure(label, image, grid, manifest)
+        label, _ = read_label_map(case.label, manifest.labels)
+        require_same_grid(label, volumes[0])
+        extent, structure = _structure(to_class_indices(label, manifest.labels) > 0, image, grid)
     return MeasuredScan(
         case.name,
         np.array(grid.shape, dtype=float)[order],
@@ -101,9 +101,8 @@ def _scan(case: Case, labeled: bool, manifest: Manifest) -> MeasuredScan:
 
 
 def _structure(
-    label: NDArray[np.generic], image: NDArray[np.float32], grid: Grid, manifest: Manifest
+    inside: NDArray[np.bool_], image: NDArray[np.float32], grid: Grid
 ) -> tuple[Vector | None, NDArray[np.float32]]:
-    inside = np.isin(label, manifest.labels.values[1:])
     places = np.nonzero(inside)
     if not places[0].size:
         return None, image.reshape(len(image), -1)[:, :0]

@@ -17,7 +17,7 @@ from medcontrast.data.manifest import Manifest, load_manifest
 from medcontrast.data.propose import PATCH_VOXELS, Proposal, propose_recipe
 from medcontrast.data.recipe_page import recipe_page, relative_path, write_recipe
 from medcontrast.data.survey import MeasuredScan, survey
-from medcontrast.errors import InputError, ManifestError
+from medcontrast.errors import InputError, ManifestError, VolumeError
 from medcontrast.labels import LabelTable
 from medcontrast.settings import Recipe, load_recipe, recipe_from_tree
 from medcontrast.volume import segments
@@ -61,11 +61,11 @@ def propose(plain: Manifest, *scans: MeasuredScan, like: Recipe | None = None) -
 
 def test_survey_measures_along_canonical_axes(tmp_path: Path, tiny: SimpleNamespace) -> None:
     """Stored axes run to S, then L, then P: x is the second, y the third, z the first."""
-    path = tiny.write_data(tmp_path, labeled=1, unlabeled=0, shape=(20, 18, 22))
+    path = tiny.write_data(tmp_path, labeled=1, unlabeled=0, shape=(20, 18, 22), ignore_label=9)
     affine = np.array([[0, -2.0, 0, 0], [0, 0, -3.0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1]])
     image, label = np.arange(20 * 18 * 22).reshape(20, 18, 22), np.zeros((20, 18, 22), np.uint8)
     label[2:7, 3:6, 4:15] = 1
-    label[0, 0, 0] = 9  # not in the table
+    label[0, 0, 0] = 9  # ignored
     tiny.write_nifti(tmp_path / "images/case_00_0.nii", image.astype(np.int16), affine)
     tiny.write_nifti(tmp_path / "labels/case_00.nii", label, affine)
     (found,) = survey(load_manifest(path))
@@ -110,6 +110,21 @@ def test_survey_needs_training_scans_that_can_be_used(tmp_path: Path, tiny: Simp
     image[0, 0, 0] = np.nan
     tiny.write_nifti(tmp_path / "images/case_00_0.nii", image)
     with pytest.raises(ManifestError, match=r"holds NaN or infinite values; `medcontrast data check` lists all"):
+        survey(load_manifest(path))
+
+
+@pytest.mark.parametrize(
+    ("side", "value", "words"),
+    [(1.5, 1, r"its corners lie up to .* Resample it onto that grid"), (1.0, 7, r"label value 7 .* is not in the")],
+)
+def test_survey_takes_labels_that_training_would_take(
+    tmp_path: Path, tiny: SimpleNamespace, side: float, value: int, words: str
+) -> None:
+    path = tiny.write_data(tmp_path, labeled=1, unlabeled=0)
+    label = tiny.make_scan(0, (20, 18, 22), [1, 2])[1]
+    label[0, 0, 0] = value
+    tiny.write_nifti(tmp_path / "labels/case_00.nii", label, np.diag([1.0, 1.0, side, 1.0]))
+    with pytest.raises(VolumeError, match=rf"case_00\.nii: {words}"):
         survey(load_manifest(path))
 
 

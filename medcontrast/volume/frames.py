@@ -147,8 +147,14 @@ def dicom_header(path: Path, tags: Sequence[str]) -> Iterator[pydicom.Dataset]:
         raise VolumeError(f"{path}: damaged: its DICOM header cannot be read ({error}); copy it again.") from None
 
 
-def stack_of(slices: Sequence[Slice], where: Path, kind: Kind) -> Stack:
+def stack_of(slices: Sequence[Slice], where: Path, kind: Kind, names: Sequence[str] = ()) -> Stack:
     """Sorts slices or frames along their normal.
+
+    Args:
+        slices: In any order.
+        where: The file or folder, for messages.
+        kind: What they are called there.
+        names: Of each slice, for messages; none where all lie in one file.
 
     Raises:
         VolumeError: Some do not say where they lie, differ in more than position, share one or are unevenly spaced.
@@ -164,7 +170,7 @@ def stack_of(slices: Sequence[Slice], where: Path, kind: Kind) -> Stack:
     normal = _normal(planes[0])
     order = np.argsort(origins @ normal, kind="stable")
     origins = origins[order]
-    _require_even_steps(origins, normal, where, kind)
+    _require_even_steps(origins, normal, where, kind, [names[index] for index in order] if names else [])
     step = (origins[-1] - origins[0]) / (len(slices) - 1)
     return Stack([int(index) for index in order], np.column_stack([planes[0], step]), origins[0])
 
@@ -204,11 +210,16 @@ def _normal(plane: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(normal / np.linalg.norm(normal))
 
 
-def _require_even_steps(origins: NDArray[np.float64], normal: NDArray[np.float64], where: Path, kind: Kind) -> None:
+def _require_even_steps(
+    origins: NDArray[np.float64], normal: NDArray[np.float64], where: Path, kind: Kind, names: Sequence[str]
+) -> None:
     steps = np.diff(origins, axis=0)
     heights = steps @ normal
     if heights.min() < 1e-3:
-        raise VolumeError(f"{where}: two {kind}s lie at the same position; {_KEEP_ONE[kind]}.")
+        both = " and ".join(names[int(heights.argmin()) :][:2])
+        raise VolumeError(
+            f"{where}: two {kind}s lie at the same position{f', {both}' if both else ''}; {_KEEP_ONE[kind]}."
+        )
     usual = np.median(heights)
     worst = int(np.argmax(np.linalg.norm(steps - np.median(steps, axis=0), axis=1)))
     if np.linalg.norm(steps[worst] - np.median(steps, axis=0)) > max(0.01 * usual, 0.01):

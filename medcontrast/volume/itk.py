@@ -209,7 +209,9 @@ def _series(folder: Path) -> _Series:
         files = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
     _require_all_read(files, folder)
     slices = _slices(files, folder)
-    stack = stack_of(slices, folder, "frame" if len(slices) > len(files) else "slice")
+    frames = len(slices) > len(files)
+    names = [] if frames else [Path(file).name for file in files]
+    stack = stack_of(slices, folder, "frame" if frames else "slice", names)
     columns, rows = slices[0].size
     grid = Grid((columns, rows, len(slices)), _ras(stack.steps, stack.origin), None, stack.warnings)
     return _Series(files, stack.order, grid, [slices[index].turned_sum for index in stack.order])

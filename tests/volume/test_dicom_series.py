@@ -109,7 +109,7 @@ def test_dicom_faults(tmp_path: Path) -> None:
         r"gap: slices are missing or unevenly spaced: 6 mm between slices 3 and 4 in order of position, 3 mm else",
     )
     write_series(tmp_path / "twice", np.vstack([even, even[2:3]]))
-    refused("twice", r"twice: two slices lie at the same position")
+    refused("twice", r"twice: two slices lie at the same position, slice2\.dcm and slice6\.dcm; keep one of them")
     write_series(tmp_path / "mixed", even[:3])
     write_series(tmp_path / "mixed", even[3:], orientation=(0, 1, 0, 0, 0, 1), names=["x", "y", "z"])
     refused("mixed", r"mixed: its slices differ in size, spacing or orientation")

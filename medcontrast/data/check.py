@@ -237,8 +237,8 @@ def _check_label(split: str, case: Case, image: Volume, table: LabelTable, repor
 
 
 def _same_grid(split: str, case: Case, image: Volume, other: Volume, report: CheckReport) -> None:
-    difference = other.grid.difference(image.grid)
-    if difference is not None:
+    if other.stored_as(image.grid) is None:
+        difference = other.grid.difference(image.grid)
         text = f"{other.path} does not lie on the grid of {image.path}: {difference}; resample it onto that grid"
         report.faults.append(Finding(split, case.name, text))
 

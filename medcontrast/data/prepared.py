@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from medcontrast.errors import ManifestError
 from medcontrast.files import write_atomically
 from medcontrast.labels import LabelTable
 from medcontrast.settings.data import DataSettings
-from medcontrast.transforms.volume3d import prepare_image, prepare_label, require_same_grid
+from medcontrast.transforms.volume3d import on_grid_of, prepare_image, prepare_label
 from medcontrast.volume import Grid, NiftiFields, read_volume, require_usable_image
 from medcontrast.volume.segments import read_label_map
 from medcontrast.volume.text_headers import data_files
@@ -84,9 +84,8 @@ def load_case(case: Case, data: DataSettings, labels: LabelTable, *, read_label:
                 f"case {case.name}: it has no label file, but its label is needed; name one in the manifest."
             )
         stored, _ = read_label_map(case.label, labels)  # what it reads by name is told by `data check`
-        require_same_grid(stored, volumes[0])
-        # headers may round differently, and then resampling would end in another number of voxels than the image's
-        stored = replace(stored, grid=volumes[0].grid)
+        # its own grid may round otherwise than the image's, and resampling would then end in another number of voxels
+        stored = on_grid_of(stored, volumes[0])
         indices = prepare_label(stored, labels, spacing_mm=data.spacing_mm).as_tensor().numpy().astype(np.int16)
     affine = image.affine.numpy().astype(np.float64)
     return PreparedCase(case.name, image.as_tensor().numpy(), indices, affine, volumes[0].grid)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medcontrast.data.manifest import Case, Manifest
 from medcontrast.errors import ManifestError
-from medcontrast.transforms.volume3d import require_same_grid, to_class_indices
+from medcontrast.transforms.volume3d import on_grid_of, to_class_indices
 from medcontrast.volume import Grid, canonical_axes, read_volume
 from medcontrast.volume.segments import read_label_map
 
@@ -75,7 +75,7 @@ def survey(
 
 def _scan(case: Case, labeled: bool, manifest: Manifest) -> MeasuredScan:
     volumes = [read_volume(path, "image") for path in case.images]
-    image = np.stack([np.asarray(volume.array, dtype=np.float32) for volume in volumes])
+    image = np.stack([np.asarray(on_grid_of(volume, volumes[0]).array, dtype=np.float32) for volume in volumes])
     grid = volumes[0].grid
     order = canonical_axes(grid)
     flat = image.reshape(len(volumes), -1)
@@ -86,8 +86,8 @@ def _scan(case: Case, labeled: bool, manifest: Manifest) -> MeasuredScan:
     extent, structure = None, flat[:, :0]
     if labeled and case.label is not None:
         label, _ = read_label_map(case.label, manifest.labels)
-        require_same_grid(label, volumes[0])
-        extent, structure = _structure(to_class_indices(label, manifest.labels) > 0, image, grid)
+        indices = to_class_indices(on_grid_of(label, volumes[0]), manifest.labels)
+        extent, structure = _structure(indices > 0, image, grid)
     return MeasuredScan(
         case.name,
         np.array(grid.shape, dtype=float)[order],

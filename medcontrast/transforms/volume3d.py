@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ def prepare_image(
     oblique and sheared grids as they are, to the nearest permutation and mirroring of the axes.
 
     Args:
-        volumes: One a channel, all on one grid.
+        volumes: One a channel, all on one grid; their axes may be stored in different orders.
         spacing_mm: Voxel sizes along the canonical axes, or None for the scan's own.
         intensity: What becomes of the values.
 
@@ -54,9 +55,7 @@ def prepare_image(
         VolumeError: The channels do not share one grid.
     """
     first = volumes[0]
-    for other in volumes[1:]:
-        require_same_grid(other, first)
-    channels = [to_metatensor(volume).as_tensor() for volume in volumes]
+    channels = [to_metatensor(on_grid_of(volume, first)).as_tensor() for volume in volumes]
     stacked = torch.cat(channels) if len(channels) > 1 else channels[0]  # normalise copies, so that sharing is safe
     image = _to_canonical(stacked, first.grid, spacing_mm, "bilinear")
     return MetaTensor(normalise(image.as_tensor(), intensity), affine=image.affine)
@@ -146,18 +145,21 @@ def to_label_values(indices: NDArray[np.integer], labels: LabelTable) -> NDArray
     return table[indices]
 
 
-def require_same_grid(volume: Volume, reference: Volume) -> None:
-    """Checks that two volumes have one shape and the same voxel centres, to a tenth of a voxel.
+def on_grid_of(volume: Volume, reference: Volume) -> Volume:
+    """The volume with its axes stored as the reference's are; nothing is interpolated.
 
     Raises:
-        VolumeError: They do not.
+        VolumeError: Its voxel centres are not the reference's, to a tenth of a voxel.
     """
-    difference = volume.grid.difference(reference.grid)
-    if difference is not None:
+    if volume.grid.same_as(reference.grid):
+        return replace(volume, grid=reference.grid)  # headers may round differently
+    stored = volume.stored_as(reference.grid)
+    if stored is None:
         raise VolumeError(
-            f"{volume.path}: {difference}; all files of a case must lie on the grid of {reference.path}. "
-            "Resample it onto that grid."
+            f"{volume.path}: {volume.grid.difference(reference.grid)}; all files of a case must lie on the grid of "
+            f"{reference.path}. Resample it onto that grid."
         )
+    return stored
 
 
 def to_scan_grid(probabilities: Tensor, prepared_affine: Affine, grid: Grid) -> Tensor:

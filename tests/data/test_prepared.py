@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -113,6 +114,18 @@ def test_label_on_another_grid_is_refused(tiny, ignoring, tmp_path):
     path = tiny.write_nifti(tmp_path / "moved.nii.gz", label, moved)
     with pytest.raises(VolumeError, match=r"moved\.nii\.gz: its corners lie up to 1 mm off.* grid of .*c0\.nii\.gz"):
         load_case(Case("case", case.images, path), settings(), table)
+
+
+def test_a_label_whose_axes_are_stored_in_another_order_is_the_same_label(tiny, ignoring, tmp_path):
+    case, table, _, _ = ignoring
+    stored = nib.load(case.label)
+    turned = stored.as_reoriented(nib.orientations.axcodes2ornt("SLP"))
+    assert turned.shape != stored.shape
+    nib.save(turned, tmp_path / "turned.nii.gz")
+    for data in (settings(), settings(spacing_mm=(1.5, 1.5, 1.5))):
+        expected = load_case(case, data, table)
+        found = load_case(Case("case", case.images, tmp_path / "turned.nii.gz"), data, table)
+        assert np.array_equal(found.label, expected.label)
 
 
 def test_unusable_scan_is_refused(tiny, ignoring, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -19,9 +20,9 @@ from medcontrast.transforms import volume3d
 from medcontrast.transforms.volume3d import (
     most_probable,
     normalise,
+    on_grid_of,
     prepare_image,
     prepare_label,
-    require_same_grid,
     to_class_indices,
     to_label_values,
     to_scan_grid,
@@ -238,12 +239,27 @@ def test_channels_on_different_grids_are_refused():
 def test_label_of_another_shape_is_refused():
     label = volume_of(np.zeros((4, 4, 4), np.int32), np.eye(4), "label.nii.gz")
     with pytest.raises(VolumeError, match=r"label\.nii\.gz: its shape is 4 x 4 x 4, not 5 x 4 x 4"):
-        require_same_grid(label, volume_of(np.zeros((5, 4, 4)), np.eye(4)))
+        on_grid_of(label, volume_of(np.zeros((5, 4, 4)), np.eye(4)))
 
 
 def test_rounding_in_a_header_is_no_other_grid():
     array = np.zeros(SHAPE, np.float32)
-    require_same_grid(volume_of(array, AFFINES["oblique"].astype(np.float32)), volume_of(array, AFFINES["oblique"]))
+    reference = volume_of(array, AFFINES["oblique"])
+    found = on_grid_of(volume_of(array, AFFINES["oblique"].astype(np.float32)), reference)
+    assert found.array is array and found.grid is reference.grid
+
+
+@pytest.mark.parametrize("affine", ["ras", "oblique"])
+def test_axes_that_are_stored_in_another_order_are_put_right(affine):
+    """As another program saves a label, or one channel, of the same voxels."""
+    reference = field_on(AFFINES[affine], SHAPE)
+    turns = nibabel.orientations.axcodes2ornt("PIL")
+    image = nibabel.Nifti1Image(reference.array, reference.grid.affine).as_reoriented(turns)
+    other = volume_of(np.asarray(image.dataobj), image.affine, "turned.nii.gz")
+    assert other.array.shape != reference.array.shape
+    assert np.array_equal(on_grid_of(other, reference).array, reference.array)
+    both = prepare_image([reference, other], spacing_mm=None, intensity=AS_STORED).as_tensor()
+    assert torch.equal(both[0], both[1])
 
 
 def test_zscore_is_by_channel_and_over_the_whole_volume():

@@ -13,7 +13,7 @@ from nibabel.orientations import aff2axcodes
 from medcontrast.data.manifest import Case, Manifest
 from medcontrast.errors import VolumeError
 from medcontrast.labels import LabelTable
-from medcontrast.volume import Volume, far_values, read_volume, to_canonical
+from medcontrast.volume import Volume, far_values, read_volume, to_canonical, turns_onto
 from medcontrast.volume.segments import read_label_map
 
 _SHOWN = 3
@@ -237,7 +237,7 @@ def _check_label(split: str, case: Case, image: Volume, table: LabelTable, repor
 
 
 def _same_grid(split: str, case: Case, image: Volume, other: Volume, report: CheckReport) -> None:
-    if other.stored_as(image.grid) is None:
+    if turns_onto(other.grid, image.grid) is None:
         difference = other.grid.difference(image.grid)
         text = f"{other.path} does not lie on the grid of {image.path}: {difference}; resample it onto that grid"
         report.faults.append(Finding(split, case.name, text))

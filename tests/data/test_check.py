@@ -132,6 +132,15 @@ def test_a_label_on_another_grid_is_a_fault(data: Path) -> None:
     assert "axes towards LAS" in found[2]
 
 
+def test_a_label_whose_axes_are_stored_in_another_order_is_no_fault(data: Path) -> None:
+    path = data.parent / "labels/case_00.nii"
+    turned = nib.load(path, mmap=False).as_reoriented(nib.orientations.axcodes2ornt("PSL"))
+    before = report_of(data).rows[0].volumes_ml
+    nib.save(turned, path)
+    report = report_of(data)
+    assert report.ok and report.rows[0].volumes_ml == before
+
+
 def test_a_hundredth_of_a_voxel_is_allowed(data: Path) -> None:
     affine = np.eye(4)
     affine[0, 3] = 0.009

@@ -173,8 +173,9 @@ def test_what_each_term_does_alone(row: str, other: str, sign: int) -> None:
 
 
 def test_a_pre_trained_encoder_gains_on_slices_of_the_left_atrium_and_not_of_the_hippocampus() -> None:
-    atrium = gain_in_dice("la_slices", "left atrium", "simclr", "scratch")
-    assert atrium.runs == 3 and atrium.interval.low is not None and atrium.interval.low > 0
+    for labeled in (4, 8):
+        atrium = gain_in_dice("la_slices", "left atrium", "simclr", "scratch", labeled)
+        assert atrium.runs == 3 and atrium.interval.low is not None and atrium.interval.low > 0
     hippocampus = gain_in_dice("hippocampus_slices", "hippocampus", "simclr", "scratch").interval
     assert hippocampus.low is not None and hippocampus.high is not None
     assert hippocampus.low < 0 < hippocampus.high < 0.005

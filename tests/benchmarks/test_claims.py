@@ -42,6 +42,7 @@ def test_counterfactual_pairs_help_under_the_rarest_scanner(reading: str, other:
 def test_pairs_by_the_scanners_themselves_are_the_upper_bound(reading: str) -> None:
     above = difference(under_the_rarest_scanner("exact", reading), under_the_rarest_scanner("cf_simclr", reading))
     assert above is not None and above.interval.low is not None
+    assert above.runs == 3
     assert above.interval.low > 0
 
 

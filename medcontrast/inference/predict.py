@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medcontrast.allocator import freed_memory_kept
-from medcontrast.data.seen_values import SeenValues
-from medcontrast.data.voxel_sizes import VoxelSizes, shown
 from medcontrast.errors import InputError, NonFiniteOutputError, VolumeError
 from medcontrast.inference.device import Autocast, autocast_on, resolve_device
 from medcontrast.inference.members import Member, load_members
 from medcontrast.inference.postprocess import finish
 from medcontrast.inference.record import geometry, measured_volumes, prediction_record
+from medcontrast.inference.unlike import warned
 from medcontrast.inference.windows import SLAB_PLANES, even_slabs, joined, mirrored, window_slabs
 from medcontrast.labels import LabelTable
 from medcontrast.networks.modes import evaluating
@@ -41,8 +40,6 @@ from medcontrast.transforms.volume3d import (
 from medcontrast.volume import (
     Grid,
     Volume,
-    canonical_axes,
-    far_values,
     from_canonical,
     read_volume,
     require_usable_image,
@@ -54,7 +51,6 @@ _NOT_FINITE = (
     "the network's output is NaN or infinite in some voxels, so that no mask can be made of it; try --device cpu, and "
     "train with train.precision 32-true if that says the same."
 )
-_THIN = 3  # a scan is thin whose side is less than a patch's divided by this
 FLOAT32_BYTES = 2**30
 """Above this size the probabilities of a whole image are kept in float16, where they must be kept at all.
 
@@ -196,7 +192,7 @@ class Predictor:
         volumes = self._read(images)
         data = self.members[0].recipe.data
         image = prepare_image(volumes, spacing_mm=data.spacing_mm, intensity=data.intensity)
-        affine, grid = np.asarray(image.affine, dtype=np.float64), self._warned(volumes, image.shape[1:])
+        affine, grid = np.asarray(image.affine, dtype=np.float64), warned(self.members, volumes, image.shape[1:])
         del volumes
         if probabilities or entropy or not same_voxels(image.shape[1:], affine, grid):
             with naming(str(images[0])):
@@ -235,60 +231,6 @@ class Predictor:
         for volume in volumes:
             require_usable_image(volume)
         return volumes
-
-    def _warned(self, volumes: Sequence[Volume], sides: Sequence[int]) -> Grid:
-        """The scan's grid, with warnings of far values, and of values, voxel sizes and thin scans never seen before.
-
-        Args:
-            volumes: The scan's channels.
-            sides: Voxels of the prepared image.
-        """
-        grid = volumes[0].grid
-        far = [sentence for volume in volumes if (sentence := far_values(volume))]
-        unlike = self._unlike(volumes[0]) if self.members[0].recipe.data.spacing_mm is None else []
-        unlike += [*self._wide(volumes[0]), *self._strange(volumes)]
-        return replace(grid, warnings=(*grid.warnings, *far, *unlike, *self._thin(volumes[0], sides)))
-
-    def _strange(self, volumes: Sequence[Volume]) -> list[str]:
-        """Channels whose values are unlike those that the networks saw; several members say the same once."""
-        intensity = self.members[0].recipe.data.intensity
-        every = (SeenValues.from_header(member.header) for member in self.members)
-        seen = dict.fromkeys(values for values in every if values is not None)
-        return [sentence for values in seen for sentence in values.unlike(volumes, intensity)]
-
-    def _thin(self, volume: Volume, sides: Sequence[int]) -> list[str]:
-        """Along which axis a scan shows so little that most of every patch is padding."""
-        patch = self.members[0].recipe.data.patch
-        return [
-            f"{volume.path}: is {side} voxels thick along {axis} as the network sees it, which was trained on patches "
-            f"of {length}; most of what it sees is padding, so that its mask is likely to be wrong."
-            for axis, side, length in zip("xyz", sides, patch, strict=True)
-            if _THIN * side < length
-        ]
-
-    def _wide(self, volume: Volume) -> list[str]:
-        """Where the scan shows far more than what the networks were trained on: of the rest they say anything."""
-        axes = canonical_axes(volume.grid)
-        extent = (np.array(volume.grid.shape) * volume.grid.spacing_mm)[axes].tolist()
-        trained = [sizes for member in self.members if (sizes := VoxelSizes.from_header(member.header))]
-        known = dict.fromkeys(shown(sizes.extent) for sizes in trained if sizes.extent and sizes.wide(extent))
-        return [
-            f"{volume.path}: shows {shown(extent)} along x, y, z, but the longest training scans show {longest}; what "
-            "the network says of anything else is no mask. Crop the scan to what those show."
-            for longest in known
-        ]
-
-    def _unlike(self, volume: Volume) -> list[str]:
-        """Where voxels are taken as stored: how the scan's differ in size from those that networks saw."""
-        spacing = np.array(volume.grid.spacing_mm)[canonical_axes(volume.grid)].tolist()
-        trained = {str(sizes): sizes for member in self.members if (sizes := VoxelSizes.from_header(member.header))}
-        return [
-            f"{volume.path}: has voxels of {shown(spacing)} along x, y, z, but the network was trained on those of "
-            f"{words} and takes them as stored, so that its mask is likely to be wrong; resample the scan to that, "
-            "or train with data.spacing_mm."
-            for words, sizes in trained.items()
-            if not sizes.known(spacing)
-        ]
 
     def _record(
         self, names: Sequence[str], path: Path, grid: Grid, label_map: NDArray[np.uint16], began: float

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +16,7 @@ from torch.utils.data import DataLoader
 from medcontrast.batch import Batch, StepInfo
 from medcontrast.checkpoint import header_recipe
 from medcontrast.data.images.images import make_image_loader
-from medcontrast.data.images.manifest import ImageManifest
+from medcontrast.data.images.manifest import ImageManifest, training_digest
 from medcontrast.data.images.parents import parent_rows, training_parents
 from medcontrast.data.images.sources import fields_of, listed_fields
 from medcontrast.data.manifest import Manifest
@@ -28,16 +25,17 @@ from medcontrast.data.scan_facts import scan_facts
 from medcontrast.data.volumes import make_loader
 from medcontrast.engine.build import make_encoder, make_generator_method, make_method, make_pretraining_method
 from medcontrast.engine.generator.generator import UNIFORM, header_parents
+from medcontrast.engine.generator.start import require_same_grey_scale, require_same_parents
 from medcontrast.engine.run import Run
 from medcontrast.engine.validate import Validator
 from medcontrast.errors import CheckpointError, InputError
 from medcontrast.methods import Method
 from medcontrast.networks.encoders2d import Encoder
-from medcontrast.networks.parents import Parent, Parents
+from medcontrast.networks.parents import Parents
 from medcontrast.networks.transfer import encoder_of, load_encoder, load_generator_tensors
 from medcontrast.say import quoted
 from medcontrast.settings import PretrainRecipe, Recipe, pretrains
-from medcontrast.settings.generator import GeneratorMethodSettings, HVAEFinetuneSettings
+from medcontrast.settings.generator import GeneratorMethodSettings, HVAEFinetuneSettings, HVAENetworkSettings
 from medcontrast.transforms.image_views import ImageViews
 from medcontrast.transforms.views import Views
 
@@ -210,18 +208,13 @@ class ImageJob(Job):
             "trained_on": {
                 "manifest": self.manifest.name,
                 "images": self.sizes()["train"],
-                "images_hash": self._images_hash,
+                "images_hash": self._images_digest,
             },
         }
 
     @cached_property
-    def _images_hash(self) -> str:
-        """Of all that training may take from the manifest of its images and counterfactuals, but for their pixels."""
-        digest = hashlib.sha256()
-        for case in self.manifest.cases("train"):
-            known = case.name, case.of, case.target, case.domain, case.quality
-            digest.update(json.dumps([*known, sorted(case.attributes.items()), case.lesion_boxes]).encode("utf-8"))
-        return digest.hexdigest()[:16]
+    def _images_digest(self) -> str:
+        return training_digest(self.manifest)
 
     def sizes(self) -> dict[str, int]:
         return {"train": len(self.manifest.originals("train"))}
@@ -329,7 +322,7 @@ class Generation(ImageJob):
         return {**super().header(), "parents": [parent._asdict() for parent in self.parents]}
 
     def require_same_meaning(self, header: dict[str, Any], *, where: Path) -> None:
-        _require_same_parents(self.parents, header_parents(header), where)
+        require_same_parents(self.parents, header_parents(header), where)
 
     def next_command(self, folder: Path) -> str:
         manifest = quoted(folder / "manifest.json")
@@ -347,7 +340,7 @@ class Generation(ImageJob):
         """Every tensor of a generator is taken, or none; what is fine-tuned needs the same parents too.
 
         Raises:
-            CheckpointError: It holds no generator, or one of another architecture or of other parents.
+            CheckpointError: It holds no generator, or one of another architecture, grey scale or of other parents.
         """
         try:
             theirs = header_parents(header)
@@ -356,31 +349,12 @@ class Generation(ImageJob):
                 f"{where}: holds no generator; name a run of method hvae in train.init_from."
             ) from None
         if isinstance(self.recipe.method, HVAEFinetuneSettings):
-            _require_same_parents(self.parents, theirs, where)
+            require_same_parents(self.parents, theirs, where)
+        assert isinstance(self.recipe.network, HVAENetworkSettings)
+        require_same_grey_scale(self.recipe.network.grey_scale, header, where)
         loaded = load_generator_tensors(self.method.student, tensors, where=str(where))
         self.method.load_student(tensors)  # the averaged weights start from them too
         return f"Initialised {loaded} of {loaded} tensors, the whole generator, from {where}."
-
-
-def _require_same_parents(ours: Sequence[Parent], theirs: Sequence[Parent], where: Path) -> None:
-    """A generator takes numbers, whose meaning lies in the parents' order, values and statistics."""
-    if len(ours) == len(theirs) and all(_same(*pair) for pair in zip(ours, theirs, strict=True)):
-        return
-    held, wanted = ("; ".join(_described(parent) for parent in parents) for parents in (theirs, ours))
-    raise CheckpointError(
-        f"{where}: its parents ({held}) are not those of this recipe and its training images ({wanted}); take the "
-        "recipe's parents and manifest from that run."
-    )
-
-
-def _same(one: Parent, other: Parent) -> bool:
-    numbers = ((one.mean, other.mean), (one.std, other.std))
-    return one[:2] == other[:2] and all(math.isclose(*pair, rel_tol=1e-6, abs_tol=1e-9) for pair in numbers)
-
-
-def _described(parent: Parent) -> str:
-    values = f"{parent.mean:.6g} +- {parent.std:.6g}" if parent.values is None else ", ".join(parent.values)
-    return f"{parent.name}: {values}"
 
 
 def job_of(run: Run) -> Job:

@@ -15,7 +15,7 @@ from medcontrast.losses.elbo import FreeEnergy
 from medcontrast.losses.lagrangian import ascended, lagrangian
 from medcontrast.losses.parents import parent_losses
 from medcontrast.methods.base import TeacherMethod
-from medcontrast.methods.hvae import energy_of
+from medcontrast.methods.hvae import energy_of, reconstructed
 from medcontrast.networks.hvae import HVAE
 from medcontrast.networks.parents import Parents
 from medcontrast.networks.predictor import PREDICTOR_SHIFT, Predictor
@@ -92,7 +92,8 @@ class HVAEFinetune(TeacherMethod):
         learns = self._predictor_learns(info)
         self.predictor.train(self.training and learns)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not learns):
-            energy = energy_of(self.student, batch, self.settings, beta=self.settings.beta)
+            found = reconstructed(self.student, batch, self.settings)
+            energy = energy_of(found, self.settings, beta=self.settings.beta)
         if self.training:
             self._fresh.append(mean_over_processes(energy.loss))
         image, own = batch["image"], batch["attributes"]

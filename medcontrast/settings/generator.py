@@ -39,6 +39,8 @@ class HVAENetworkSettings(Settings):
     and the levels finer than every latent alone, so that a latent held under another parent carries less of the old."""
     parents_as: Literal["shift", "factor_and_shift"] = "shift"
     """How the parents enter a block: a bias, as published, or a factor and a bias, then of the image's mean too."""
+    grey_scale: Literal["linear", "logit"] = "linear"
+    """logit: grey values as logits, where faint edges weigh as much as bright ones and a power is nearly a shift."""
 
     @model_validator(mode="after")
     def _levels(self) -> HVAENetworkSettings:
@@ -101,11 +103,20 @@ class HVAESettings(GeneratorMethodSettings):
     """beta moves to its value: from 0 in equal steps, or from beta_first in equal ratios."""
     beta_first: float | None = Field(default=None, gt=0.0)
     """Where beta starts; far above beta it leaves latents no room for what the parents say anyway."""
+    independence: float = Field(default=0.0, ge=0.0)
+    """How strongly latents are kept from telling a discriminator the categories among the parents; 0 turns it off.
+    The discriminator's reversed gradient counts so many times, beside nats per pixel and channel."""
 
     @model_validator(mode="after")
     def _beta_moves(self) -> HVAESettings:
         if self.beta_first is not None and not (self.beta_warm_up_steps and self.beta):
             raise ValueError("beta_first needs beta_warm_up_steps and a beta above 0 to move to")
+        return self
+
+    @model_validator(mode="after")
+    def _independent_of_something(self) -> HVAESettings:
+        if self.independence and "category" not in self.parents.values():
+            raise ValueError("independence is of categories, but parents names none")
         return self
 
 

@@ -120,8 +120,38 @@ def test_the_averaged_weights_make_the_images():
     torch.testing.assert_close(method.teacher.state_dict()[name], before[name] + 0.25)
 
 
-def test_a_bfloat16_step_stays_finite():
-    method = make()
+def test_a_discriminator_of_latents_by_hand():
+    """Its loss is the mean over values of the mean cross-entropy, and latents take its gradient reversed."""
+    method, batch = make(independence=0.25), make_batch(rows=4)
+    batch["attributes"] = batch["attributes"][[0, 0, 0, 1]]
+    terms = losses(method, batch)
+    torch.manual_seed(0)
+    latents = [each.value for each in method.student(batch["image"], batch["attributes"]).latents]
+    assert method.student.latent_width == sum(each.shape[1] for each in latents) == 2 + 4
+    (logits,) = method.discriminator(latents)
+    each = -logits.log_softmax(1)[range(4), [0, 0, 0, 1]]
+    expected = (each[:3].mean() + each[3]) / 2
+    torch.testing.assert_close(terms["discriminator"], expected)
+    torch.testing.assert_close(
+        terms["loss"], terms["negative_log_likelihood"] + terms["kl"] + terms["discriminator"], rtol=1e-5, atol=1e-6
+    )
+    encoder, judge = list(method.student.encoder.parameters()), list(method.discriminator.parameters())
+    found = torch.autograd.grad(terms["discriminator"], encoder + judge)
+    plain = torch.autograd.grad(expected, encoder + judge)
+    for place, (one, other) in enumerate(zip(found, plain, strict=True)):
+        torch.testing.assert_close(one, -0.25 * other if place < len(encoder) else other)
+    assert max(float(each.abs().max()) for each in plain[: len(encoder)]) > 1e-6
+    assert make().discriminator is None and "discriminator" not in losses(make(), make_batch())
+
+
+def test_independence_of_nothing_is_refused():
+    with pytest.raises(ValidationError, match="independence is of categories, but parents names none"):
+        HVAESettings(name="hvae", parents={"age": "number"}, independence=0.1)
+
+
+@pytest.mark.parametrize("more", [{}, {"independence": 0.1}])
+def test_a_bfloat16_step_stays_finite(more):
+    method = make(**more)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = losses(method, make_batch())["loss"]
     loss.backward()
@@ -160,18 +190,19 @@ def test_steps_on_one_batch_lower_its_loss():
     assert np.mean(found[-5:]) < 0.9 * np.mean(found[:5])
 
 
-def fresh(lr=0.01):
-    method = make(awake=False)
+def fresh(lr=0.01, **settings):
+    method = make(awake=False, **settings)
     return method, torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=lr)
 
 
-def test_three_steps_and_a_resume_and_three_are_six():
-    whole, optimizer = fresh()
+@pytest.mark.parametrize("more", [{}, {"independence": 0.1}])
+def test_three_steps_and_a_resume_and_three_are_six(more):
+    whole, optimizer = fresh(**more)
     expected = run(whole, optimizer, range(6))
-    first, optimizer = fresh()
+    first, optimizer = fresh(**more)
     found = run(first, optimizer, range(3))
     saved = copy.deepcopy((first.state_dict(), optimizer.state_dict()))
-    second, optimizer = fresh()
+    second, optimizer = fresh(**more)
     second.load_state_dict(saved[0])
     optimizer.load_state_dict(saved[1])
     found += run(second, optimizer, range(3, 6))

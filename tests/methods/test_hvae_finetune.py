@@ -13,7 +13,7 @@ from medcontrast.engine.build import make_optimizer
 from medcontrast.errors import InputError
 from medcontrast.losses.parents import parent_losses
 from medcontrast.methods import build_method
-from medcontrast.methods.hvae import energy_of
+from medcontrast.methods.hvae import energy_of, reconstructed
 from medcontrast.methods.hvae_finetune import drawn_parents
 from medcontrast.networks.hvae import HVAE
 from medcontrast.networks.parents import Parent, Parents
@@ -91,7 +91,8 @@ def energy(method, step):
     batch = make_batch(step)
     torch.manual_seed(step)
     with torch.no_grad():
-        return energy_of(method.student, batch, method.settings, beta=method.settings.beta).loss
+        found = reconstructed(method.student, batch, method.settings)
+        return energy_of(found, method.settings, beta=method.settings.beta).loss
 
 
 # --- what a step minimises
@@ -115,7 +116,7 @@ def test_later_steps_minimise_the_lagrangian_by_hand():
     method.bound.fill_(1.5)
     terms = losses(method, FIRST, batch)
     torch.manual_seed(FIRST)
-    value = energy_of(method.student, batch, method.settings, beta=1.0).loss
+    value = energy_of(reconstructed(method.student, batch, method.settings), method.settings, beta=1.0).loss
     wanted = drawn_parents(method.student.parents, batch["attributes"], [0, 1, 2, 3], info(FIRST))
     image = method.student.counterfactual(batch["image"], batch["attributes"], wanted)
     assert (image - batch["image"]).abs().max() > 0.01

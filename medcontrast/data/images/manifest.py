@@ -5,7 +5,9 @@ A split is a list of sources: one file with what is known of it, or a file or fo
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -173,6 +175,36 @@ def overlaps(splits: Mapping[str, Sequence[ImageCase]]) -> list[str]:
             if both:
                 faults.append(f"{word} {min(found[first][key] for key in both)} stands in {first} and in {second}")
     return faults
+
+
+def spelled_alike(splits: Mapping[str, Sequence[ImageCase]]) -> list[str]:
+    """Patients of two splits whose names differ in leading zeros or in capitals alone, in words; the first of each."""
+    doubts = []
+    for first, second in combinations(splits, 2):
+        names = [{case.patient for case in splits[split]} - {None} for split in (first, second)]
+        plain = [{_plain(str(name)): str(name) for name in sorted(map(str, some))} for some in names]
+        both = [key for key in plain[0] if key in plain[1] and plain[0][key] != plain[1][key]]
+        if both:
+            pair = f"{plain[0][both[0]]} of {first} and {plain[1][both[0]]} of {second}"
+            doubts.append(f"patients {pair} differ in leading zeros or capitals alone; are they one?")
+    return doubts
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold())
+
+
+def training_digest(manifest: ImageManifest) -> str:
+    """Short name of all that training may take from the manifest of its images and counterfactuals, but their pixels.
+
+    Raises:
+        ManifestError: As for `ImageManifest.cases`.
+    """
+    digest = hashlib.sha256()
+    for case in manifest.cases("train"):
+        known = case.name, case.of, case.target, case.domain, case.quality
+        digest.update(json.dumps([*known, sorted(case.attributes.items()), case.lesion_boxes]).encode("utf-8"))
+    return digest.hexdigest()[:16]
 
 
 def image_identity(case: ImageCase) -> Hashable:

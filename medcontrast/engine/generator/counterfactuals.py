@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from medcontrast.data.images.images import Images
 from medcontrast.data.images.manifest import BOXES, ImageManifest
 from medcontrast.data.images.sources import ImageCase, without_counterfactuals
-from medcontrast.data.images.tables import image_table, write_set
+from medcontrast.data.images.tables import image_table, require_new_set, write_set
 from medcontrast.engine.generator.generator import Action, Generator
 from medcontrast.errors import InputError
-from medcontrast.files import relative_name, require_free
+from medcontrast.files import relative_name
 
 ROWS = 128
 """Images in one forward pass."""
@@ -65,9 +65,9 @@ def write_counterfactuals(
 
     Raises:
         InputError: An image lacks a parent, or the interventions change no image.
-        OutputError: The files exist, or cannot be written.
+        OutputError: The files exist, are those of the manifest itself, or cannot be written.
     """
-    require_free(*(folder / name for name in FILES), overwrite=overwrite)
+    require_new_set(manifest, folder / FILES[1], folder / FILES[0], overwrite=overwrite)
     cases = manifest.originals("train")
     numbers = generator.numbers(cases, manifest.classes, where=f"{manifest.path}: train")
     data = generator.recipe.data

@@ -268,7 +268,8 @@ def boxes(
             err=True,
         )
     counts = ", ".join(f"{some} of {all_} images of {split}" for split, (some, all_) in written.found.items())
-    typer.echo(f"{written.manifest}: boxes for {counts} that are not healthy and had none.")
+    healthy = f"healthy is the first class, {loaded.classes[0]}"
+    typer.echo(f"{written.manifest}: boxes for {counts} that are not healthy and had none ({healthy}).")
 
 
 @app.command("scanners")

@@ -28,15 +28,22 @@ def new(
 ) -> None:
     """Look at the training scans and write a complete recipe, each value with its reason."""
     from medcontrast.commands.progress import counting
+    from medcontrast.data.images.manifest import is_image_manifest
     from medcontrast.data.manifest import load_manifest
     from medcontrast.data.propose import propose_recipe
     from medcontrast.data.recipe_page import relative_path, write_recipe
     from medcontrast.data.survey import survey
+    from medcontrast.errors import ManifestError
     from medcontrast.files import require_free
     from medcontrast.settings import load_segmentation_recipe
     from medcontrast.settings.shipped import find_recipe
 
     require_free(output, overwrite=overwrite)
+    if is_image_manifest(manifest):
+        raise ManifestError(
+            f"{manifest}: lists images, and a recipe is proposed for scans alone. Copy one that pre-trains "
+            "(`medcontrast recipes` lists them), and set its data.manifest, data.size and data.channels."
+        )
     template = load_segmentation_recipe(find_recipe(like)) if like is not None else None
     loaded = load_manifest(manifest)
     with counting("reading") as tell:

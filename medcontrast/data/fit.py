@@ -151,8 +151,8 @@ def _missing_faults(recipe: PretrainRecipe, manifest: ImageManifest) -> list[str
 
 def _target_faults(method: MultiLevelSettings, manifest: ImageManifest, cases: Sequence[ImageCase]) -> list[str]:
     """Whether lesions can be told from healthy images; of no cases, as far as the manifest itself says."""
-    if method.queued == "all" and method.queries == "all":
-        return []  # nothing then depends on the target
+    if _targets_tell_nothing(method):
+        return []
     listed = not cases and any(source_kind(source) == "csv" for source in manifest.sources["train"])
     fields = fields_of([vars(case) for case in cases] or manifest.sources["train"])
     if "target" not in fields and not listed:
@@ -168,6 +168,20 @@ def _target_faults(method: MultiLevelSettings, manifest: ImageManifest, cases: S
         f"data.manifest: the training images of {manifest.path} with a target are all {only} (target 0, the class "
         f"{manifest.classes[0]}, is healthy), but method multi_level needs {other} too; add some"
     ]
+
+
+def told_by_targets(recipe: AnyRecipe, manifest: Manifest | ImageManifest) -> str | None:
+    """Which classes a method takes for what by their order alone, in a sentence; None where none does."""
+    if not isinstance(recipe.method, MultiLevelSettings) or not isinstance(manifest, ImageManifest):
+        return None
+    if _targets_tell_nothing(recipe.method) or not manifest.classes:
+        return None
+    others = ", ".join(manifest.classes[1:]) or "none"
+    return f"By their order in the manifest's classes, {manifest.classes[0]} is healthy, and lesions are: {others}."
+
+
+def _targets_tell_nothing(method: MultiLevelSettings) -> bool:
+    return method.queued == "all" and method.queries == "all"
 
 
 def _queue_faults(

@@ -21,12 +21,13 @@ from medcontrast.data.images.images import Images
 from medcontrast.data.images.lesion_boxes import Box, moved_box
 from medcontrast.data.images.manifest import BOXES, MADE_BY, ImageManifest, require_apart
 from medcontrast.data.images.sources import ImageCase
+from medcontrast.data.images.tables import require_new_set
 from medcontrast.data.listing import manifest_text
 from medcontrast.engine.probe.embed import ROWS, ImageSet
 from medcontrast.engine.probe.finetune import Classifier, FineTuning, classify, fine_tune
 from medcontrast.engine.probe.images import hold_out, image_set
 from medcontrast.errors import InputError
-from medcontrast.files import relative_name, require_free, write_text
+from medcontrast.files import relative_name, write_text
 from medcontrast.metrics.classification import accuracy
 from medcontrast.networks.encoders2d import Encoder, build_encoder
 from medcontrast.networks.grad_cam import grad_cam, on_pixels
@@ -119,9 +120,9 @@ def write_lesion_boxes(
 
     Raises:
         InputError: Fewer than two classes, a class that no training image has, no image to find boxes for, or no box.
-        OutputError: The files exist, or cannot be written.
+        OutputError: The files exist, are those of the manifest itself, or cannot be written.
     """
-    require_free(*(folder / name for name in FILES), overwrite=overwrite)
+    require_new_set(manifest, folder / FILES[0], folder / FILES[1], overwrite=overwrite)
     require_apart(manifest)
     wanted = {split: _without_boxes(manifest, split) for split in request.splits}
     learned, judged = _taught(manifest)

@@ -21,6 +21,9 @@ from medcontrast.engine.build import make_encoder, make_pretraining_method
 from medcontrast.engine.probe import run as probe_run
 from medcontrast.engine.probe.images import hold_out, probe_images
 
+SPLIT = {"train": [0, 1, 2], "validation": [3], "test": [4]}
+"""Folds of each split."""
+
 
 @pytest.fixture
 def trained(pretrained: Path) -> Path:
@@ -158,6 +161,34 @@ def test_images_that_were_pre_trained_on_are_said(trained: Path, tmp_path: Path,
     assert answer.code == 0
     sentence = "Warning: 4 of 4 scored images were pre-trained on; this is not a score on new images."
     assert sentence in answer.out.splitlines()
+
+
+def test_training_images_that_are_no_longer_those_pre_trained_on_are_said(
+    tiny: SimpleNamespace, tmp_path: Path, cli: Cli
+) -> None:
+    """A row less in a list that is dealt out by number moves every other image to another split."""
+    path = tiny.write_images(tmp_path / "data", train=36, test=0)
+    names = [entry["image"] for entry in json.loads(path.read_text())["train"]]
+    lines = ["image,target", *(f"{name},{number % 2}" for number, name in enumerate(names))]
+    (tmp_path / "data/list.csv").write_text("\n".join(lines))
+    parts = {split: [{"csv": "list.csv", "folds": 5, "take": take}] for split, take in SPLIT.items()}
+    change(path, lambda tree: tree.update(parts))
+    run = tiny.make_run(tmp_path, tiny.pretrain_tree(steps=1))
+    tiny.train(run)
+
+    def warnings(name: str) -> list[str]:
+        answer = cli("probe", "--ckpt", run.folder, *QUICK, "--no-finetune", "-o", tmp_path / name)
+        assert answer.code == 0, answer.err
+        found: list[str] = json.loads((tmp_path / name / "probe.json").read_text())["facts"]["warnings"]
+        assert all(f"Warning: {each}" in answer.out.splitlines() for each in found)
+        return found
+
+    assert warnings("before") == []
+    (tmp_path / "data/list.csv").write_text("\n".join([lines[0], *lines[3:]]))
+    assert warnings("after") == [
+        f"the training images of {run.folder}/manifest.json, or what is known of them, are no longer those that were "
+        "pre-trained on, so that scored images may be among these; put the data back as they were to know."
+    ]
 
 
 def test_patients_of_whom_other_images_were_pre_trained_on_are_said(

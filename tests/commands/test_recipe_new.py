@@ -24,6 +24,17 @@ def test_a_recipe_for_the_hippocampus(data_root: Path, cli: Cli, tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_images_are_sent_to_the_recipes_that_pre_train(tiny: SimpleNamespace, cli: Cli, tmp_path: Path) -> None:
+    manifest = tiny.write_images(tmp_path / "data")
+    answer = cli("recipe", "new", "--manifest", manifest, "-o", tmp_path / "x.yaml", "--like", "cifar10_simclr")
+    assert (answer.code, answer.err) == (
+        2,
+        f"{manifest}: lists images, and a recipe is proposed for scans alone. Copy one that pre-trains (`medcontrast "
+        "recipes` lists them), and set its data.manifest, data.size and data.channels.\n",
+    )
+    assert not (tmp_path / "x.yaml").exists()
+
+
 def test_a_recipe_for_the_left_atrium(data_root: Path, cli: Cli, tmp_path: Path) -> None:
     assert cli("data", "check", SHIPPED / "la_8of64_val16.json").code == 0
     answer = cli("recipe", "new", "--manifest", SHIPPED / "la_8of64_val16.json", "-o", tmp_path / "l.yaml")

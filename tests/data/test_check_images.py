@@ -145,7 +145,41 @@ def test_overlap_of_names_and_of_patients(path: Path) -> None:
         "splits: image train/00.png stands in train and in test",
         "splits: patient p stands in train and in validation",
     ]
-    assert findings(report_of(path, splits=["train"])) == {}
+    nobody = "train: 23 of 24 images have no patient; whether theirs stand in another split is not known"
+    assert findings(report_of(path, splits=["train"])) == {"notes": [nobody]}
+
+
+def test_patients_that_are_spelled_in_two_ways(path: Path) -> None:
+    def name(tree: dict[str, Any]) -> None:
+        for split, names in (("train", ("007", "B10")), ("test", ("7", "b10")), ("validation", ("70", "B100"))):
+            for source, patient in zip(tree[split], names, strict=False):
+                source["patient"] = patient
+
+    edit(path, name)
+    assert findings(report_of(path))["warnings"] == [
+        "splits: patients 007 of train and 7 of test differ in leading zeros or capitals alone; are they one?"
+    ]
+
+
+def test_images_that_lack_an_attribute_which_others_have(path: Path) -> None:
+    def name(tree: dict[str, Any]) -> None:
+        for number, source in enumerate(tree["train"]):
+            source["attributes"] = {"age": 40 + number} if number > 1 else {}
+
+    edit(path, name)
+    notes = ["train: 2 of 24 images have no age; a generator of images needs it of all"]
+    assert findings(report_of(path)) == {"notes": notes}
+
+
+def test_a_domain_that_counterfactuals_alone_make_frequent(path: Path) -> None:
+    def name(tree: dict[str, Any]) -> None:
+        tree["train"][0]["domain"] = "C"
+        tree["train"][1] |= {"domain": "C", "of": "train/00.png"}
+
+    edit(path, name)
+    found = findings(report_of(path))
+    assert found["warnings"] == ["train: domain C occurs once"]
+    assert found["notes"] == ["train: 1 of 24 images are counterfactuals of others"]
 
 
 def test_what_occurs_once_is_missing_or_differs(path: Path, tmp_path: Path) -> None:
@@ -266,9 +300,11 @@ def test_twelve_bits_in_a_file_of_sixteen(path: Path, tmp_path: Path) -> None:
         Image.fromarray(pixels).save(tmp_path / f"test/{number:02d}.png")
     dark = Image.fromarray(np.full((16, 16), 3, np.uint8) + np.eye(16, dtype=np.uint8))
     dark.save(tmp_path / "test/04.png")  # eight bits are what they are, however dark
+    colour = np.full((16, 16, 3), 15, np.uint8) - np.eye(16, dtype=np.uint8)[..., None]
+    Image.fromarray(colour).save(tmp_path / "test/05.png")  # as Pillow reads 12 bits of colour in 16: the upper byte
     found = findings(report_of(path))
     assert found.pop("warnings") == [
-        "test: 1 of 12 images reach no more than a sixteenth of what 16 bits hold (12 bits in a 16-bit file?) and are "
+        "test: 2 of 12 images reach no more than a sixteenth of what 16 bits hold (12 bits in a 16-bit file?) and are "
         "read as nearly black, such as test/01.png"
     ]
-    assert found == {}
+    assert found == {"notes": ["test: images differ in channels: 11 of 1, 1 of 3; data.channels converts them"]}

@@ -46,7 +46,14 @@ def test_what_is_of_low_quality_as_it_is_stays_so(cli, tiny, tmp_path):
     done = cli("data", "degrade", path, "-o", tmp_path / "out", "--kind", "xray", "--size", 16)
     assert done.code == 0, done.err
     found = [case.quality for case in load_image_manifest(tmp_path / "out" / "manifest.json").cases("test")]
-    assert found == ["low"] * 2 + ["high"] * 4 + ["low"] * 6
+    assert found == ["low"] * 2 + ["high"] * 4 + ["low"] * 4  # and is not degraded further
+    arrays, first = np.load(tmp_path / "out/images.npz"), np.load(tmp_path / "some/images.npz")["images"][6:]
+    assert np.array_equal(arrays["test_high_images"], first)
+    assert arrays["test_low_patient"].tolist() == [f"images.npz#images[{number}]" for number in range(8, 12)]
+    whole = tiny.write_squares(tmp_path / "whole")
+    assert cli("data", "degrade", whole, "-o", tmp_path / "all", "--kind", "xray", "--size", 16).code == 0
+    # the draws are those of an image's place, whoever is left out
+    assert np.array_equal(arrays["test_low_images"], np.load(tmp_path / "all/images.npz")["test_low_images"][2:])
 
 
 def test_splits_that_share_an_image_are_refused(degrade, tmp_path):

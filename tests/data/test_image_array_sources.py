@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,27 @@ def test_npz_with_columns_and_rows(tmp_path: Path) -> None:
     # files of one name in two folders are two sets
     write_npz(tmp_path / "e/set.npz", images=np.zeros((1, 4, 4), np.uint8))
     assert cases_of(tmp_path, {"npz": "e/set.npz"})[0].name == "e/set.npz#images[0]"
+
+
+def test_text_as_bytes_is_the_same_text(tmp_path: Path) -> None:
+    persons = np.array(["p0", "p0", "pé"])
+    write_npz(
+        tmp_path / "x.npz",
+        images=np.zeros((3, 2, 2), np.uint8),
+        persons=np.char.encode(persons, "utf-8"),
+        odd=np.array([b"\xff", b"a", b"b"]),
+    )
+    cases = cases_of(tmp_path, {"npz": "x.npz", "patient": "persons"})
+    assert [case.patient for case in cases] == ["p0", "p0", "pé"]
+    with pytest.raises(ManifestError, match=r"array odd of .*x\.npz holds bytes that are no UTF-8"):
+        cases_of(tmp_path, {"npz": "x.npz", "domain": "odd"})
+
+
+def test_a_fold_number_of_absurd_size_is_answered_at_once(tmp_path: Path) -> None:
+    write_npz(tmp_path / "x.npz", images=np.zeros((4, 2, 2), np.uint8))
+    assert [case.index for case in cases_of(tmp_path, {"npz": "x.npz", "folds": 10**30, "take": [2]})] == [2]
+    with pytest.raises(ManifestError, match="take is a list of numbers below folds"):
+        cases_of(tmp_path, {"npz": "x.npz", "folds": 3, "take": [3]})
 
 
 def test_which_images_of_many(tmp_path: Path) -> None:
@@ -111,6 +133,19 @@ def test_a_damaged_npz(tmp_path: Path) -> None:
     for read in (npz_length, npz_array):
         with pytest.raises(ManifestError, match=r"here: .*x\.npz cannot be read as \.npz \("):
             read(file, "images", "here")
+    squeezed = tmp_path / "squeezed.npz"
+    np.savez_compressed(squeezed, images=np.random.default_rng(0).integers(0, 255, (2, 40, 40)).astype(np.uint8))
+    data = bytearray(squeezed.read_bytes())
+    data[60:90] = b"\xff" * 30  # where the packed array begins; the archive's own table is whole
+    squeezed.write_bytes(data)
+    packed = bytearray(write_npz(tmp_path / "packed.npz", images=np.zeros((2, 4, 4), np.uint8)).read_bytes())
+    for signature, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        start = packed.index(signature) + place
+        packed[start : start + 2] = b"\x63\x00"  # a way of packing that nobody knows
+    (tmp_path / "packed.npz").write_bytes(packed)
+    for name, read in itertools.product(("squeezed", "packed"), (npz_length, npz_array)):
+        with pytest.raises(ManifestError, match=rf"here: .*{name}\.npz cannot be read as \.npz \("):
+            read(tmp_path / f"{name}.npz", "images", "here")
     np.save(tmp_path / "y.npy", np.zeros(3))
     with pytest.raises(
         ManifestError, match=r"here: .*y\.npy cannot be read as \.npz \(it is a single array, \.npy\)\."

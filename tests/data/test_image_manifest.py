@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from medcontrast.data.fit import recipe_manifest, require_files, require_fit
+from medcontrast.data.fit import recipe_manifest, require_files, require_fit, told_by_targets
 from medcontrast.data.images.manifest import (
     ImageManifest,
     is_image_manifest,
@@ -285,6 +285,13 @@ def test_multi_level_needs_targets_of_both_kinds(tmp_path: Path, tiny: SimpleNam
     assert fault([*known, *ill, *fine]) == ""
     # nothing depends on the target when all are queries and all are queued
     assert fault(known, queued="all") == ""
+    said = "By their order in the manifest's classes, fine is healthy, and lesions are: ill."
+    manifest = loaded(tmp_path, classes=["fine", "ill"], train=[*ill, *fine])
+    tree = tiny.pretrain_tree(rows=1)
+    tree["augment"]["views"] = {name: {} for name in QUEUED["multi_level"]}
+    for keys, sentence in (({}, said), ({"queued": "all"}, None), ({"queued": "all", "queries": "lesion"}, said)):
+        tree["method"] = {"name": "multi_level", "embedding_channels": 8, "queue": 1, **keys}
+        assert told_by_targets(tiny.recipe_from(tree), manifest) == sentence
     assert fault(known, queued="all", queries="lesion") == lacks.format("domain, attributes")
 
 

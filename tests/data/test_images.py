@@ -98,6 +98,22 @@ def test_floats_of_a_picture_are_fractions(tmp_path: Path) -> None:
         read_image(picture(tmp_path / "z.tif", np.array([[-1, 70000]], np.int32)), channels=1, size=6)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_a_tiff_whose_white_is_zero_is_turned_round_whatever_its_bits(tmp_path: Path, kind: type) -> None:
+    largest = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[kind]
+    shares = np.linspace(0, 1, 36).reshape(6, 6)
+    stored = (shares * largest).astype(kind)
+    for photometric, expected in ((0, 1.0 - shares), (1, shares)):
+        file = tmp_path / f"{photometric}.tif"
+        tags = {262: photometric}
+        # of 8 bits Pillow turns round what it writes, too
+        Image.fromarray(255 - stored if kind is np.uint8 and photometric == 0 else stored).save(file, tiffinfo=tags)
+        with Image.open(file) as written:
+            assert written.tag_v2[262] == photometric
+        found = read_image(ImageCase(name="x", file=file), channels=1, size=6)[0]
+        np.testing.assert_allclose(found, expected * 255, atol=1.0)
+
+
 def test_files_that_are_no_image(tmp_path: Path) -> None:
     case = picture(tmp_path / "x.png", colours(40, 40))
     case.file.write_bytes(case.file.read_bytes()[:300])

@@ -217,6 +217,9 @@ def test_what_the_command_refuses(cli, tiny, run_of, data, tmp_path):
     refused(lacks, "--metrics", "validation", manifest=data.parent / "late.json")
     refused("--metrics train: a generator is scored on validation or test.", "--metrics", "train")
     assert not list(out.glob("*.npz"))
+    own = ("-o", data.parent, "--overwrite")  # of several -o the last one counts
+    refused("manifest.json: the new set is made from this file, and would replace it; name another with -o.", *own)
+    assert json.loads(data.read_text(encoding="utf-8")) == tree
     probed = cli("probe", "--ckpt", run.folder)
     assert probed.code == 2
     assert "method hvae makes images and leaves no encoder behind" in probed.err

@@ -118,7 +118,12 @@ def test_one_seed_gives_one_manifest_and_boxes_that_are_there_stay(tmp_path, cli
     first, second = done.out.strip().splitlines()
     assert first.startswith("Classifier: accuracy 0.") and "on 6 images that it did not learn from (0.5000 by" in first
     assert second.startswith(f"{tmp_path / 'd/manifest.json'}: boxes for ")
-    assert "images of train, " in second and second.endswith("images of validation that are not healthy and had none.")
+    assert "images of train, " in second and second.endswith(
+        "images of validation that are not healthy and had none (healthy is the first class, healthy)."
+    )
+    own = cli("data", "boxes", tmp_path / "d/manifest.json", "-o", tmp_path / "d", *words, "--overwrite")
+    assert own.code == 2 and "manifest.json: the new set is made from this file, and would replace it" in own.err
+    assert (tmp_path / "d/manifest.json").read_text() == texts["d"]
 
 
 @pytest.mark.parametrize(("accuracy", "warned"), [(0.5, True), (0.6, False)])

@@ -218,6 +218,36 @@ def test_a_group_that_does_not_occur(cli, grid, tmp_path, groups, sentence):
     assert (found.code, found.err) == (2, "groups: no scored image is of domain 'C'; there are A, B.\n")
 
 
+@pytest.mark.parametrize(
+    ("edit", "settings_", "sentence"),
+    [
+        (
+            lambda tree: [entry.pop("quality", None) for entry in tree["test"]],
+            {"drop": "quality"},
+            "drop quality: needs",
+        ),
+        (
+            lambda tree: tree.update(test=[entry for entry in tree["test"] if entry["target"] == 0]),
+            {},
+            "data/manifest.json: all 6 images of test are of one class, plain.",
+        ),
+        (
+            lambda tree: [entry.update(domain="A") for entry in tree["test"]],
+            {"groups": {"domain": ["A", "B"]}},
+            "groups: no scored image is of domain 'A'; they do not differ by domain.",
+        ),
+    ],
+)
+def test_what_no_probe_could_use_is_found_before_anything_is_trained(cli, grid, edit, settings_, sentence):
+    tree = json.loads(Path("data/manifest.json").read_text(encoding="utf-8"))
+    edit(tree)
+    Path("data/manifest.json").write_text(json.dumps(tree), encoding="utf-8")
+    grid.write_text(yaml.safe_dump(yaml.safe_load(grid.read_text(encoding="utf-8")) | settings_), encoding="utf-8")
+    found = cli("benchmark", grid)
+    assert found.code == 2 and sentence in found.err, found.err
+    assert not Path("runs").exists() and not Path("benchmarks").exists()
+
+
 def test_a_grid_keeps_the_warnings_of_its_probes(cli, grid):
     source, copy = Path("data/train/03.png"), Path("data/test/05.png")
     copy.write_bytes(source.read_bytes())

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from medcontrast.engine.probe.embed import ImageSet, embed
 from medcontrast.engine.probe.finetune import Classifier, FineTuning, classify, fine_tune, mirrored, rows_of_step
-from medcontrast.engine.probe.labels import stratified_subset
+from medcontrast.engine.probe.labels import distinct_shares, stratified_subset
 from medcontrast.engine.probe.linear import choose_linear, fit_linear
 from medcontrast.errors import InputError
 from medcontrast.networks.encoders2d import build_encoder
@@ -156,6 +156,19 @@ def test_subsets_are_stratified_and_nested(fraction):
     np.testing.assert_array_equal(chosen, stratified_subset(targets, fraction, seed=4))
     if fraction < 1:
         assert not np.array_equal(chosen, stratified_subset(targets, fraction, seed=5))
+
+
+def test_shares_that_take_the_same_images_are_one():
+    targets = np.repeat([0, 1], [12, 10])
+    shares, notes = distinct_shares(targets, (0.01, 0.05, 0.1, 0.25, 0.25, 1.0))
+    assert shares == (0.01, 0.25, 1.0)
+    assert notes == [
+        f"{share} % of the labels are the same 2 of 22 images as 1 %, and left out; every class has one at least."
+        for share in (5, 10)
+    ]
+    for one, other in ((0.01, 0.1), (0.01, 0.05)):
+        assert np.array_equal(stratified_subset(targets, one, 3), stratified_subset(targets, other, 3))
+    assert len(stratified_subset(targets, 0.25, 3)) == 3 + 3
 
 
 def test_a_share_out_of_range_is_refused():

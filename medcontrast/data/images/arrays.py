@@ -24,6 +24,9 @@ _MISSING = ("nan", "NaN", "<NA>")
 _MISSING_OR_NAME = ("NA", "N/A", "None", "null")
 """How they write it too, where it may be a name, as of North America."""
 
+_DAMAGED = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What reading a broken archive ends in; one that is encrypted, or packed in a way unknown here, is a RuntimeError."""
+
 
 def npz_array(path: Path, key: str, where: str) -> NDArray[Any]:
     """One array of an .npz file.
@@ -43,7 +46,7 @@ def npz_array(path: Path, key: str, where: str) -> NDArray[Any]:
                 raise ManifestError(f"{where}: {path} has no array {key!r}; it has {', '.join(arrays.files)}.")
             found: NDArray[Any] = arrays[key]
             return found
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGED as error:
         raise ManifestError(f"{where}: {path} cannot be read as .npz ({error}).") from None
 
 
@@ -62,7 +65,7 @@ def npz_length(path: Path, key: str, where: str) -> int:
             shape = read(stream)[0]
     except KeyError:
         shape = npz_array(path, key, where).shape  # says which arrays there are
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise ManifestError(f"{where}: {path} cannot be read as .npz ({error}).") from None
     if not shape:
         raise ManifestError(f"{where}: array {key} of {path} is a single number; expected images x height x width.")
@@ -75,11 +78,18 @@ def npz_column(path: Path, key: str, count: int, where: str) -> list[Any]:
     Raises:
         ManifestError: No such array, or it holds something else.
     """
+    import numpy as np
+
     array = npz_array(path, key, where)
     if array.shape not in ((count,), (count, 1)):
         raise ManifestError(
             f"{where}: array {key} of {path} has shape {array.shape}; expected one value for each of {count} images."
         )
+    if array.dtype.kind == "S":  # text as HDF5 files give it
+        try:
+            array = np.char.decode(array, "utf-8")
+        except UnicodeDecodeError as error:
+            raise ManifestError(f"{where}: array {key} of {path} holds bytes that are no UTF-8 ({error}).") from None
     values: list[Any] = array.reshape(count).tolist()
     return values
 

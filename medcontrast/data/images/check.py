@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medcontrast.data.check import Finding
 from medcontrast.data.images.arrays import csv_rows
 from medcontrast.data.images.lesion_boxes import box_faults, healthy_fault
-from medcontrast.data.images.manifest import ImageManifest, overlaps
+from medcontrast.data.images.manifest import ImageManifest, overlaps, spelled_alike
 from medcontrast.data.images.pixels import read_pixels
 from medcontrast.data.images.sources import CSV_COLUMNS, ImageCase, other_files, source_kind
 from medcontrast.errors import ImageError, ManifestError, VolumeError
@@ -116,6 +116,7 @@ def check_image_manifest(
         _check_facts(split, report)
         report.notes += [Finding(split, "", text) for text in _not_read(manifest, split)]
     report.faults += [Finding("splits", "", text) for text in overlaps(report.cases)]
+    report.warnings += [Finding("splits", "", text) for text in spelled_alike(report.cases)]
     _check_table(report)
     return report
 
@@ -142,9 +143,10 @@ def _check_image(
     if pixels.min() == pixels.max():
         return FLAT  # two of them are alike without being one image
     _check_copies(split, case, pixels, report, seen)
-    # of bytes, slices and DICOM the range of values is known or theirs to give
+    # of bytes, slices and DICOM the range of values is known or theirs to give; 16 bits of colour come as bytes too
     picture = case.index is None and case.file.suffix.lower() != ".dcm"
-    return DARK if picture and pixels.dtype != np.uint8 and pixels.max() <= _TWELVE_BITS else ""
+    doubtful = pixels.dtype != np.uint8 or pixels.shape[2] > 1
+    return DARK if picture and doubtful and pixels.max() <= _TWELVE_BITS else ""
 
 
 def _not_read(manifest: ImageManifest, split: str) -> list[str]:
@@ -238,8 +240,18 @@ def _check_facts(split: str, report: ImageCheckReport) -> None:
     made = sum(case.of is not None for case in cases)
     if made:
         report.notes.append(Finding(split, "", f"{made} of {len(cases)} images are counterfactuals of others"))
+    nobody = sum(case.patient is None for case in cases)
+    if 0 < nobody < len(cases):
+        text = f"{nobody} of {len(cases)} images have no patient; whether theirs stand in another split is not known"
+        report.notes.append(Finding(split, "", text))
+    for name in sorted({name for case in cases for name in case.attributes}):
+        lacking = sum(name not in case.attributes for case in cases)
+        if lacking:
+            text = f"{lacking} of {len(cases)} images have no {name}; a generator of images needs it of all"
+            report.notes.append(Finding(split, "", text))
     _check_boxes(split, report)
-    for kind, values in kinds.items():
+    # counterfactuals hide how few images there are of a domain
+    for kind, values in _kinds(report.manifest, [case for case in cases if case.of is None]).items():
         for value, count in sorted(Counter(values).items()):
             if count == 1 and value != NONE:
                 report.warnings.append(Finding(split, "", f"{kind} {value} occurs once"))

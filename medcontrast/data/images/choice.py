@@ -39,7 +39,7 @@ def chosen(
         raise ManifestError(f"{where}: rows is [first, end], the end not included, but got {rows!r}.")
     if not 0 <= rows[0] < rows[1] <= count:
         raise ManifestError(f"{where}: rows {rows} do not lie in the {count} images that are there.")
-    if not (_whole_numbers([folds]) and _whole_numbers(take) and set(take) <= set(range(folds))):
+    if not (_whole_numbers([folds]) and _whole_numbers(take) and all(number < folds for number in take)):
         raise ManifestError(f"{where}: take is a list of numbers below folds, but got {take!r} of {folds!r}.")
     without = source.get("without", [])
     if not (_whole_numbers(without) and set(without) <= set(range(count))):

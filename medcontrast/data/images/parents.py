@@ -73,7 +73,10 @@ def _category(name: str, values: Sequence[Any], classes: Sequence[str], where: s
         raise InputError(f"{where}: {name} is {next(iter(counts))} in every image; a parent needs two values or more.")
     rare = [value for value, count in sorted(counts.items()) if count == 1]
     if rare:
-        raise InputError(f"{where}: {name} {rare[0]} occurs once; nothing can be learned of it. Leave that image out.")
+        raise InputError(
+            f"{where}: {name} {rare[0]} occurs once; nothing can be learned of it. Leave that image out, or add others "
+            "of its kind."
+        )
     order = list(classes) if name == "target" and classes else sorted(counts)
     return Parent(name, tuple(value for value in order if value in counts))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,12 @@ from medcontrast.data.images.dicom import dicom_pixels
 from medcontrast.data.images.slices import image_slice
 from medcontrast.data.images.sources import ImageCase
 from medcontrast.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_PHOTOMETRIC = 262
+"""The tag of a TIFF that says what its values mean; 0 is white at 0."""
 
 
 def read_pixels(case: ImageCase) -> NDArray[Any]:
@@ -86,15 +92,20 @@ def _picture(path: Path) -> NDArray[Any]:
             if frames > 1:
                 raise ImageError(f"{path}: holds {frames} pictures; write one a file.")
             upright = ImageOps.exif_transpose(picture)  # cameras note how they were held instead of turning the pixels
-            if picture.mode == "F":
-                return _fractions(np.asarray(upright), str(path))
-            if picture.mode.startswith("I"):
-                return _sixteen_bits(np.asarray(upright), path)
+            if picture.mode == "F" or picture.mode.startswith("I"):
+                values = np.asarray(upright)
+                found = _fractions(values, str(path)) if picture.mode == "F" else _sixteen_bits(values, path)
+                return 255.0 - found if _white_is_zero(picture) else found
             return np.asarray(upright.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
     except FileNotFoundError:
         raise ImageError(f"{path}: there is no such image.") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         raise ImageError(f"{path}: cannot be read as an image ({error}).") from None
+
+
+def _white_is_zero(picture: Image.Image) -> bool:
+    """Whether a TIFF stores its negative, as digitised films do; Pillow turns round the 8 bits alone."""
+    return getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == 0
 
 
 def _sixteen_bits(array: NDArray[Any], path: Path) -> NDArray[np.float64]:

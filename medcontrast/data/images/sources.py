@@ -141,6 +141,8 @@ class _Place:
             raise ManifestError(f'{where}: quality is "high" or "low", but got {found["quality"]!r}.')
         for key in ("domain", "patient", "text", "of"):
             if key in found:
+                if not isinstance(found[key], str | int | float):
+                    raise ManifestError(f"{where}: {key} is a word or a number, but got {found[key]!r}.")
                 found[key] = str(found[key])
         attributes = found.get("attributes", {})
         try:
@@ -308,7 +310,7 @@ def _csv(source: dict[str, Any], path: Path, place: _Place) -> list[ImageCase]:
         known: dict[str, Any] = {key: row.get(key) for key in CSV_COLUMNS[1:]}
         known["attributes"] = {name: row[name] for name in wanted}
         image = row["image"].strip()
-        if not image:
+        if not image or "\0" in image:
             raise ManifestError(f"{place.where}: row {index + 1} of {path} names no image.")
         name, file = _name(folder, image), place.root / folder / image
         cases.append(ImageCase(name=name, file=file, **place.facts(known, f"row {index + 1} ({name})")))

@@ -37,10 +37,10 @@ def write_degraded(
 ) -> Path:
     """Writes folder/images.npz and folder/manifest.json, with quality "high" and, for the degraded ones, "low".
 
-    Training and validation images are written as they are; each test image is there a second time, degraded by draws
-    of its place in the split. `patient` is the image that one came from (or that image's patient), so that an image
-    and its degraded copy count as one. Counterfactuals are left out: a probe takes no account of them, and an encoder
-    that learned from them on the clean set can be probed on this one.
+    Training and validation images are written as they are; each test image that is not of low quality already is there
+    a second time, degraded by draws of its place in the split. `patient` is the image that one came from (or that
+    image's patient), so that an image and its degraded copy count as one. Counterfactuals are left out: a probe takes
+    no account of them, and an encoder that learned from them on the clean set can be probed on this one.
 
     Args:
         manifest: Of images, every one with a target; its counterfactuals, where it has any, are left out.
@@ -73,16 +73,18 @@ def write_degraded(
         cases = manifest.originals(split)
         images = Images(cases, channels=channels, size=size)
         _require_targets(manifest, split, cases)
-        parts = {"high": np.stack([images[index] for index in range(len(images))])}
-        if split == _TWICE:
-            parts["low"] = _worse(images, settings, seed)
+        every = list(range(len(images)))
+        parts = {"high": (every, np.stack([images[index] for index in every]))}
+        # what is of low quality as it is stays so, and is not degraded further: it is no worse copy of a good image
+        good = [index for index in every if cases[index].quality != "low"]
+        if split == _TWICE and good:
+            parts["low"] = good, _worse(images, settings, seed)[good]
         tree[split] = []
-        known_on_grid = [images.case_on_grid(index) for index in range(len(images))]
-        for quality, part in parts.items():
-            # what is of low quality as it is stays so
+        for quality, (places, part) in parts.items():
+            on_grid = [images.case_on_grid(index) for index in places]
             known = [
                 replace(case, quality="low" if case.quality == "low" else quality, patient=case.patient or case.name)
-                for case in known_on_grid
+                for case in on_grid
             ]
             new, source = image_table(file.name, f"{split}_{quality}", part, known, manifest.classes)
             arrays |= new

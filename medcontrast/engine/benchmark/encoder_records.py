@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from medcontrast.data.images.pixels import read_pixels
 from medcontrast.data.images.sources import ImageCase
 from medcontrast.engine.benchmark.records import deciding, read_record, recipe_digest, require_keys, require_same
-from medcontrast.engine.probe.images import ProbeImages, image_units
+from medcontrast.engine.probe.images import ProbeImages, group_members, image_units
 from medcontrast.errors import InputError
 from medcontrast.files import write_text
 from medcontrast.settings import PretrainRecipe
@@ -154,7 +154,9 @@ def make_probe_record(
         images_hash=hashlib.sha256("\n".join(names).encode("utf-8")).hexdigest()[:16],
         units=units_text(image_units(images.scored).tolist()),
         hits={name: _marks(right) for name, right in hits.items()},
-        groups={kind: {name: _marks(np.array(of) == name) for name in sorted(set(of))} for kind, of in groups.items()},
+        groups={
+            kind: {name: _marks(marks) for name, marks in group_members(of).items()} for kind, of in groups.items()
+        },
         facts=facts,
         pixels_hash=pixels_digest(images.scored),
     )

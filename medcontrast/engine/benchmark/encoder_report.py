@@ -5,12 +5,13 @@ Letters: m units.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medcontrast.engine.benchmark import tables
 from medcontrast.engine.benchmark.encoder_records import ProbeRecord
@@ -211,9 +212,8 @@ def _require_alike(grid: ProbeGridSettings, records: dict[str, ProbeRecord]) -> 
             raise InputError(
                 f"Record {name} has no {missing[0]!r}, which the grid asks for; delete it to run it again."
             )
-    _require_groups(grid, expected)
-    if grid.drop is not None:
-        _require_pairs(grid.drop, expected)
+    members = {kind: expected.members(kind) for kind in expected.groups}
+    require_comparable(grid, members, expected.unit_numbers())
 
 
 def _require_one_set_of_pixels(records: dict[str, ProbeRecord]) -> None:
@@ -228,19 +228,37 @@ def _require_one_set_of_pixels(records: dict[str, ProbeRecord]) -> None:
             )
 
 
-def _require_groups(grid: ProbeGridSettings, record: ProbeRecord) -> None:
+Members = Mapping[str, Mapping[str, NDArray[np.bool_]]]
+"""Kind of group -> group -> (n,) which scored images belong to it."""
+
+
+def require_comparable(grid: ProbeGridSettings, members: Members, units: NDArray[np.int64]) -> None:
+    """Refuses images without the groups that the grid's columns are of.
+
+    Args:
+        grid: Its groups, and what it takes the drop between.
+        members: Of the scored images.
+        units: (n,) the unit of each.
+
+    Raises:
+        InputError: A group without images, or two whose differences cannot be paired by unit.
+    """
+    _require_groups(grid, members)
+    if grid.drop is not None:
+        _require_pairs(grid.drop, members.get(grid.drop, {}), units)
+
+
+def _require_groups(grid: ProbeGridSettings, members: Members) -> None:
     for kind, names in grid.groups.items():
-        there = record.groups.get(kind, {})
+        there = members.get(kind, {})
         absent = [name for name in names if name not in there]
         if absent:
             known = f"there are {', '.join(there)}" if there else f"they do not differ by {kind}"
             raise InputError(f"groups: no scored image is of {kind} {absent[0]!r}; {known}.")
 
 
-def _require_pairs(kind: str, record: ProbeRecord) -> None:
-    """Refuses two groups whose differences cannot be paired by unit."""
-    members = record.members(kind) if kind in record.groups else {}
-    units = [set(record.unit_numbers()[chosen].tolist()) for chosen in members.values()]
+def _require_pairs(kind: str, members: Mapping[str, NDArray[np.bool_]], numbers: NDArray[np.int64]) -> None:
+    units = [set(numbers[chosen].tolist()) for chosen in members.values()]
     if len(units) != 2 or units[0] != units[1]:
         sizes = {name: int(chosen.sum()) for name, chosen in members.items()}
         raise InputError(

@@ -13,9 +13,9 @@ from medcontrast.data.fit import recipe_manifest
 from medcontrast.data.images.manifest import CONTAINS, ImageManifest
 from medcontrast.engine.benchmark.benchmark import Benchmark, no_records, run_facts
 from medcontrast.engine.benchmark.encoder_records import ProbeRecord, make_probe_record
-from medcontrast.engine.benchmark.encoder_report import classifier_name, write_probe_report
+from medcontrast.engine.benchmark.encoder_report import classifier_name, require_comparable, write_probe_report
 from medcontrast.engine.benchmark.records import require_cell, require_split
-from medcontrast.engine.probe.images import probe_images
+from medcontrast.engine.probe.images import group_members, image_units, probe_cases, probe_images
 from medcontrast.engine.probe.labels import stratified_subset
 from medcontrast.engine.probe.probe import MULTILABEL, Frozen
 from medcontrast.engine.probe.run import load_trained
@@ -70,10 +70,15 @@ class ProbeBenchmark(Benchmark[ProbeCell]):
             raise no_records(self.results)
         return write_probe_report(self.grid, records, self.results, into)
 
-    def opened(self, cell: ProbeCell) -> Run:
-        folder, path = self.work / cell.name, self.recipe_path(cell)
-        recipe = self.recipe(cell)
-        manifest = recipe_manifest(recipe, path)
+    def require_ready(self, wanted: Sequence[ProbeCell]) -> None:
+        super().require_ready(wanted)
+        unfinished = [cell for cell in wanted if not self.record_path(cell).exists()]
+        manifests = [recipe_manifest(self.recipe(cell), self.recipe_path(cell)) for cell in unfinished]
+        for manifest in {(each.path.resolve(), each.root): each for each in manifests}.values():
+            self._require_scorable(manifest)
+
+    def _require_scorable(self, manifest: ImageManifest) -> None:
+        """Refuses images that no probe could be fitted to or scored on as the grid asks for it."""
         if MULTILABEL in self.grid.classifiers and not manifest.contains:
             raise InputError(
                 f"{self.path}: classifiers: {MULTILABEL} tells labels that classes contain, but {manifest.path} has no "
@@ -81,6 +86,14 @@ class ProbeBenchmark(Benchmark[ProbeCell]):
             )
         if not manifest.sources.get(self.grid.split):
             raise InputError(f"{self.path}: split {self.grid.split}: {manifest.path} has no such images to score.")
+        cases = probe_cases(manifest, split=self.grid.split)
+        members = {kind: group_members(names) for kind, names in cases.groups.items()}
+        require_comparable(self.grid, members, image_units(cases.scored))
+
+    def opened(self, cell: ProbeCell) -> Run:
+        folder, path = self.work / cell.name, self.recipe_path(cell)
+        recipe = self.recipe(cell)
+        manifest = recipe_manifest(recipe, path)
         known = self.reopened(cell, resolve_paths(recipe, path), manifest.raw)
         if known is not None:
             return known

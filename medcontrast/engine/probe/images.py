@@ -50,14 +50,30 @@ class ProbeImages:
     warnings: tuple[str, ...]
 
 
-def probe_images(
-    manifest: ImageManifest, data: ImageDataSettings, *, split: str = "test", group_by: Sequence[str] = ()
-) -> ProbeImages:
-    """Reads the images that have a target, prepared as pre-training saw them but for its views.
+@dataclass(frozen=True)
+class ProbeCases:
+    """What is known of the images of a probe before any is read.
+
+    Attributes:
+        fitted: Those that classifiers learn from.
+        choosing: Those that choose the linear probe's strength.
+        scored: Those that are scored.
+        groups: Kind of group -> the group of every scored image.
+        notes: What a reader must know of how the parts came about.
+    """
+
+    fitted: tuple[ImageCase, ...]
+    choosing: tuple[ImageCase, ...]
+    scored: tuple[ImageCase, ...]
+    groups: dict[str, list[str]]
+    notes: tuple[str, ...]
+
+
+def probe_cases(manifest: ImageManifest, *, split: str = "test", group_by: Sequence[str] = ()) -> ProbeCases:
+    """Finds the images that have a target; opens none of them.
 
     Args:
         manifest: Its `train` split is fitted.
-        data: Of the pre-training recipe: size, channels, mean and std.
         split: Scored; where it is not `test`, or there is no validation split, a part of `train` does the choosing.
         group_by: Attributes by which images are grouped too, such as sex, of a few values each.
 
@@ -65,7 +81,6 @@ def probe_images(
         InputError: A split that cannot be scored, a split or a class without images, fewer than two classes, or an
             attribute that makes no groups.
         ManifestError: A source that cannot be used, or splits that overlap.
-        ImageError: An image that cannot be read.
     """
     if split not in SCORED:
         raise InputError(f"--split {split}: a probe learns from train and is scored on {' or '.join(SCORED)}.")
@@ -89,18 +104,38 @@ def probe_images(
             "probe's strength, as no validation split does."
         )
     groups = _groups(test) | _groups_by(group_by, test, f"{manifest.path}: {split}")
+    return ProbeCases(train, validation, test, groups, tuple(notes))
+
+
+def probe_images(
+    manifest: ImageManifest, data: ImageDataSettings, *, split: str = "test", group_by: Sequence[str] = ()
+) -> ProbeImages:
+    """Reads the images of `probe_cases`, prepared as pre-training saw them but for its views.
+
+    Args:
+        manifest: As for `probe_cases`, and split and group_by too.
+        data: Of the pre-training recipe: size, channels, mean and std.
+        split: Scored.
+        group_by: Attributes by which images are grouped.
+
+    Raises:
+        InputError: As for `probe_cases`.
+        ManifestError: As for `probe_cases`.
+        ImageError: An image that cannot be read.
+    """
+    cases = probe_cases(manifest, split=split, group_by=group_by)
     parts = [
-        Images(cases, channels=data.channels, size=data.size, keep=data.cache == "memory")
-        for cases in (train, validation, test)
+        Images(part, channels=data.channels, size=data.size, keep=data.cache == "memory")
+        for part in (cases.fitted, cases.choosing, cases.scored)
     ]
     fitted, choosing, scored = (
         image_set(part, mean=data.mean, std=data.std, groups=of)
-        for part, of in zip(parts, ({}, {}, groups), strict=True)
+        for part, of in zip(parts, ({}, {}, cases.groups), strict=True)
     )
     sets = ProbeSets(fitted, choosing, scored, len(manifest.classes), _contained(manifest))
-    sizes = {"fitted": len(train), "choosing": len(validation), "scored": len(test)}
-    warnings = [*_unseen(manifest, validation), *_lonely(groups, split), *_copies(parts[:2], parts[2])]
-    return ProbeImages(sets, test, sizes, tuple(notes), tuple(warnings))
+    sizes = {"fitted": len(fitted), "choosing": len(choosing), "scored": len(scored)}
+    doubtful = [*_unseen(manifest, cases.choosing), *_lonely(cases.groups, split), *_copies(parts[:2], parts[2])]
+    return ProbeImages(sets, cases.scored, sizes, cases.notes, tuple(doubtful))
 
 
 def _contained(manifest: ImageManifest) -> NDArray[np.bool_] | None:
@@ -145,6 +180,11 @@ def image_units(cases: Sequence[ImageCase]) -> NDArray[np.int64]:
     """
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(_unit(case), len(numbers)) for case in cases], dtype=np.int64)
+
+
+def group_members(names: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
+    """Group -> (n,) which images belong to it, of the group of every image."""
+    return {name: np.array(names) == name for name in sorted(set(names))}
 
 
 def _unit(case: ImageCase) -> str:

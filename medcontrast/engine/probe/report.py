@@ -17,6 +17,7 @@ from medcontrast.metrics.probe import FIGURES, PROBE_RULES
 
 FILES = ("probe.json", "probe.md", "embeddings.png")
 _RULES = (
+    "labels: training images whose labels are used, and the share asked for; every class has one at least.",
     *PROBE_RULES,
     "Intervals: 95 % Student's t over seeds; none where a single run was made. All seeds of a pre-trained row have "
     "one encoder: they vary the subset of labels and fine-tuning alone, where those of 'from scratch' vary the encoder "

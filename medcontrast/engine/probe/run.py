@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ import torch
 from rich.console import Console
 
 from medcontrast.checkpoint import checkpoint_hash, header_recipe, load_weights, resolve_checkpoint
-from medcontrast.data.images.manifest import ImageManifest, image_identity, load_image_manifest
+from medcontrast.data.images.manifest import ImageManifest, image_identity, load_image_manifest, training_digest
 from medcontrast.data.images.sources import ImageCase
 from medcontrast.engine.build import make_encoder
 from medcontrast.engine.curves import Curves
 from medcontrast.engine.probe.embed import embed
 from medcontrast.engine.probe.finetune import FineTuning
 from medcontrast.engine.probe.images import ProbeImages, probe_images
+from medcontrast.engine.probe.labels import distinct_shares
 from medcontrast.engine.probe.probe import FRACTIONS, ProbeRow, probe_encoder
 from medcontrast.engine.probe.report import FILES, terminal_table, write_probe
 from medcontrast.engine.run import run_beside
@@ -44,6 +45,7 @@ class Trained:
         file: The checkpoint.
         step: Steps it was trained for.
         loaded: Tensors that were taken from the file: all of the encoder's.
+        images_digest: `training_digest` of what it was trained on; None where its version did not say.
     """
 
     encoder: Encoder
@@ -51,6 +53,7 @@ class Trained:
     file: Path
     step: int
     loaded: int
+    images_digest: str | None = None
 
     @property
     def run(self) -> Path | None:
@@ -71,7 +74,8 @@ def load_trained(checkpoint: Path) -> Trained:
     recipe = require_pretraining(header_recipe(header, file), where=str(file))
     encoder = make_encoder(recipe, recipe.seed)
     loaded = load_encoder(encoder, tensors, where=str(file))
-    return Trained(encoder, recipe, file, int(header["step"]), loaded)
+    digest = (header.get("trained_on") or {}).get("images_hash")
+    return Trained(encoder, recipe, file, int(header["step"]), loaded, digest)
 
 
 @dataclass(frozen=True)
@@ -128,12 +132,14 @@ def probe_checkpoint(
     folder = output or _default_output(trained, manifest_path, request.split)
     require_free(*(folder / name for name in FILES), overwrite=overwrite)
     images = probe_images(manifest, trained.recipe.data, split=request.split, group_by=request.group_by)
+    shares, same = distinct_shares(images.sets.train.targets, request.fractions)
+    request, notes = replace(request, fractions=shares), [*images.notes, *same]
     warnings = [*images.warnings, *_seen_in_training(trained, manifest_path, images.scored)]
     counts = ", ".join(f"{count} {part}" for part, count in images.sizes.items())
-    about += [f"{manifest.path}: images: {counts}.", *images.notes, *(f"Warning: {warning}" for warning in warnings)]
+    about += [f"{manifest.path}: images: {counts}.", *notes, *(f"Warning: {warning}" for warning in warnings)]
     say(console, *about[1:])
     rows = _rows(trained, images, request, place, console)
-    facts = _facts(trained, manifest, images, request)
+    facts = {**_facts(trained, manifest, images, request), "notes": notes}
     seconds = round(time.monotonic() - began, 1)
     write_probe(folder, rows, {**facts, "warnings": warnings, "device": place.type, "seconds": seconds}, about)
     _draw(folder / "embeddings.png", trained, images, manifest.classes, place)
@@ -190,13 +196,21 @@ def _default_output(trained: Trained, manifest_path: Path | None, split: str) ->
 
 
 def _seen_in_training(trained: Trained, manifest_path: Path | None, scored: Sequence[ImageCase]) -> list[str]:
-    """Warnings where images of another manifest, or others of their patients, were pre-trained on, where known."""
-    if manifest_path is None or trained.run is None:
+    """Warnings where scored images, or others of their patients, were pre-trained on, or nobody can tell any more."""
+    if trained.run is None:
         return []
     try:
-        learned = _own_manifest(trained).cases("train")
+        own = _own_manifest(trained)
+        learned, now = own.cases("train"), training_digest(own)
     except InputError:  # the data of the pre-training need not be here
         return []
+    if trained.images_digest not in (None, now):
+        return [
+            f"the training images of {own.path}, or what is known of them, are no longer those that were pre-trained "
+            "on, so that scored images may be among these; put the data back as they were to know."
+        ]
+    if manifest_path is None:
+        return []  # its splits lie apart
     seen, patients = {image_identity(case) for case in learned}, {case.patient for case in learned} - {None}
     new = [case for case in scored if image_identity(case) not in seen]
     count, known = len(scored) - len(new), sum(case.patient in patients for case in new)
@@ -225,7 +239,6 @@ def _facts(trained: Trained, manifest: ImageManifest, images: ProbeImages, reque
         "split": request.split,
         "counts": images.sizes,
         "groups": {kind: dict(sorted(Counter(names).items())) for kind, names in images.sets.test.groups.items()},
-        "notes": list(images.notes),
         "fine_tuning": None if tuning is None else vars(tuning),
     }
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+_LARGEST_EXPONENT = 700.0
+"""e to this is a float, and e to a tenth more is none."""
+
 
 def gaussian_ramp_up(step: int, ramp_up_steps: int, *, hold_steps: int = 1) -> float:
     """Weight that grows from exp(-5) to 1 over `ramp_up_steps`, then stays 1.
@@ -61,6 +64,8 @@ def linear_pace(step: int, ramp_up_steps: int, *, start: float, end: float) -> f
 def geometric_pace(done: int, *, start: float, growth: float) -> float:
     """`start`, multiplied by `growth` after every epoch or step: what self-paced learning lets in, for one.
 
+    Infinite where the number would be too large for a float: all is let in by then.
+
     Paper: Kumar 2010, self-paced learning.
     """
-    return float(start * growth**done)
+    return start * growth**done if done * math.log(growth) < _LARGEST_EXPONENT else math.inf

@@ -64,3 +64,9 @@ def test_paces_rise_from_their_start_and_stop_at_their_end():
     )
     assert linear_pace(0, 0, start=-0.2, end=1.0) == 1.0
     assert [geometric_pace(epoch, start=0.5, growth=2.0) for epoch in range(4)] == [0.5, 1.0, 2.0, 4.0]
+
+
+def test_a_pace_beyond_every_float_lets_all_in():
+    assert geometric_pace(300, start=0.5, growth=10.0) == 0.5 * 10.0**300
+    assert geometric_pace(309, start=0.5, growth=10.0) == geometric_pace(10**9, start=0.5, growth=1.1) == math.inf
+    assert geometric_pace(10**6, start=1000.0, growth=0.5) == 0.0

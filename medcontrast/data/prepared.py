@@ -28,7 +28,7 @@ from medcontrast.labels import LabelTable
 from medcontrast.settings.data import DataSettings
 from medcontrast.transforms.volume3d import on_grid_of, prepare_image, prepare_label
 from medcontrast.volume import Grid, NiftiFields, read_volume, require_usable_image
-from medcontrast.volume.segments import read_label_map
+from medcontrast.volume.segments import read_label_map, record_file
 from medcontrast.volume.text_headers import data_files
 
 _FORMAT = 3
@@ -160,7 +160,11 @@ class PreparedCases:
 
     def _key(self, case: Case) -> str | None:
         """A hash of all that a prepared case depends on; None where a file is missing."""
-        files = [*case.images, *([case.label] if self.read_labels and case.label is not None else [])]
+        files = list(case.images)
+        if self.read_labels and case.label is not None:
+            files.append(case.label)
+            record = record_file(case.label)  # whose names say what the label's values mean
+            files += [record] if record.is_file() else []
         try:
             identities = [_identity(path) for path in files]
         except (OSError, ValueError):  # the second of a damaged header, whose names are none

@@ -19,6 +19,7 @@ from medcontrast.data.loading import batch_loader
 from medcontrast.data.manifest import Manifest
 from medcontrast.data.prepared import PreparedCase, PreparedCases
 from medcontrast.data.sampler import RowKey, TwoStreamSampler
+from medcontrast.data.voxel_sizes import different_sizes
 from medcontrast.errors import ManifestError
 from medcontrast.labels import IGNORE_INDEX
 from medcontrast.settings import Recipe
@@ -202,8 +203,9 @@ def make_loader(
     unlabeled = PreparedCases(unlabeled_cases, data, manifest.labels, read_labels=False, folder=cache_folder)
     margin: tuple[int, ...] = (0, 0, 0)
     if recipe.augment.spatial.beyond_patch == "scan":
-        # where each scan keeps its own spacing, the first one's stands for all: rows of a batch have one size
-        margin = reach(recipe.augment.spatial, data.patch, data.spacing_mm or labeled[0].spacing_mm)
+        # where each scan keeps its own spacing, the furthest reach is for all: rows of a batch have one size
+        spacings = [data.spacing_mm] if data.spacing_mm else different_sizes((*manifest.labeled, *unlabeled_cases))
+        margin = (*np.max([reach(recipe.augment.spatial, data.patch, each) for each in spacings], axis=0).tolist(),)
     dataset = PatchDataset(
         labeled, unlabeled, data.patch, margin=margin, foreground_crop=data.foreground_crop, seed=recipe.seed
     )

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medcontrast.data.manifest import Case
-from medcontrast.volume import canonical_axes, read_grid
+from medcontrast.volume import Grid, canonical_axes, read_grid
 
 HEADER_KEY = "spacing_mm"
 """What checkpoints keep them under; those written before there was such a key lack it."""
@@ -43,10 +44,8 @@ class VoxelSizes:
             VolumeError: A scan is missing, or its header cannot be used.
         """
         grids = [read_grid(case.images[0]) for case in cases]
-        # six digits: what lies below is rounding in headers
-        sizes = np.array([[float(f"{side:.6g}") for side in grid.spacing_mm] for grid in grids])
         axes = np.array([canonical_axes(grid) for grid in grids])
-        sizes = np.take_along_axis(sizes, axes, axis=1)
+        sizes = _canonical_sizes(grids)
         extents = np.take_along_axis(np.array([grid.shape for grid in grids]), axes, axis=1) * sizes
         extent = [float(f"{side:.6g}") for side in extents.max(axis=0)]
         return cls(tuple(sizes.min(axis=0).tolist()), tuple(sizes.max(axis=0).tolist()), tuple(extent))
@@ -79,6 +78,22 @@ class VoxelSizes:
         """As people write sizes, such as "1 x 1 x 1.5 mm"."""
         smallest, largest = shown(self.smallest), shown(self.largest)
         return smallest if smallest == largest else f"{smallest} to {largest}"
+
+
+def different_sizes(cases: Iterable[Case]) -> list[tuple[float, ...]]:
+    """Every voxel size (x, y, z) that occurs among the scans, read from their headers.
+
+    Raises:
+        VolumeError: A scan is missing, or its header cannot be used.
+    """
+    sizes = _canonical_sizes([read_grid(case.images[0]) for case in cases])
+    return [(*row,) for row in np.unique(sizes, axis=0).tolist()]
+
+
+def _canonical_sizes(grids: Sequence[Grid]) -> NDArray[np.float64]:
+    """(n, 3) in mm; six digits: what lies below is rounding in headers."""
+    sizes = np.array([[float(f"{side:.6g}") for side in grid.spacing_mm] for grid in grids])
+    return np.take_along_axis(sizes, np.array([canonical_axes(grid) for grid in grids]), axis=1)
 
 
 def shown(spacing_mm: Sequence[float]) -> str:

@@ -20,9 +20,9 @@ class MultiLevel(MomentumMethod):
 
     high: clean patch against clean healthy patches. low: degraded patch against degraded healthy patches, which share
     whatever degradation does and differ in the lesion alone. cross: degraded patch with another,
-    clean crop of the lesion as positive, against degraded healthy patches. Lesions are nobody's negatives. Patches of
-    both qualities, lesion and healthy, go through the student together, so that batch normalisation has the same
-    statistics for all of them.
+    clean crop of the lesion as positive, against degraded healthy patches. With `queued: healthy` lesions are nobody's
+    negatives. Patches of both qualities, lesion and healthy, go through the student together, so that batch
+    normalisation has the same statistics for all of them.
 
     A row of `quality` 1 has no clean version: its *_high views are not looked at.
 

@@ -204,8 +204,8 @@ class HVAE(nn.Module):
             intervened: (b, p), the parents it is given.
 
         Returns:
-            (b, c, h, w) in `value_range`. With std_form fixed or learned it is image + (mean* - mean), clamped: what
-            the mean does not explain is copied. Equal parents give the image itself.
+            (b, c, h, w) in `value_range`. With std_form fixed or learned it is image + (mean* - mean) on the network's
+            grey scale, clamped: what the mean does not explain is copied. Equal parents give the image itself.
         """
         return self.predict(self.abduct(image, numbers), intervened)
 

@@ -17,6 +17,12 @@ class SegmentationLossSettings(Settings):
     include_background: bool = False
     """Whether Dice counts the background class too."""
 
+    @model_validator(mode="after")
+    def _weighs_something(self) -> SegmentationLossSettings:
+        if not self.dice_weight and not self.cross_entropy_weight:
+            raise ValueError("dice_weight and cross_entropy_weight are both 0, so that labels teach nothing")
+        return self
+
 
 class SupervisedSettings(Settings):
     """Labeled rows alone."""

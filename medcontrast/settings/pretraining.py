@@ -114,6 +114,12 @@ class DINOSettings(Settings):
     frozen_epochs: int = Field(default=1, ge=0)
     """First epochs in which the prototypes do not move."""
 
+    @model_validator(mode="after")
+    def _ramp(self) -> DINOSettings:
+        if not self.teacher_ramp_up_steps and self.teacher_temperature_start not in (0.04, self.teacher_temperature):
+            raise ValueError("teacher_temperature_start does nothing without teacher_ramp_up_steps")
+        return self
+
     @property
     def views(self) -> tuple[str, ...]:
         """Names of the views that it learns from; the teacher sees the first two."""

@@ -171,4 +171,10 @@ def _bcp_faults(method: BCPSettings, train: TrainSettings) -> list[str]:
             "method bcp pastes between labeled rows in its method.pretrain_steps and needs 2 of them in a micro-batch, "
             f"but train.labeled_rows {train.labeled_rows} and train.accumulate {train.accumulate} leave one"
         )
+    if train.unlabeled_rows > train.labeled_rows:
+        faults.append(
+            f"method bcp pastes into as many unlabeled rows as there are labeled ones, but train.unlabeled_rows "
+            f"{train.unlabeled_rows} are more than train.labeled_rows {train.labeled_rows}; the others would teach "
+            "nothing"
+        )
     return faults

@@ -158,10 +158,15 @@ def _segments(fields: dict[str, str]) -> list[Segment]:
     return segments
 
 
+def record_file(path: Path) -> Path:
+    """Where the record of a mask lies, if it has one."""
+    return path.with_name(f"{output_stem(path)}.json")
+
+
 def _recorded(path: Path) -> list[Segment]:
     """The labels of the record that `infer` left beside its mask; JSON of that name may be anybody's."""
     try:
-        record = read_json(path.with_name(f"{output_stem(path)}.json"))
+        record = read_json(record_file(path))
         if not isinstance(record, dict) or record.get("mask") != path.name:
             return []
         return [Segment(label.name, label.value) for label in LabelTable.from_record(record, where=str(path)).labels]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import nibabel as nib
@@ -317,3 +318,24 @@ def test_the_disk_cache_knows_names_of_segments_that_are_read_by_them(tmp_path, 
     ]
     assert np.array_equal(found[0][0], array)
     assert np.array_equal(found[1][0], np.array([0, 2, 1])[array])
+
+
+def test_the_disk_cache_knows_the_record_beside_a_mask(tmp_path, tiny):
+    """A record that comes later, is put right or goes away changes what the mask's values mean."""
+    array = np.zeros((9, 10, 11), np.uint8)
+    array[:3], array[6:] = 1, 2
+    label = tiny.write_nifti(tmp_path / "mask.nii.gz", array)
+    image = tiny.write_nifti(tmp_path / "image.nii.gz", np.arange(990, dtype=np.float32).reshape(array.shape))
+    table = LabelTable.from_json({"labels": {"1": "kidney", "2": "tumour"}})
+
+    def read(cache):
+        cases = PreparedCases([Case("case", (image,), label)], settings(cache), table, read_labels=True, folder=folder)
+        return cases[0].label[0]
+
+    folder, record = tmp_path / "cache", tmp_path / "mask.json"
+    for names, order in ((None, [0, 1, 2]), (("tumour", "kidney"), [0, 2, 1]), (("kidney", "tumour"), [0, 1, 2])):
+        if names is not None:
+            labels = {str(value): name for value, name in enumerate(names, start=1)}
+            record.write_text(json.dumps({"mask": label.name, "labels": labels}), encoding="utf-8")
+        for cache in ("none", "disk", "disk"):
+            assert np.array_equal(read(cache), np.array(order)[array]), (cache, names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -260,6 +261,20 @@ def test_a_margin_moves_no_crop_and_shows_what_lies_around_it(foreground_crop):
             seen = found["image"][0][start - x + 3 : stop - x + 3]
             assert np.array_equal(seen[:, max(0, 4 - y) : 15 - y], image[0, start:stop, max(0, y - 4) :, z : z + 9])
             assert np.count_nonzero(found["image"][1]) == (stop - start) * seen[:, max(0, 4 - y) : 15 - y].shape[1] * 9
+
+
+def test_where_each_scan_keeps_its_spacing_the_furthest_reach_is_for_all(tiny, tmp_path):
+    tree = tiny.set_key(tiny.recipe_tree("fba_net", steps=2), "augment.spatial.beyond_patch", "scan")
+    run = tiny.make_run(tmp_path, tiny.set_key(tree, "data.spacing_mm", None))
+    spacings = [(1.0, 1.0, 1.0)] * (len(run.manifest.labeled) - 1) + [(0.7, 0.7, 5.0)]
+    for case, spacing in zip(run.manifest.labeled, spacings, strict=True):
+        for path in (*case.images, case.label):
+            voxels = np.asarray(nib.load(path).dataobj).copy()  # the file that is mapped is written over
+            nib.save(nib.Nifti1Image(voxels, np.diag([*spacing, 1.0])), path)
+    margins = np.array([reach(run.recipe.augment.spatial, (16, 16, 16), each) for each in spacings])
+    assert (margins[0] < margins[-1]).any() and (margins[0] > margins[-1]).any()
+    batch = next(iter(make_loader(run.recipe, run.manifest)[0]))
+    assert batch["image"].shape[2:] == tuple(16 + 2 * margins.max(axis=0))
 
 
 @pytest.mark.parametrize("spacing_mm", [None, [1.0, 1.0, 2.0]])

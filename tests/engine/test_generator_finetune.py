@@ -205,6 +205,10 @@ def test_recipes_that_do_not_fit(folder):
         recipe_from_tree(content, where="test")
     with pytest.raises(RecipeError, match=r"train\.steps 6 must be above method\.predictor_steps 6, its first ones"):
         recipe_from_tree(fine(folder / "generator", method={"predictor_steps": 6}), where="test")
+    drops = fine(folder / "generator")
+    drops["network"]["dropout"] = 0.5
+    with pytest.raises(RecipeError, match=r"network\.dropout does nothing with method hvae_finetune; set it to 0"):
+        recipe_from_tree(drops, where="test")
     network = {**fine(folder / "generator"), "network": {"name": "resnet20"}}
     with pytest.raises(RecipeError, match=r"method hvae_finetune trains hvae, but network\.name is resnet20"):
         recipe_from_tree(network, where="test")

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from medcontrast.batch import StepInfo
 from medcontrast.errors import InputError, RecipeError
@@ -195,3 +196,10 @@ def test_missing_and_needless_views_are_refused(images):
         recipe_from_tree(tree, where="test")
     with pytest.raises(InputError, match=r"dino needs the views global_first, .* but the batch lacks local_1"):
         make().losses(make_batch(local=0), info())
+
+
+def test_a_first_temperature_without_a_ramp_is_refused():
+    with pytest.raises(ValidationError, match="teacher_temperature_start does nothing without teacher_ramp_up_steps"):
+        make(teacher_temperature_start=0.01)
+    make(teacher_temperature_start=0.01, teacher_ramp_up_steps=1)
+    make(teacher_temperature_start=0.07, teacher_temperature=0.07)

@@ -157,6 +157,11 @@ def test_every_fault_at_once(changed, faults):
             [16, 24, 18],
             "inference.window [16, 24, 18] must be multiples of [4, 4, 4] for network dynunet",
         ),
+        (
+            "method.segmentation",
+            {"dice_weight": 0.0, "cross_entropy_weight": 0},
+            "method.segmentation: dice_weight and cross_entropy_weight are both 0, so that labels teach nothing",
+        ),
         ("seed", -1, "seed: input should be greater than or equal to 0, but got -1"),
         (
             "train.optimizer",
@@ -203,11 +208,16 @@ def test_one_fault(tiny, key, value, sentence, faults):
             "method.pretrain_steps 6 must be less than train.steps 6: after them unlabeled scans are learned from",
         ),
         (
-            {"train.labeled_rows": 1},
+            {"train.labeled_rows": 1, "train.unlabeled_rows": 1},
             "method bcp pastes between labeled rows in its method.pretrain_steps and needs 2 of them in a micro-batch, "
             "but train.labeled_rows 1 and train.accumulate 1 leave one",
         ),
-        ({"train.labeled_rows": 1, "method.pretrain_steps": 0}, None),
+        ({"train.labeled_rows": 1, "train.unlabeled_rows": 1, "method.pretrain_steps": 0}, None),
+        (
+            {"train.unlabeled_rows": 3},
+            "method bcp pastes into as many unlabeled rows as there are labeled ones, but train.unlabeled_rows 3 are "
+            "more than train.labeled_rows 2; the others would teach nothing",
+        ),
     ],
 )
 def test_bcp_that_would_not_paste_is_refused(tiny, faults, values, sentence):

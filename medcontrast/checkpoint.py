@@ -160,6 +160,19 @@ def resolve_checkpoint(path: Path) -> Path:
     raise CheckpointError(f"{path}: no checkpoint in this folder; expected {LAST}, as a run folder has it.")
 
 
+def load_hashed_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+    """As `load_weights`, with the file's `checkpoint_hash`, which is that of the very weights that were read.
+
+    Raises:
+        CheckpointError: As for `load_weights`.
+    """
+    while True:
+        found = path.stat().st_ino if path.exists() else None
+        (tensors, header), digest = load_weights(path), checkpoint_hash(path)
+        if found == path.stat().st_ino:  # else a run that still trains has put another file there
+            return tensors, header, digest
+
+
 def checkpoint_hash(path: Path) -> str:
     """SHA-256 of the file in hex; its first 16 digits serve as a short name."""
     with path.open("rb") as file:

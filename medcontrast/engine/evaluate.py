@@ -15,7 +15,7 @@ from medcontrast.labels import LabelTable
 from medcontrast.metrics.case import TargetScore, score_case
 from medcontrast.metrics.report import Report
 from medcontrast.render import OverlayRow, overlay_grid_png
-from medcontrast.volume import KNOWN_SUFFIXES, Volume, output_stem, read_grid, read_volume, voxels_by_value
+from medcontrast.volume import KNOWN_SUFFIXES, Volume, output_stem, read_grid, read_volume, turns_onto, voxels_by_value
 from medcontrast.volume.segments import (
     SAVED_WHOLE,
     is_own_export,
@@ -230,8 +230,9 @@ def scored_cases(manifest: Manifest, split: str) -> dict[str, Case]:
             )
         # before anything is predicted: afterwards it would seem to be the prediction that lies elsewhere
         require_one_layer(case.label)
-        difference = read_grid(case.label).difference(read_grid(case.images[0]))
-        if difference is not None:
+        own, scan = read_grid(case.label), read_grid(case.images[0])
+        if turns_onto(own, scan) is None:
+            difference = own.difference(scan)
             raise VolumeError(
                 f"{case.label}: the label of case {case.name} does not lie on the grid of its scan {case.images[0]}: "
                 f"{difference}. Resample it onto that grid; `medcontrast data check` lists all such labels."

@@ -48,10 +48,12 @@ class Job(ABC):
     Attributes:
         method: Networks and losses.
         validate_every: Steps between two validations; None where there are none.
+        chosen_on: Names of the cases that validations are of.
     """
 
     method: Method
     validate_every: int | None = None
+    chosen_on: tuple[str, ...] = ()
 
     @abstractmethod
     def loader(self, *, rank: int, world_size: int, start_step: int) -> tuple[DataLoader[Any], TwoStreamSampler]:
@@ -118,6 +120,7 @@ class Segmentation(Job):
         self.method = make_method(recipe, manifest)
         self.views = Views(recipe.augment, recipe.data.patch)
         self.validate_every = recipe.train.validate_every
+        self.chosen_on = tuple(case.name for case in manifest.validation) if self.validate_every else ()
 
     def loader(self, *, rank: int, world_size: int, start_step: int) -> tuple[DataLoader[Any], TwoStreamSampler]:
         return make_loader(self.recipe, self.manifest, rank=rank, world_size=world_size, start_step=start_step)

@@ -89,8 +89,8 @@ class Trainer:
         if source is None:
             return
         path = checkpoint.resolve_checkpoint(self.run.folder / source)  # an absolute path stays what it is
-        tensors, header = checkpoint.load_weights(path)
-        self.source = {"file": f"{path.parent.name}/{path.name}", "sha256": checkpoint.checkpoint_hash(path)}
+        tensors, header, digest = checkpoint.load_hashed_weights(path)
+        self.source = {"file": f"{path.parent.name}/{path.name}", "sha256": digest}
         self._say(self.job.take_over(tensors, header, where=path))
 
     def resume(self) -> None:
@@ -108,6 +108,7 @@ class Trainer:
         self.run.require_recipe(saved["header"]["recipe"])
         self.run.require_same_cases(saved["header"], self.job.header())
         self.job.require_same_meaning(saved["header"], where=self.run.resume_file)
+        self._require_same_choice(saved.get("chosen_on"))
         try:
             self.method.load_state_dict(saved["method"])
             self.optimizer.load_state_dict(saved["optimizer"])
@@ -119,8 +120,19 @@ class Trainer:
                 "version of medcontrast, or resolved.yaml was changed. Train again with --overwrite."
             ) from None
         if self.fabric.is_global_zero:
-            self.run.cut_log(self.state.step)
+            self.run.cut_log(self.state.step, validated=self._validated())
         self._say(f"Resuming at step {self.state.step} of {total}.")
+
+    def _require_same_choice(self, before: list[str] | None) -> None:
+        """Refuses other validation cases once a best network was chosen: Dice of other cases is no larger or smaller.
+
+        Earlier versions did not keep the names.
+        """
+        if self.state.best_dice is not None and before is not None and before != list(self.job.chosen_on):
+            raise CheckpointError(
+                f"{self.run.folder}: its validation cases are not those by which the best network was chosen so far. "
+                "Put them back, or train anew in another folder."
+            )
 
     @freed_memory_kept()
     def fit(self, stop: StopRequest) -> RunState:
@@ -254,7 +266,7 @@ class Trainer:
         if curves is not None:  # one process is enough; the others wait below
             report = validator(self.job.network(), self.state.step)  # what is saved, not what teaches
             dice = report.mean_dice
-            self.run.log({"step": self.state.step, "validation_dice": dice, **report.by_target})
+            self.run.log({**report.by_target, "step": self.state.step, "validation_dice": dice})
             curves.scalars(self.state.step, {f"validation/{name}": value for name, value in report.by_target.items()})
             curves.picture(self.state.step, "validation/case", report.picture)
             shown.validated(self.state.step, dice)
@@ -284,6 +296,7 @@ class Trainer:
                     "precision": self.fabric.strategy.precision.state_dict(),
                     "header": self._header(),
                     "inference_prefix": self._inference_prefix(),
+                    "chosen_on": list(self.job.chosen_on),
                 },
             )
         self.fabric.barrier()

@@ -182,7 +182,10 @@ class Run:
         }
         if resumed and path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
-            content = {**before, **content, "earlier": [*before.pop("earlier", []), before]}
+            earlier = before.pop("earlier", [])
+            # of all sessions: the weights began there, and some of the steps were rounded
+            lasting = {key: before[key] for key in ("init_from", "bfloat16_rounded") if key in before}
+            content = {**lasting, **content, "earlier": [*earlier, before]}
         write_text(path, json.dumps(content, indent=1) + "\n")
 
     def log(self, record: dict[str, Any]) -> None:
@@ -190,8 +193,13 @@ class Run:
         with (self.folder / LOG).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
 
-    def cut_log(self, step: int) -> None:
-        """Drops every log line of a later step, so that the log tells one story after a resume."""
+    def cut_log(self, step: int, *, validated: bool) -> None:
+        """Drops every log line of a later step, so that the log tells one story after a resume.
+
+        Args:
+            step: The last that was saved.
+            validated: Whether it was saved with what its validation gave; else that is made again.
+        """
         path = self.folder / LOG
         if not path.exists():
             return
@@ -201,7 +209,8 @@ class Run:
                 record = json.loads(line)
             except ValueError:  # the process was killed while writing this line
                 continue
-            if record["step"] <= step:
+            again = record["step"] == step and "validation_dice" in record and not validated
+            if record["step"] <= step and not again:
                 kept.append(line + "\n")
         write_text(path, "".join(kept))
 

@@ -43,6 +43,7 @@ from medcontrast.volume import Volume, canonical_axes, read_volume, to_canonical
 from medcontrast.volume.segments import read_label_map
 
 if TYPE_CHECKING:  # scores of masks need no torch
+    from medcontrast.inference.members import Member
     from medcontrast.inference.predict import Predictor
 
 TABLES = ("cases.csv", "report.json", "evaluation.json")
@@ -143,7 +144,7 @@ def score_checkpoints(
     predictor = Predictor.load(checkpoints, device=device, overrides={} if flips is None else {"flips": flips})
     require_same_channels(manifest.channels, predictor.channels, manifest.path)
     _require_same_labels(predictor.labels, manifest)
-    _warn_of_training_cases(console, checkpoints, manifest, list(cases))
+    _warn_of_training_cases(console, dict(zip(checkpoints, predictor.members, strict=True)), manifest, list(cases))
     rules = ScoringRules(manifest.labels, tolerance_mm or predictor.members[0].recipe.evaluation.tolerance_mm, voxels)
     other = _other(against, cases, rules)
     worst, progress = WorstPredictions(), _progress(console, len(cases))
@@ -156,7 +157,7 @@ def score_checkpoints(
     _write_scores(folder, report)
     _show(console, report)
     facts = {
-        "checkpoints": [_describe(path) for path in checkpoints],
+        "checkpoints": [_describe(member) for member in predictor.members],
         "manifest": manifest.name,
         "split": split,
         "label_table": manifest.labels.to_json(),
@@ -177,11 +178,11 @@ def overlay_row(case: Case, prediction: Volume, title: str, labels: LabelTable) 
     """A case with reference and prediction, turned to canonical orientation for a picture, without what is ignored."""
     assert case.label is not None
     image, label = read_volume(case.images[0], "image"), read_label_map(case.label, labels)[0]
-    kept = True if labels.ignore_value is None else label.array != labels.ignore_value
-    shown = (image.array, label.array * kept, prediction.array * kept)
-    arrays = [to_canonical(array, image.grid) for array in shown]
+    # each by its own grid: a label may store its axes in another order than its scan
+    shown, reference, mask = (to_canonical(each.array, each.grid) for each in (image, label, prediction))
+    kept = True if labels.ignore_value is None else reference != labels.ignore_value
     spacing = [image.grid.spacing_mm[axis] for axis in canonical_axes(image.grid)]
-    return OverlayRow(arrays[0], arrays[1], arrays[2], spacing, title)
+    return OverlayRow(shown, reference * kept, mask * kept, spacing, title)
 
 
 def _table(files: Sequence[tuple[str, Path, Path]], manifest: Path | None) -> LabelTable:
@@ -271,11 +272,11 @@ def _require_same_labels(labels: LabelTable, manifest: Manifest) -> None:
         )
 
 
-def _warn_of_training_cases(console: Console, checkpoints: list[Path], manifest: Manifest, cases: list[str]) -> None:
-    from medcontrast.checkpoint import read_header, resolve_checkpoint
-
-    for path in checkpoints:
-        header = read_header(resolve_checkpoint(path))
+def _warn_of_training_cases(
+    console: Console, members: dict[Path, Member], manifest: Manifest, cases: list[str]
+) -> None:
+    for path, member in members.items():
+        header = member.header
         uses = {f"were {kind} training cases of": names for kind, names in header.get("trained_on", {}).items()}
         uses["were what chose"] = header.get("chosen_on", [])
         for use, names in uses.items():
@@ -288,12 +289,15 @@ def _warn_of_training_cases(console: Console, checkpoints: list[Path], manifest:
                 )
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    from medcontrast.checkpoint import checkpoint_hash, read_header, resolve_checkpoint
-
-    file = resolve_checkpoint(path)
-    header = read_header(file)
-    return {"file": str(file), "sha256": checkpoint_hash(file), "step": header["step"], "network": header["network"]}
+def _describe(member: Member) -> dict[str, Any]:
+    """What was loaded; the file may be another by now, where its run still trains."""
+    header = member.header
+    return {
+        "file": str(member.path),
+        "sha256": member.sha256,
+        "step": header["step"],
+        "network": header["network"],
+    }
 
 
 def _other(against: Path | None, cases: Iterable[str], rules: ScoringRules) -> Report | None:

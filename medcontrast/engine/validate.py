@@ -36,7 +36,7 @@ class ValidationReport:
 
 
 class Validator:
-    """Scores the inference network on the validation cases; their labels are read once.
+    """Scores the inference network on the validation cases, which are read as often as `data.cache` asks for.
 
     The figures are those of the prepared grid, without largest component, and choose a checkpoint; the score to report
     comes from `medcontrast evaluate`, on the scan's own grid.

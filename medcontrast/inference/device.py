@@ -18,13 +18,13 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 def resolve_device(name: str | None) -> torch.device:
     """The device of that name; by default cuda where there is one, else the CPU.
 
+    What is in float32 there is then computed in float32, whatever the process did before.
+
     Raises:
         InputError: No such device here.
     """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda", "mps"):
@@ -32,6 +32,8 @@ def resolve_device(name: str | None) -> torch.device:
     count = torch.cuda.device_count() if device.type == "cuda" else int(torch.backends.mps.is_available())
     if device.type != "cpu" and (device.index or 0) >= count:
         raise InputError(f"--device {name}: there is no such device here; take --device cpu.")
+    if device.type == "cuda":
+        compute_in_float32()
     return device
 
 

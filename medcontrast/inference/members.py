@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medcontrast.checkpoint import checkpoint_hash, header_recipe, load_weights, resolve_checkpoint, unusable_header
+from medcontrast.checkpoint import header_recipe, load_hashed_weights, resolve_checkpoint, unusable_header
 from medcontrast.errors import CheckpointError, InputError
 from medcontrast.inference.fused import fused
 from medcontrast.labels import LabelTable
@@ -82,10 +82,7 @@ def load_member(path: Path, device: torch.device) -> Member:
         CheckpointError: Missing, damaged, foreign, or its parts do not fit together.
     """
     file = resolve_checkpoint(path)
-    found = file.stat().st_ino
-    (tensors, header), sha256 = load_weights(file), checkpoint_hash(file)
-    if file.stat().st_ino != found:  # a run that still trains has put another one there
-        return load_member(path, device)
+    tensors, header, sha256 = load_hashed_weights(file)
     recipe = require_segmentation(header_recipe(header, file), where=str(file))
     try:
         labels = LabelTable.from_json(header["labels"], where=str(file))

@@ -147,9 +147,7 @@ def _finetune_faults(recipe: PretrainRecipe) -> list[str]:
     if recipe.train.init_from is None:
         faults.append("method hvae_finetune starts from a trained generator; name its run in train.init_from")
     if isinstance(recipe.network, HVAENetworkSettings) and recipe.network.dropout:
-        faults.append(
-            "network.dropout does nothing with method hvae_finetune; set it to 0"
-        )
+        faults.append("network.dropout does nothing with method hvae_finetune; set it to 0")
     if recipe.train.steps <= first:
         faults.append(f"train.steps {recipe.train.steps} must be above method.predictor_steps {first}, its first ones")
     return faults

@@ -9,6 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medcontrast.checkpoint import checkpoint_hash, load_weights, save_weights
+from medcontrast.inference.predict import Predictor
+
 
 def test_evaluate_a_checkpoint(cli, refused, trained, tmp_path):
     result = cli("evaluate", "--ckpt", trained.folder, "-o", tmp_path / "scores", "--device", "cpu", "--voxels")
@@ -150,6 +153,47 @@ def test_a_label_off_its_scans_grid_is_what_is_at_fault(cli, refused, tiny, trai
         f"{label}: the label of case case_01 does not lie on the grid of its scan {scan}: its corners lie up to ",
         "Resample it onto that grid; `medcontrast data check` lists all such labels.",
     )
+
+
+def test_a_label_that_stores_its_axes_in_another_order_is_the_same_label(cli, tiny, trained, tmp_path):
+    """Trained on, validated by and checked without a fault: scored and drawn as any other."""
+    manifest = tiny.write_data(tmp_path / "data", labeled=1, unlabeled=0, validation=1)
+    words = ("--manifest", manifest, "--device", "cpu", "-o")
+    assert cli("evaluate", "--ckpt", trained.folder, *words, tmp_path / "plain").code == 0
+    path = tmp_path / "data" / "labels" / "case_01.nii"
+    label = nib.load(path)
+    turned = label.as_reoriented(nib.io_orientation(label.affine)[[2, 0, 1]] * [1, -1])
+    assert turned.shape != label.shape
+    voxels = np.asarray(turned.dataobj).copy()  # the file that is mapped is written over
+    nib.save(nib.Nifti1Image(voxels, turned.affine, turned.header), path)
+    done = cli("evaluate", "--ckpt", trained.folder, *words, tmp_path / "turned")
+    assert done.code == 0, done.err
+    tables, pictures = [], []
+    for folder in ("turned", "plain"):
+        tables.append(np.genfromtxt(tmp_path / folder / "cases.csv", delimiter=",", skip_header=1))
+        pictures.append((tmp_path / folder / "worst_cases.png").read_bytes())
+    assert np.isfinite(tables[0]).sum() > 10
+    np.testing.assert_allclose(*tables, rtol=1e-12)  # sums over voxels in another order
+    assert pictures[0] == pictures[1]
+
+
+def test_what_is_said_of_a_checkpoint_is_of_the_one_that_was_scored(cli, tiny, trained, tmp_path, monkeypatch):
+    """A run that still trains may put another file in its place meanwhile."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained.folder, folder)
+    file, plain = folder / "last.safetensors", Predictor.predict_scan
+    expected = checkpoint_hash(file)
+
+    def predict(self, images):
+        tensors, header = load_weights(trained.folder / "last.safetensors")
+        save_weights(file, tensors, {**header, "step": 999})
+        return plain(self, images)
+
+    monkeypatch.setattr(Predictor, "predict_scan", predict)
+    assert cli("evaluate", "--ckpt", folder, "-o", tmp_path / "scores", "--device", "cpu").code == 0
+    (said,) = json.loads((tmp_path / "scores" / "evaluation.json").read_text())["checkpoints"]
+    assert (said["sha256"], said["step"]) == (expected, 6)
+    assert load_weights(file)[1]["step"] == 999
 
 
 def test_voxels_that_the_network_never_saw_are_said(cli, tiny, trained, tmp_path):

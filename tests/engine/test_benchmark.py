@@ -153,6 +153,15 @@ def test_a_cell_whose_loss_is_not_finite_keeps_no_other_from_its_turn(cli, grid,
     assert cli("benchmark", grid).code == 0 and recorded() == NAMES
 
 
+def test_where_all_fail_the_reasons_are_what_is_said(cli, grid, monkeypatch):
+    def none(folder, **_):
+        raise NonFiniteLossError("Loss is NaN at step 1.")
+
+    monkeypatch.setattr(benchmark, "train_run", none)
+    found = cli("benchmark", grid, "--only", "supervised-2-0")
+    assert (found.code, found.err) == (1, "Failed: supervised-2-0: Loss is NaN at step 1.\n")
+
+
 def test_no_time_left_leaves_every_cell_for_later(cli, grid):
     found = cli("benchmark", grid, "--max-time", "0.001s", "--only", "supervised-2-0")
     assert found.code == 2

@@ -79,19 +79,58 @@ def test_a_signal_during_a_validation_ends_the_run_after_it(tiny, tmp_path, monk
     assert (saved["step"], saved["best_step"]) == (2, 2)
 
 
+def test_a_label_may_be_called_as_a_key_of_the_log(tiny, tmp_path):
+    tree = tiny.recipe_tree(steps=2, validate_every=2)
+    run = tiny.make_run(tmp_path, tree, validation=1)
+    manifest = run.folder / "manifest.json"
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    content["labels"] = {"0": "background", "1": "step", "2": "validation_dice"}
+    manifest.write_text(json.dumps(content), encoding="utf-8")
+    run = tiny.open_run(run.folder)
+    trainer = tiny.train(run)
+    (record,) = [record for record in tiny.read_log(run) if "validation_dice" in record]
+    assert (record["step"], record["validation_dice"]) == (2, trainer.state.best_dice)
+
+
+def test_other_validation_cases_are_refused_once_a_best_was_chosen(tiny, tmp_path):
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=4, validate_every=2), validation=2)
+    tiny.train(run, steps=2)
+    manifest = run.folder / "manifest.json"
+    plain = manifest.read_text(encoding="utf-8")
+    content = json.loads(plain)
+    content["validation"] = content["validation"][:1]
+    manifest.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="its validation cases are not those by which the best network was cho"):
+        tiny.train(tiny.open_run(run.folder), resume=True)
+    manifest.write_text(plain, encoding="utf-8")
+    assert tiny.train(tiny.open_run(run.folder), resume=True).state.step == 4
+
+
 class KilledError(Exception):
     """Stands for a kill: nothing is saved after it."""
 
 
-def killed_in(monkeypatch, place, name):
-    def killed(*_, **__):
-        raise KilledError
+def killed(*_, **__):
+    raise KilledError
 
+
+def killed_in(monkeypatch, place, name):
     monkeypatch.setattr(place, name, killed)
 
 
 def validated(tiny, run):
     return [record["step"] for record in tiny.read_log(run) if "validation_dice" in record]
+
+
+def test_a_validation_that_was_logged_and_not_saved_is_logged_once(tiny, tmp_path, monkeypatch):
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=4, validate_every=2, save_every=100), validation=1)
+    with monkeypatch.context() as patched, pytest.raises(KilledError, match=r"^$"):
+        save = Trainer.save
+        patched.setattr(Trainer, "save", lambda self: killed() if self.state.validated_step == 2 else save(self))
+        tiny.train(run)
+    assert validated(tiny, run) == [2]
+    tiny.train(tiny.open_run(run.folder), resume=True)
+    assert validated(tiny, run) == [2, 4]
 
 
 @pytest.mark.parametrize("step", [2, 4])

@@ -319,16 +319,18 @@ def test_facts_and_log(recipe, tmp_path):
     facts = json.loads((run.folder / "run.json").read_text())
     assert facts["device"] == "cpu"
     assert {"medcontrast", "git_commit", "python", "versions", "written"} <= facts.keys()
-    run.write_facts({"device": "cuda:0", "precision": "bf16"}, resumed=True)
+    start = {"file": "a/last.safetensors"}
+    run.write_facts({"device": "cuda:0", "gpu": "x", "init_from": start, "bfloat16_rounded": True}, resumed=True)
     run.write_facts({"device": "cpu"}, resumed=True)
     facts = json.loads((run.folder / "run.json").read_text())
-    assert (facts["device"], facts["precision"]) == ("cpu", "bf16")  # what is not said again stays
+    assert facts["device"] == "cpu" and "gpu" not in facts  # of the session before
+    assert (facts["init_from"], facts["bfloat16_rounded"]) == (start, True)  # of the run
     assert [part["device"] for part in facts["earlier"]] == ["cpu", "cuda:0"]
     assert all("earlier" not in part for part in facts["earlier"])
     run.write_facts({"device": "cpu"})
     assert "earlier" not in json.loads((run.folder / "run.json").read_text())
-    run.cut_log(3)  # there is none yet
+    run.cut_log(3, validated=True)  # there is none yet
     for step in (1, 2, 3):
         run.log({"step": step})
-    run.cut_log(2)
+    run.cut_log(2, validated=False)
     assert [json.loads(line)["step"] for line in (run.folder / "log.jsonl").read_text().splitlines()] == [1, 2]

@@ -5,7 +5,7 @@ import torch
 from far_device import FAR, far_device, is_far
 
 from medcontrast.inference import windows
-from medcontrast.inference.device import autocast_on
+from medcontrast.inference.device import autocast_on, resolve_device
 
 CUDA = torch.device("cuda")
 
@@ -29,6 +29,15 @@ def test_precision_follows_training_where_the_gpu_can(monkeypatch, trained_in, c
     assert autocast_on(CUDA, trained_in)[0] == computed_in
     assert torch.backends.cudnn.allow_tf32 is (computed_in != "float32")
     assert autocast_on(torch.device("cpu"), trained_in)[0] == "float32"
+
+
+@pytest.mark.parametrize(("name", "computes"), [(None, True), ("cuda", True), ("cpu", False)])
+def test_float32_is_float32_on_a_gpu_whatever_was_done_before(monkeypatch, name, computes):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert resolve_device(name).type == (name or "cuda")
+    assert torch.backends.cudnn.allow_tf32 is not computes
 
 
 def test_maps_take_a_quarter_of_what_a_gpu_has_free_at_most(monkeypatch):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from medcontrast.checkpoint import checkpoint_hash, header_recipe, load_weights, resolve_checkpoint
+from medcontrast.checkpoint import header_recipe, load_hashed_weights, resolve_checkpoint
 from medcontrast.data.images.manifest import ImageManifest, image_identity, load_image_manifest, training_digest
 from medcontrast.data.images.sources import ImageCase
 from medcontrast.engine.build import make_encoder
@@ -45,6 +45,7 @@ class Trained:
         file: The checkpoint.
         step: Steps it was trained for.
         loaded: Tensors that were taken from the file: all of the encoder's.
+        sha256: Of that file.
         images_digest: `training_digest` of what it was trained on; None where its version did not say.
     """
 
@@ -53,6 +54,7 @@ class Trained:
     file: Path
     step: int
     loaded: int
+    sha256: str
     images_digest: str | None = None
 
     @property
@@ -70,12 +72,12 @@ def load_trained(checkpoint: Path) -> Trained:
         RecipeError: Of a segmentation run.
     """
     file = resolve_checkpoint(checkpoint)
-    tensors, header = load_weights(file)
+    tensors, header, sha256 = load_hashed_weights(file)
     recipe = require_pretraining(header_recipe(header, file), where=str(file))
     encoder = make_encoder(recipe, recipe.seed)
     loaded = load_encoder(encoder, tensors, where=str(file))
     digest = (header.get("trained_on") or {}).get("images_hash")
-    return Trained(encoder, recipe, file, int(header["step"]), loaded, digest)
+    return Trained(encoder, recipe, file, int(header["step"]), loaded, sha256, digest)
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ def _facts(trained: Trained, manifest: ImageManifest, images: ProbeImages, reque
     data, tuning = trained.recipe.data, fine_tuning(trained.recipe, request.finetune_steps)
     return {
         "checkpoint": f"{trained.file.absolute().parent.name}/{trained.file.name}",
-        "sha256": checkpoint_hash(trained.file),
+        "sha256": trained.sha256,
         "step": trained.step,
         "method": trained.recipe.method.name,
         "encoder": trained.recipe.network.model_dump(mode="json"),

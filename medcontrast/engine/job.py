@@ -25,7 +25,7 @@ from medcontrast.data.scan_facts import scan_facts
 from medcontrast.data.volumes import make_loader
 from medcontrast.engine.build import make_encoder, make_generator_method, make_method, make_pretraining_method
 from medcontrast.engine.generator.generator import UNIFORM, header_parents
-from medcontrast.engine.generator.start import require_same_grey_scale, require_same_parents
+from medcontrast.engine.generator.start import require_same_parents
 from medcontrast.engine.run import Run
 from medcontrast.engine.validate import Validator
 from medcontrast.errors import CheckpointError, InputError
@@ -35,7 +35,7 @@ from medcontrast.networks.parents import Parents
 from medcontrast.networks.transfer import encoder_of, load_encoder, load_generator_tensors
 from medcontrast.say import quoted
 from medcontrast.settings import PretrainRecipe, Recipe, pretrains
-from medcontrast.settings.generator import GeneratorMethodSettings, HVAEFinetuneSettings, HVAENetworkSettings
+from medcontrast.settings.generator import GeneratorMethodSettings, HVAEFinetuneSettings
 from medcontrast.transforms.image_views import ImageViews
 from medcontrast.transforms.views import Views
 
@@ -343,7 +343,7 @@ class Generation(ImageJob):
         """Every tensor of a generator is taken, or none; what is fine-tuned needs the same parents too.
 
         Raises:
-            CheckpointError: It holds no generator, or one of another architecture, grey scale or of other parents.
+            CheckpointError: It holds no generator, or one of another architecture or of other parents.
         """
         try:
             theirs = header_parents(header)
@@ -353,8 +353,6 @@ class Generation(ImageJob):
             ) from None
         if isinstance(self.recipe.method, HVAEFinetuneSettings):
             require_same_parents(self.parents, theirs, where)
-        assert isinstance(self.recipe.network, HVAENetworkSettings)
-        require_same_grey_scale(self.recipe.network.grey_scale, header, where)
         loaded = load_generator_tensors(self.method.student, tensors, where=str(where))
         self.method.load_student(tensors)  # the averaged weights start from them too
         return f"Initialised {loaded} of {loaded} tensors, the whole generator, from {where}."

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medcontrast.errors import InputError
-from medcontrast.networks.grey_scale import GreyScale, off_scale, on_scale
 from medcontrast.networks.hvae_blocks import Block, DecoderBlock, Latent, positive, scaled_and_shifted
 from medcontrast.networks.parents import Parents
 
@@ -93,7 +92,6 @@ class HVAE(nn.Module):
         std_form: ScaleForm = "fixed",
         prior: PriorForm = "conditional",
         parents_as: ParentsForm = "shift",
-        grey_scale: GreyScale = "linear",
         value_range: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         """Builds the network.
@@ -112,7 +110,6 @@ class HVAE(nn.Module):
             std_form: fixed; learned, one number a channel; pixelwise, a map.
             prior: conditional, told the parents as published; exogenous, the latents' prior knows nothing of them.
             parents_as: shift, a bias in every block as published; factor_and_shift, a factor too, and both on the mean.
-            grey_scale: Of what the network sees and makes: linear, or logit (networks/grey_scale.py).
             value_range: What -1 and 1 stand for in the images that come in and go out.
 
         Raises:
@@ -138,7 +135,7 @@ class HVAE(nn.Module):
         if any(side % step or side < step for side in sides):
             raise InputError(f"{levels} levels need image sides that are multiples of {step}, but got {list(sides)}.")
         self.parents, self.in_channels, self.sides = parents, in_channels, tuple(sides)
-        self.value_range, self.grey_scale, self.std_form = value_range, grey_scale, std_form
+        self.value_range, self.std_form = value_range, std_form
         level_sides = [(sides[0] // 2**level, sides[1] // 2**level) for level in range(levels - 1)] + [(1, 1)]
         self.encoder = _Encoder(in_channels, filters, encoder_blocks, level_sides, bottleneck, dropout)
         self.decoder = _Decoder(
@@ -204,8 +201,8 @@ class HVAE(nn.Module):
             intervened: (b, p), the parents it is given.
 
         Returns:
-            (b, c, h, w) in `value_range`. With std_form fixed or learned it is image + (mean* - mean) on the network's
-            grey scale, clamped: what the mean does not explain is copied. Equal parents give the image itself.
+            (b, c, h, w) in `value_range`. With std_form fixed or learned it is image + (mean* - mean), clamped: what
+            the mean does not explain is copied. Equal parents give the image itself.
         """
         return self.predict(self.abduct(image, numbers), intervened)
 
@@ -215,7 +212,7 @@ class HVAE(nn.Module):
         return self.denormalise(mean.clamp(-1.0, 1.0))
 
     def normalise(self, image: Tensor) -> Tensor:
-        """From `value_range` to -1..1 of the grey scale.
+        """From `value_range` to -1..1.
 
         Raises:
             InputError: An image of another shape than the network was made for.
@@ -227,12 +224,12 @@ class HVAE(nn.Module):
                 "give it images of the size that it was trained on."
             )
         low, high = self.value_range
-        return on_scale((image - low) / (high - low), self.grey_scale)
+        return (image - low) * (2.0 / (high - low)) - 1.0
 
     def denormalise(self, image: Tensor) -> Tensor:
-        """From -1..1 of the grey scale to `value_range`."""
+        """From -1..1 to `value_range`."""
         low, high = self.value_range
-        return off_scale(image, self.grey_scale) * (high - low) + low
+        return (image + 1.0) * ((high - low) / 2.0) + low
 
     def _decoded(self, numbers: Tensor, **how: Any) -> tuple[Tensor, Tensor, list[Latent]]:
         """Mean and scale of the likelihood, and the latents; `how` is the decoder's."""

@@ -39,8 +39,6 @@ class HVAENetworkSettings(Settings):
     and the levels finer than every latent alone, so that a latent held under another parent carries less of the old."""
     parents_as: Literal["shift", "factor_and_shift"] = "shift"
     """How the parents enter a block: a bias, as published, or a factor and a bias, then of the image's mean too."""
-    grey_scale: Literal["linear", "logit"] = "linear"
-    """logit: grey values as logits, where faint edges weigh as much as bright ones and a power is nearly a shift."""
 
     @model_validator(mode="after")
     def _levels(self) -> HVAENetworkSettings:

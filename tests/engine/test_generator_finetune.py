@@ -175,9 +175,6 @@ def test_other_generators_are_refused(tiny, folder):
     refused(
         r"its parents \(domain: A, B; age: 2\.75 .*\) are not those of this recipe .*\(domain: A, B; target: ", fewer
     )
-    logits = fine(folder / "generator")
-    logits["network"]["grey_scale"] = "logit"
-    refused("trained with network.grey_scale linear, but this recipe has logit; take its value", logits)
     encoder = make(tiny, folder, tiny.pretrain_tree(steps=1), "encoder")
     tiny.train(encoder)
     refused("holds no generator; name a run of method hvae in train.init_from", fine(encoder.folder))

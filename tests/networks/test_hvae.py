@@ -117,30 +117,6 @@ def test_a_counterfactual_moves_the_image_by_the_difference_of_the_means(form):
     torch.testing.assert_close(found, expected)
 
 
-def test_a_network_of_logits_moves_the_logits_of_an_image_by_the_difference_of_its_means():
-    made = network(grey_scale="logit", value_range=(0.0, 255.0))
-    image, own, other = images(low=80.0, high=170.0), numbers(made), numbers(made, shift=1)
-    with torch.no_grad():
-        made.mean.weight *= 0.02  # small differences, so that no pixel is clamped
-        noise = made.abduct(image, own)
-        flat = noise._replace(residual=torch.zeros_like(noise.residual))
-        means = [made.predict(flat, each) for each in (own, other)]
-        moved = made.predict(noise, other)
-    logits = [torch.logit(0.05 + 0.9 * each / 255) for each in (image, moved, *means)]
-    assert (moved - image).abs().max() > 0.1
-    torch.testing.assert_close(logits[1] - logits[0], logits[3] - logits[2], rtol=0, atol=1e-5)
-
-
-def test_without_an_intervention_logits_give_the_image_whatever_the_weights_black_and_white_too():
-    made = network(grey_scale="logit")
-    image, own = images(), numbers(made)
-    image[:, :, :2], image[:, :, 2:4] = 0.0, 1.0
-    found = made.counterfactual(image, own, own)
-    torch.testing.assert_close(found, image, rtol=0, atol=1e-5)
-    assert bool(torch.isfinite(found).all())
-    torch.testing.assert_close(made(image, own).target.amax(), torch.tensor(1.0))
-
-
 def test_means_and_the_counterfactual_end_at_the_range_by_hand():
     """x* = clamp(x + clamp(mean*) - clamp(mean)): with a mean beyond -1..1 each of the three decides some pixel."""
     made = network(value_range=(-1.0, 1.0))

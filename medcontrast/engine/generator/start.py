@@ -1,14 +1,12 @@
-"""What a recipe must share with the generator that it starts from, beside the shapes of its weights."""
+"""What a recipe must share with the generator that it starts from or goes on with, beside the shapes of its weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from medcontrast.errors import CheckpointError
-from medcontrast.networks.grey_scale import GreyScale
 from medcontrast.networks.parents import Parent
 
 
@@ -25,19 +23,6 @@ def require_same_parents(ours: Sequence[Parent], theirs: Sequence[Parent], where
         f"{where}: its parents ({held}) are not those of this recipe and its training images ({wanted}); take the "
         "recipe's parents and manifest from that run."
     )
-
-
-def require_same_grey_scale(ours: GreyScale, header: Mapping[str, Any], where: Path) -> None:
-    """The same weights mean other images on another scale; checkpoints from before there was a choice are linear.
-
-    Raises:
-        CheckpointError: They differ.
-    """
-    theirs = header["recipe"]["network"].get("grey_scale", "linear")
-    if ours != theirs:
-        raise CheckpointError(
-            f"{where}: was trained with network.grey_scale {theirs}, but this recipe has {ours}; take its value."
-        )
 
 
 def _same(one: Parent, other: Parent) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from medcontrast import checkpoint
 from medcontrast.checkpoint import checkpoint_hash, load_weights, save_resume, save_weights
 from medcontrast.errors import CheckpointError, InputError
-from medcontrast.inference import members
 from medcontrast.inference.members import load_member, load_members
 from medcontrast.inference.predict import Predictor
 
@@ -43,7 +43,7 @@ def test_the_hash_of_a_member_is_that_of_its_weights_where_training_replaces_the
         loaded.append(file)
         return found
 
-    monkeypatch.setattr(members, "load_weights", load)
+    monkeypatch.setattr(checkpoint, "load_weights", load)
     member = load_member(path.parent, CPU)
     assert len(loaded) == 2 and member.sha256 == checkpoint_hash(path)
     assert member.header["step"] == header["step"] + 1

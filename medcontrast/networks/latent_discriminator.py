@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 WIDTH = 64
+"""Channels of its convolutions."""
 
 
 class LatentDiscriminator(nn.Module):

@@ -116,7 +116,8 @@ class DINOSettings(Settings):
 
     @model_validator(mode="after")
     def _ramp(self) -> DINOSettings:
-        if not self.teacher_ramp_up_steps and self.teacher_temperature_start not in (0.04, self.teacher_temperature):
+        default = type(self).model_fields["teacher_temperature_start"].default
+        if not self.teacher_ramp_up_steps and self.teacher_temperature_start not in (default, self.teacher_temperature):
             raise ValueError("teacher_temperature_start does nothing without teacher_ramp_up_steps")
         return self
 

@@ -88,6 +88,19 @@ def test_check_refuses_overlapping_splits(cli, refused, place):
     refused(cli("check", place), "case case_00 stands in labeled and in test; splits must not overlap")
 
 
+def test_which_class_is_healthy_is_said_before_and_in_training(cli, tiny, tmp_path):
+    tiny.write_images(tmp_path / "data")
+    tree = tiny.pretrain_tree(steps=1)
+    tree["augment"]["views"] = {name: {} for name in ("query_high", "key_high", "query_low", "key_low")}
+    tree["method"] = {"name": "multi_level", "embedding_channels": 8, "queue": 8}
+    path = tiny.write_recipe(tmp_path / "levels.yaml", tree)
+    said = "By their order in the manifest's classes, plain is healthy, and lesions are: striped."
+    assert said in cli("check", path).out.splitlines()
+    trained = cli("train", path, "-o", tmp_path / "run")
+    assert trained.code == 0, trained.err
+    assert said in trained.out.splitlines()
+
+
 def test_recipes_lists_what_comes_along(cli):
     result = cli("recipes")
     assert result.code == 0

@@ -203,7 +203,7 @@ def test_patients_of_whom_other_images_were_pre_trained_on_are_said(
         path = images()
         change(path, lambda tree: [entry.update(patient=p) for entry, p in zip(tree["test"], patients, strict=False)])
         scored = load_image_manifest(path).cases("test")
-        return probe_run._seen_in_training(probe_run.load_trained(run.folder), path, scored)
+        return probe_run._seen_in_training(probe_run.load_trained(run.folder), None, scored)
 
     assert said("p7", "p7", "p8") == [
         "2 of 12 scored images are of patients of whom other images were pre-trained on; this is not a score on new "

@@ -136,7 +136,10 @@ def probe_checkpoint(
     images = probe_images(manifest, trained.recipe.data, split=request.split, group_by=request.group_by)
     shares, same = distinct_shares(images.sets.train.targets, request.fractions)
     request, notes = replace(request, fractions=shares), [*images.notes, *same]
-    warnings = [*images.warnings, *_seen_in_training(trained, manifest_path, images.scored)]
+    warnings = [
+        *images.warnings,
+        *_seen_in_training(trained, manifest if manifest_path is None else None, images.scored),
+    ]
     counts = ", ".join(f"{count} {part}" for part, count in images.sizes.items())
     about += [f"{manifest.path}: images: {counts}.", *notes, *(f"Warning: {warning}" for warning in warnings)]
     say(console, *about[1:])
@@ -197,32 +200,38 @@ def _default_output(trained: Trained, manifest_path: Path | None, split: str) ->
     return trained.file.parent / f"{name}_{split}"
 
 
-def _seen_in_training(trained: Trained, manifest_path: Path | None, scored: Sequence[ImageCase]) -> list[str]:
-    """Warnings where scored images, or others of their patients, were pre-trained on, or nobody can tell any more."""
+def _seen_in_training(trained: Trained, own: ImageManifest | None, scored: Sequence[ImageCase]) -> list[str]:
+    """Warnings where scored images, or others of their patients, were pre-trained on, or nobody can tell any more.
+
+    Args:
+        trained: The encoder.
+        own: The run's manifest where that is probed; None where another one is.
+        scored: The images.
+    """
     if trained.run is None:
         return []
     try:
-        own = _own_manifest(trained)
-        learned, now = own.cases("train"), training_digest(own)
+        known = own or _own_manifest(trained)
+        learned, now = known.cases("train"), training_digest(known)
     except InputError:  # the data of the pre-training need not be here
         return []
     if trained.images_digest not in (None, now):
         return [
-            f"the training images of {own.path}, or what is known of them, are no longer those that were pre-trained "
+            f"the training images of {known.path}, or what is known of them, are no longer those that were pre-trained "
             "on, so that scored images may be among these; put the data back as they were to know."
         ]
-    if manifest_path is None:
+    if own is not None:
         return []  # its splits lie apart
     seen, patients = {image_identity(case) for case in learned}, {case.patient for case in learned} - {None}
     new = [case for case in scored if image_identity(case) not in seen]
-    count, known = len(scored) - len(new), sum(case.patient in patients for case in new)
+    count, relatives = len(scored) - len(new), sum(case.patient in patients for case in new)
     warnings = []
     if count:
         what = "were pre-trained on; this is not a score on new images."
         warnings.append(f"{count} of {len(scored)} scored images {what}")
-    if known:
+    if relatives:
         what = "are of patients of whom other images were pre-trained on; this is not a score on new patients."
-        warnings.append(f"{known} of {len(scored)} scored images {what}")
+        warnings.append(f"{relatives} of {len(scored)} scored images {what}")
     return warnings
 
 

@@ -136,10 +136,8 @@ def probe_checkpoint(
     images = probe_images(manifest, trained.recipe.data, split=request.split, group_by=request.group_by)
     shares, same = distinct_shares(images.sets.train.targets, request.fractions)
     request, notes = replace(request, fractions=shares), [*images.notes, *same]
-    warnings = [
-        *images.warnings,
-        *_seen_in_training(trained, manifest if manifest_path is None else None, images.scored),
-    ]
+    own = manifest if manifest_path is None else None
+    warnings = [*images.warnings, *_seen_in_training(trained, own, images.scored)]
     counts = ", ".join(f"{count} {part}" for part, count in images.sizes.items())
     about += [f"{manifest.path}: images: {counts}.", *notes, *(f"Warning: {warning}" for warning in warnings)]
     say(console, *about[1:])

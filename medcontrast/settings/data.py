@@ -102,6 +102,12 @@ class IntensityViewSettings(Settings):
     blur_sigma: float = Field(default=0.0, ge=0.0, le=4.0)
     """Largest standard deviation of a Gaussian blur, in voxels."""
 
+    @property
+    def changes_anything(self) -> bool:
+        """Whether a row of this view can differ from the row as it is."""
+        effects = (self.gamma, self.contrast, self.brightness, self.noise_std, self.blur_sigma)
+        return self.probability > 0 and any(effects)
+
 
 class AugmentSettings(Settings):
     """The batched views: one geometry, two intensities."""

@@ -8,6 +8,7 @@ from medcontrast.settings.base import Settings
 from medcontrast.settings.data import LEAST_SIDE, AugmentSettings, DataSettings
 from medcontrast.settings.methods import (
     BCPSettings,
+    CPSSettings,
     FBALegacySettings,
     FBANetSettings,
     MCNetSettings,
@@ -45,7 +46,7 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
-        faults = [*_patch_faults(self), *_row_faults(self), *_method_faults(self)]
+        faults = [*_patch_faults(self), *_view_faults(self), *_row_faults(self), *_method_faults(self)]
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -99,6 +100,23 @@ def _thin_faults(recipe: Recipe) -> list[str]:
         faults.append(
             f"augment.spatial.rotation_axes {list(spatial.rotation_axes)} would tilt slices of one voxel out of "
             f"data.patch {list(recipe.data.patch)}; set it to [{free}]"
+        )
+    return faults
+
+
+def _view_faults(recipe: Recipe) -> list[str]:
+    """Of views and mirrored versions that nothing would see."""
+    method, augment, faults = recipe.method, recipe.augment, []
+    without_teacher = isinstance(method, (SupervisedSettings, CPSSettings, MCNetSettings, FBALegacySettings))
+    if without_teacher and augment.weak.changes_anything:
+        faults.append(
+            f"augment.weak is what a teacher sees, and method {method.name} has none: networks learn from "
+            "augment.strong; leave augment.weak out, or set its probability to 0"
+        )
+    if recipe.inference.flips and not augment.spatial.flip_axes:
+        faults.append(
+            "inference.flips averages versions mirrored along augment.spatial.flip_axes, which names no axis; set it "
+            "to false"
         )
     return faults
 

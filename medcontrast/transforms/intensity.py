@@ -37,7 +37,7 @@ def change_intensity(
         (b, c, x, y, z); the same tensor where no row drew an effect.
     """
     largest = [getattr(settings, name) for name in _EFFECTS]
-    if settings.probability == 0 or not any(largest):
+    if not settings.changes_anything:
         return image
     generators = [row_generator(seed, step, row, stream) for row in rows]
     chances, draws = np.stack([generator.random((2, len(_EFFECTS))) for generator in generators], axis=1)

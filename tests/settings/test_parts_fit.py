@@ -113,6 +113,32 @@ def test_legacy_must_fit_patch_and_network(tiny, faults):
     ]
 
 
+@pytest.mark.parametrize("name", ["supervised", "cps", "mc_net", "fba_legacy"])
+def test_a_teachers_view_without_a_teacher_is_refused(tiny, faults, name):
+    tree = tiny.set_key(tiny.recipe_tree(name), "augment.weak", {"probability": 0.5, "gamma": 0.2})
+    assert faults(tree) == [
+        f"augment.weak is what a teacher sees, and method {name} has none: networks learn from augment.strong; leave "
+        "augment.weak out, or set its probability to 0"
+    ]
+    for idle in ({"probability": 0.0, "gamma": 0.2}, {"probability": 0.5}):
+        recipe_from_tree(tiny.set_key(tree, "augment.weak", idle), where="it")
+
+
+@pytest.mark.parametrize("name", ["mean_teacher", "ua_mt", "bcp", "fba_net"])
+def test_a_teacher_has_a_view_of_its_own(tiny, name):
+    tree = tiny.set_key(tiny.recipe_tree(name), "augment.weak", {"probability": 0.5, "noise_std": 0.2})
+    assert recipe_from_tree(tree, where="it").augment.weak.changes_anything
+
+
+def test_mirrored_versions_need_an_axis(tiny, faults):
+    tree = tiny.set_key(tiny.recipe_tree("fba_net"), "augment.spatial.flip_axes", [])
+    assert faults(tiny.set_key(tree, "inference.flips", True)) == [
+        "inference.flips averages versions mirrored along augment.spatial.flip_axes, which names no axis; set it to "
+        "false"
+    ]
+    recipe_from_tree(tiny.set_key(tree, "inference.flips", False), where="it")
+
+
 def test_decoders_belong_to_the_methods_that_have_several(tiny, faults):
     alone = tiny.set_key(tiny.recipe_tree("mc_net"), "network.decoders", 1)
     assert faults(alone) == ["method mc_net needs network vnet or dynunet with decoders: 2 or 3"]

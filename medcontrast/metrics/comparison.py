@@ -38,13 +38,14 @@ class Difference:
     """First minus second on the same cases and the runs that both have.
 
     Attributes:
-        runs: How many runs both have.
-        interval: Mean, SD and paired bootstrap interval over cases.
+        by_run: Mean over cases in every run that both have, in order of the runs: how far another seed and labeled
+            subset move the difference, of which the interval over cases knows nothing.
+        interval: Mean, SD and paired bootstrap interval over cases, each averaged over runs.
         better: Cases in which the first is larger.
         p: Two-sided Wilcoxon signed-rank p, not corrected; 1 where all cases are equal.
     """
 
-    runs: int
+    by_run: tuple[float, ...]
     interval: Interval
     better: int
     p: float
@@ -93,16 +94,21 @@ def differences(pairs: Sequence[tuple[Scores, Scores]]) -> list[Difference | Non
     from scipy.stats import wilcoxon
 
     runs = [sorted(set(first) & set(second)) for first, second in pairs]
-    changes = [_change(first, second, both) for (first, second), both in zip(pairs, runs, strict=True) if both]
-    intervals = iter(zip(changes, _intervals(changes), strict=True))
+    by_run = [_changes(first, second, both) for (first, second), both in zip(pairs, runs, strict=True) if both]
+    # cases that are equal but for rounding are ties
+    changes = [each.mean(axis=0).round(DECIMALS) for each in by_run]
+    intervals = iter(zip(by_run, changes, _intervals(changes), strict=True))
     found: list[Difference | None] = []
     for both in runs:
         if not both:
             found.append(None)
             continue
-        change, interval = next(intervals)
-        p = float(wilcoxon(change).pvalue) if np.any(change != 0) else 1.0
-        found.append(Difference(len(both), interval, int((change > 0).sum()), p))
+        each, change, interval = next(intervals)
+        # with ties among the cases SciPy would leave the exact distribution, which a handful of others needs
+        moved = change[change != 0]
+        p = float(wilcoxon(moved).pvalue) if len(moved) else 1.0
+        means = tuple(float(mean) for mean in each.mean(axis=1).round(DECIMALS))
+        found.append(Difference(means, interval, int((change > 0).sum()), p))
     return found
 
 
@@ -120,13 +126,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _change(first: Scores, second: Scores, runs: Sequence[int]) -> NDArray[np.float64]:
-    """(n,) first minus second, each averaged over the runs; cases that are equal but for rounding are ties."""
-    ours, theirs = _stacked(first, runs).mean(axis=0), _stacked(second, runs).mean(axis=0)
+def _changes(first: Scores, second: Scores, runs: Sequence[int]) -> NDArray[np.float64]:
+    """(r, n) first minus second."""
+    ours, theirs = _stacked(first, runs), _stacked(second, runs)
     if ours.shape != theirs.shape:
-        raise InputError(f"Paired scores need the same cases, but got {len(ours)} and {len(theirs)}.")
-    change: NDArray[np.float64] = (ours - theirs).round(DECIMALS)
-    return change
+        raise InputError(f"Paired scores need the same cases, but got {ours.shape[1]} and {theirs.shape[1]}.")
+    return ours - theirs
 
 
 def _intervals(columns: Sequence[NDArray[np.float64]]) -> list[Interval]:

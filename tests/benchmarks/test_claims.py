@@ -34,7 +34,7 @@ def under_the_rarest_scanner(row: str, reading: str) -> dict[int, NDArray[np.flo
 def test_counterfactual_pairs_help_under_the_rarest_scanner(reading: str, other: str) -> None:
     gain = difference(under_the_rarest_scanner("cf_simclr", reading), under_the_rarest_scanner(other, reading))
     assert gain is not None and gain.interval.low is not None
-    assert gain.runs == 3
+    assert len(gain.by_run) == 3
     assert gain.interval.low > 0
 
 
@@ -42,7 +42,7 @@ def test_counterfactual_pairs_help_under_the_rarest_scanner(reading: str, other:
 def test_pairs_by_the_scanners_themselves_are_the_upper_bound(reading: str) -> None:
     above = difference(under_the_rarest_scanner("exact", reading), under_the_rarest_scanner("cf_simclr", reading))
     assert above is not None and above.interval.low is not None
-    assert above.runs == 3
+    assert len(above.by_run) == 3
     assert above.interval.low > 0
 
 
@@ -61,7 +61,7 @@ def gain_in_dice(grid: str, target: str, row: str, other: str, labeled: int = 8)
 @pytest.mark.parametrize("other", ["supervised", "mean_teacher"])
 def test_the_default_is_ahead_on_the_left_atrium(other: str) -> None:
     gain = gain_in_dice("left_atrium_125", "left atrium", "fba_net", other)
-    assert gain.runs == 2
+    assert len(gain.by_run) == 2
     assert gain.interval.low is not None and gain.interval.low > 0
 
 
@@ -69,14 +69,14 @@ def test_the_default_is_ahead_on_the_left_atrium(other: str) -> None:
 @pytest.mark.parametrize("other", ["supervised", "mean_teacher"])
 def test_cps_is_ahead_on_scans_that_it_never_saw(target: str, other: str) -> None:
     gain = gain_in_dice("hippocampus", target, "cps", other)
-    assert gain.runs == 3
+    assert len(gain.by_run) == 3
     assert gain.interval.low is not None and gain.interval.low > 0
 
 
 @pytest.mark.parametrize("other", ["supervised", "cps"])
 def test_the_default_is_not_told_from_others_on_scans_that_it_never_saw(other: str) -> None:
     gain = gain_in_dice("hippocampus", "hippocampus", "fba_net", other)
-    assert gain.runs == 3
+    assert len(gain.by_run) == 3
     assert gain.interval.low is not None and gain.interval.high is not None
     assert gain.interval.low < 0 < gain.interval.high
 
@@ -99,19 +99,15 @@ def test_leoclr_is_behind_moco_on_composites(reading: str) -> None:
     ]
     gap = difference(*right)
     assert gap is not None and gap.interval.high is not None
-    assert gap.runs == 3
+    assert len(gap.by_run) == 3
     assert gap.interval.high < 0
 
 
-def test_with_4_labels_the_default_gains_on_the_anterior_part_alone() -> None:
-    whole, anterior, posterior = (
-        gain_in_dice("hippocampus", f"hippocampus{part}", "fba_net", "supervised", labeled=4)
-        for part in ("", " anterior", " posterior")
-    )
-    assert whole.runs >= 3
-    for gain, shown in ((whole, False), (anterior, True), (posterior, False)):
-        assert gain.interval.low is not None and (gain.interval.low > 0) is shown
-        assert gain.interval.mean > 0
+def test_with_4_labels_runs_of_the_default_do_not_agree() -> None:
+    for part in ("", " anterior", " posterior"):
+        gain = gain_in_dice("hippocampus", f"hippocampus{part}", "fba_net", "supervised", labeled=4)
+        assert len(gain.by_run) == 3
+        assert gain.interval.mean > 0 and min(gain.by_run) < 0 < max(gain.by_run)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +122,17 @@ def test_with_4_labels_the_default_gains_on_the_anterior_part_alone() -> None:
 )
 def test_with_4_labels_what_the_default_is_ahead_of(other: str, part: str, shown: bool) -> None:
     gain = gain_in_dice("hippocampus", f"hippocampus{part}", "fba_net", other, labeled=4)
-    assert gain.runs >= 3 and gain.interval.low is not None
+    assert len(gain.by_run) >= 3 and gain.interval.low is not None
     assert gain.interval.mean > 0 and (gain.interval.low > 0) is shown
+
+
+def test_what_supervised_training_predicts_too_much_follows_its_labeled_scans() -> None:
+    """Mean volume of the labeled structures in ml, from their label files, by cell; errors from the records."""
+    labeled = {"4-0": 3.05, "4-1": 3.71, "4-2": 3.48, "8-0": 3.11, "8-1": 3.46, "8-2": 3.41, "16-0": 3.14}
+    cells = {**{f"supervised-{cell}": size for cell, size in labeled.items()}, "full-all-0": 3.34}
+    records = [Record.load(RESULTS / "hippocampus" / f"{cell}.json") for cell in cells]
+    errors = [np.mean(each.scores["hippocampus"]["volume_error_ml"]) for each in records]
+    assert np.corrcoef(list(cells.values()), errors)[0, 1] == pytest.approx(0.95, abs=0.005)
 
 
 def test_volumes_grow_with_the_share_of_mixed_rows_where_it_goes_wrong() -> None:
@@ -176,7 +181,7 @@ def test_what_each_term_does_alone(row: str, other: str, sign: int) -> None:
 def test_a_pre_trained_encoder_gains_on_slices_of_the_left_atrium_and_not_of_the_hippocampus() -> None:
     for labeled in (4, 8):
         atrium = gain_in_dice("la_slices", "left atrium", "simclr", "scratch", labeled)
-        assert atrium.runs == 3 and atrium.interval.low is not None and atrium.interval.low > 0
+        assert len(atrium.by_run) == 3 and atrium.interval.low is not None and atrium.interval.low > 0
     hippocampus = gain_in_dice("hippocampus_slices", "hippocampus", "simclr", "scratch").interval
     assert hippocampus.low is not None and hippocampus.high is not None
     assert hippocampus.low < 0 < hippocampus.high < 0.005
@@ -196,7 +201,7 @@ def lost_on_chest_x_rays(row: str, reading: str) -> dict[int, np.ndarray]:
 def test_degraded_views_lose_less_on_chest_x_rays_than_clean_ones() -> None:
     less = difference(lost_on_chest_x_rays("moco_degraded", "linear 1"), lost_on_chest_x_rays("moco", "linear 1"))
     assert less is not None and less.interval.high is not None
-    assert less.runs == 3
+    assert len(less.by_run) == 3
     assert less.interval.high < 0
 
 
@@ -204,5 +209,5 @@ def test_degraded_views_lose_less_on_chest_x_rays_than_clean_ones() -> None:
 def test_multi_level_contrast_is_not_shown_to_lose_less_on_chest_x_rays(reading: str) -> None:
     less = difference(lost_on_chest_x_rays("multi_level", reading), lost_on_chest_x_rays("moco", reading))
     assert less is not None and less.interval.low is not None and less.interval.high is not None
-    assert less.runs == 3
+    assert len(less.by_run) == 3
     assert less.interval.mean < 0 and less.interval.low < 0 < less.interval.high

@@ -67,8 +67,9 @@ def test_the_table_by_hand(tmp_path):
     assert ours["Dice front"] == "0.7000 (0.6000 to 0.8000)"
     assert (ours["SD over runs"], other["SD over runs"]) == ("0.1414", "-")
     assert (ours["missed"], other["missed"]) == ("3", "0")
-    # means over all runs of each: 0.7 and 0.7 of 0.8
-    assert (ours["of full supervision"], other["of full supervision"]) == ("87.5 %", "87.5 %")
+    # means over all runs of each: 0.7 and 0.7 of 0.8; a row that lacks a run of another names its own
+    assert (ours["of full supervision"], other["of full supervision"]) == ("87.5 %", "87.5 %, over run 0")
+    assert table(text, "all cases labeled")["full"]["of full supervision"] == "100.0 %"
     # of run 0 alone, where only that has a partner
     assert other["against supervised"] == "+0.1000 (+0.1000 to +0.1000), p 0.250, over run 0"
     assert ours["against mean_teacher"] == "-0.1000 (-0.1000 to -0.1000), p 0.250, over run 0"
@@ -111,7 +112,7 @@ def test_the_note_says_which_runs_a_comparison_is_over(tmp_path):
     text = write_report(settings(rows=rows), records, tmp_path)
     assert uneven in text
     cell = table(text, "2 labeled")["mean_teacher"]["against supervised"]
-    assert cell == "+0.0000 (+0.0000 to +0.0000), p 1.000, over runs 0 and 1"
+    assert cell == "+0.0000 (+0.0000 to +0.0000), p 1.000, over runs 0 and 1; by run +0.0000, +0.0000"
     del records["supervised-2-0"], records["supervised-2-1"]  # no common run
     text = write_report(settings(rows=rows), records, tmp_path)
     assert uneven in text and not any("against" in head for head in table(text, "2 labeled")["supervised"])

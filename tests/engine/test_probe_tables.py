@@ -45,7 +45,9 @@ def test_intervals_and_tests_are_over_units(tmp_path):
     rows = table(write_probe_report(settings(), records, tmp_path))
     assert rows["b"]["accuracy"].startswith("0.6250 (")
     assert rows["b"]["SD over runs"] == f"{np.std([7 / 8, 3 / 8], ddof=1):.4f}"
-    assert rows["b"]["against a"].startswith("+0.6250 (") and rows["b"]["against a"].endswith(", p 0.125")
+    assert rows["b"]["against a"].startswith("+0.6250 (") and rows["b"]["against a"].endswith(
+        ", p 0.125; by run +0.8750, +0.3750"
+    )
 
 
 def test_scores_are_averaged_within_a_unit_over_the_images_of_the_group():

@@ -134,7 +134,7 @@ def _table(lines: Sequence[MethodLine], figures: Sequence[Figure], full: Scores)
         *tables.row_columns(lines),
         tables.mean_column(lead),
         tables.spread_column(lead),
-        ("of full supervision", [_share(own, full) for own in lead.scores]),
+        ("of full supervision", _shares(lead.scores, full)),
         *(tables.mean_column(each, DEFINITIONS[_DISTANCES.get(each.name, "dice")].decimals) for each in others),
         ("missed", [str(line.missed) for line in lines]),
         *tables.against_columns(lead),
@@ -144,11 +144,20 @@ def _table(lines: Sequence[MethodLine], figures: Sequence[Figure], full: Scores)
     return f"**{title}**\n\n{tables.markdown_table(columns)}"
 
 
-def _share(own: Scores, full: Scores) -> str:
-    """Mean over that of full supervision, each over all of its runs: all labels have no subset to share."""
-    if not full or not mean_over_runs(full).interval.mean:
-        return "-"
-    return f"{100 * mean_over_runs(own).interval.mean / mean_over_runs(full).interval.mean:.1f} %"
+def _shares(rows: Sequence[Scores], full: Scores) -> list[str]:
+    """Every row's mean over that of full supervision, each over all of its runs: all labels have no subset to share.
+
+    A row that lacks runs which another has names its own: an easy subset makes its share the larger one.
+    """
+    whole = mean_over_runs(full).interval.mean if full else 0.0
+    if not whole:
+        return ["-"] * len(rows)
+    most = {run for scores in rows for run in scores}
+    means = [mean_over_runs(scores).interval.mean for scores in rows]
+    return [
+        f"{100 * mean / whole:.1f} %{tables.over(sorted(scores) if most - set(scores) else ())}"
+        for mean, scores in zip(means, rows, strict=True)
+    ]
 
 
 def _not_run(lines: Sequence[MethodLine]) -> str:

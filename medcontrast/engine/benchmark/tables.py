@@ -142,9 +142,11 @@ def partial_runs(first: Scores, second: Scores) -> tuple[int, ...]:
     return tuple(sorted(set(first) & set(second))) if set(first) != set(second) else ()
 
 
-def common_runs(compared: str, tables: Iterable[Sequence[Line[Any]]]) -> str:
+def common_runs(compared: str, tables: Collection[Sequence[Line[Any]]]) -> str:
     """Sentences of the note: which runs stand behind what compares two rows."""
     said = f"{compared} are over the runs that both rows have; a cell names them where one of the two has more."
+    if any(len(line.runs) > 1 for lines in tables for line in lines):
+        said += " By run: the mean difference in each; intervals and p know nothing of how far another run moves it."
     if all(len({line.runs for line in lines}) == 1 for lines in tables):
         return said
     return (
@@ -209,7 +211,10 @@ def spread_column(figure: Figure) -> Column:
 
 
 def against_columns(figure: Figure, prefix: str = "") -> list[Column]:
-    """A column for each reference row: mean, interval and corrected p of the difference, and the runs if not all."""
+    """A column for each reference row: mean, interval and corrected p of the difference, and that of every run.
+
+    Which runs, if not all.
+    """
     return [
         (f"{prefix}against {row}", ["-" if each is None else _against_cell(each) for each in found])
         for row, found in figure.against.items()
@@ -220,7 +225,9 @@ def _against_cell(each: Against) -> str:
     interval = each.difference.interval
     spread = "" if interval.low is None else f" ({interval.low:+.4f} to {interval.high:+.4f})"
     p = "p < 0.001" if each.p < 0.001 else f"p {each.p:.3f}"
-    return f"{interval.mean:+.4f}{spread}, {p}{over(each.partial)}"
+    several = len(each.difference.by_run) > 1
+    runs = f"; by run {', '.join(f'{mean:+.4f}' for mean in each.difference.by_run)}" if several else ""
+    return f"{interval.mean:+.4f}{spread}, {p}{over(each.partial)}{runs}"
 
 
 def cost_columns(lines: Sequence[Line[Any]], parameters: str) -> list[Column]:

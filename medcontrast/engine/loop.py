@@ -150,6 +150,9 @@ class Trainer:
         validator = self.job.validator(fabric.device, fabric.autocast)
         if validator is not None and fabric.is_global_zero:
             validator.open()  # a file that cannot be used is named before training starts
+        if fabric.is_global_zero:
+            for sentence in self.job.warnings(loader, validator):
+                self._say(f"Warning: {sentence}")
         curves = Curves(self.run.folder, self.state.step) if fabric.is_global_zero else None
         if self.state.step == 0:
             self.save()  # from the first moment on there is something to resume from

@@ -121,7 +121,10 @@ class Trainer:
             ) from None
         if self.fabric.is_global_zero:
             self.run.cut_log(self.state.step, validated=self._validated())
-        self._say(f"Resuming at step {self.state.step} of {total}.")
+        self._say(
+            f"Resuming at step {self.state.step} of {total}, by the recipe and the manifest that this folder keeps; "
+            "what they were made from is not read."
+        )
 
     def _require_same_choice(self, before: list[str] | None) -> None:
         """Refuses other validation cases once a best network was chosen: Dice of other cases is no larger or smaller.

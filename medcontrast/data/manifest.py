@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,11 @@ class Manifest:
             filled = [split for split in SPLITS if getattr(self, split)]
             raise ManifestError(f"{self.path}: the split {name!r} is empty; it has {', '.join(filled)}.")
         return cases
+
+    def patients_of(self, names: Iterable[str]) -> dict[str, str]:
+        """Of those of these cases whose patient is known, the patient."""
+        known = {case.name: case.patient for _, cases in self.splits() for case in cases if case.patient is not None}
+        return {name: known[name] for name in names if name in known}
 
     def splits(self) -> Iterator[tuple[str, tuple[Case, ...]]]:
         """Every split that is not empty, with its name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,8 @@ def score_folders(
     _warn_of_unscored(warn, predictions, labels, files)
     _warn_of_own_labels(warn, files)
     report = score_pairs(_read(files, table, warn), rules)
+    if manifest is not None:
+        report = replace(report, patients=load_manifest(manifest).patients_of(report.cases))
     facts = {"predictions": str(predictions), "labels": str(labels), "label_table": table.to_json()}
     if output is not None:  # before anything is shown: whoever reads it may leave, as `head` does
         _leave_no_picture(output / PICTURE, overwrite, warn)
@@ -154,6 +157,7 @@ def score_checkpoints(
         progress()
 
     report = score_pairs(_predicted(predictor, cases, manifest.labels, console), rules, on_case=on_case)
+    report = replace(report, patients=manifest.patients_of(cases))
     _write_scores(folder, report)
     _show(console, report)
     facts = {
@@ -317,7 +321,7 @@ def _compared(console: Console, report: Report, other: Report | None, against: P
     found = paired_differences(report, other)
     lines = [
         f"Difference to {against}, this minus that, on the same {len(report.cases)} cases",
-        *difference_lines(found),
+        *difference_lines(found, report.drawn),
     ]
     say(console, *lines)
     return {"against": {"report": str(against), "differences": differences_to_json(found)}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,12 @@ class Interval:
 
 
 def bootstrap_intervals(
-    values: NDArray[np.float64], *, resamples: int = 10_000, seed: int = 0, level: float = 0.95
+    values: NDArray[np.float64],
+    *,
+    units: Sequence[Hashable] | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> list[Interval]:
     """Mean, SD and percentile interval of every column.
 
@@ -38,32 +44,50 @@ def bootstrap_intervals(
 
     Args:
         values: (cases, columns), finite.
-        resamples: How many times the cases are drawn again.
+        units: Of every case what it is drawn with, such as its patient: scans of one are alike, and drawn one by one
+            they would make the interval too narrow. By default every case is drawn by itself.
+        resamples: How many times the units are drawn again.
         seed: Seeds the draw; equal seeds give equal intervals.
         level: Share of resampled means inside the interval.
 
     Returns:
         One interval for each column.
     """
-    cases = len(values)
     means = values.mean(axis=0)
-    if cases < 2:
-        return [Interval(float(mean), None, None, None) for mean in means]
+    sums, sizes = (values, np.ones(len(values))) if units is None else unit_sums(values, units)
+    sd = values.std(axis=0, ddof=1) if len(values) > 1 else None
+    if len(sums) < 2 or sd is None:
+        return [
+            Interval(float(mean), None if sd is None else float(sd[at]), None, None) for at, mean in enumerate(means)
+        ]
     tails = [50 * (1 - level), 50 * (1 + level)]
-    low, high = np.percentile(_resampled_means(values, resamples, seed), tails, axis=0)
-    sd = values.std(axis=0, ddof=1)
+    low, high = np.percentile(_resampled_means(sums, sizes, resamples, seed), tails, axis=0)
     return [Interval(*map(float, row)) for row in zip(means, sd, low, high, strict=True)]
 
 
-def _resampled_means(values: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
-    # How often each case is drawn is multinomial: (resamples, cases) counts give all means in one product.
+def unit_sums(
+    values: NDArray[np.float64], units: Sequence[Hashable]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(units, columns) sums over the cases of every unit, and (units,) how many those are; in order of appearance."""
+    places = {unit: place for place, unit in enumerate(dict.fromkeys(units))}
+    of_case = np.array([places[unit] for unit in units])
+    sums, sizes = np.zeros((len(places), values.shape[1])), np.zeros(len(places))
+    np.add.at(sums, of_case, values)
+    np.add.at(sizes, of_case, 1.0)
+    return sums, sizes
+
+
+def _resampled_means(
+    sums: NDArray[np.float64], sizes: NDArray[np.float64], resamples: int, seed: int
+) -> NDArray[np.float64]:
+    # How often each unit is drawn is multinomial: (resamples, units) counts give all means in one product.
     generator = np.random.default_rng(seed)
-    cases = len(values)
-    share = np.full(cases, 1 / cases)
+    units = len(sums)
+    share = np.full(units, 1 / units)
     chunks = []
     for start in range(0, resamples, _CHUNK):
-        counts = generator.multinomial(cases, share, size=min(_CHUNK, resamples - start))
-        chunks.append(counts @ values / cases)
+        counts = generator.multinomial(units, share, size=min(_CHUNK, resamples - start))
+        chunks.append(counts @ sums / (counts @ sizes)[:, None])
     means: NDArray[np.float64] = np.concatenate(chunks)
     means.round(DECIMALS, out=means)
     means += 0.0  # -0 becomes 0

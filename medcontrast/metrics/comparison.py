@@ -5,14 +5,14 @@ Letters: r runs, n cases.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.errors import InputError
-from medcontrast.metrics.bootstrap import DECIMALS, Interval, bootstrap_intervals
+from medcontrast.metrics.bootstrap import DECIMALS, Interval, bootstrap_intervals, unit_sums
 
 Scores = Mapping[int, NDArray[np.float64]]
 """Run -> (n,) score of every case, the cases in one order."""
@@ -74,18 +74,25 @@ def means_over_runs(systems: Sequence[Scores]) -> list[Mean]:
     return found
 
 
-def difference(first: Scores, second: Scores) -> Difference | None:
+def difference(first: Scores, second: Scores, units: Sequence[Hashable] | None = None) -> Difference | None:
     """Paired difference of two systems; None where they share no run.
 
     Runs are paired because run k of every system has the same seed and the same labeled cases.
 
+    Args:
+        first: Scores of one system.
+        second: Of the other.
+        units: Of every case its patient, where some have several: drawn together in the interval, one in the test.
+
     Raises:
         InputError: The systems do not hold the same number of cases.
     """
-    return differences([(first, second)])[0]
+    return differences([(first, second)], units)[0]
 
 
-def differences(pairs: Sequence[tuple[Scores, Scores]]) -> list[Difference | None]:
+def differences(
+    pairs: Sequence[tuple[Scores, Scores]], units: Sequence[Hashable] | None = None
+) -> list[Difference | None]:
     """`difference` of many pairs of systems, in the time of one where they have as many cases.
 
     Raises:
@@ -97,7 +104,7 @@ def differences(pairs: Sequence[tuple[Scores, Scores]]) -> list[Difference | Non
     by_run = [_changes(first, second, both) for (first, second), both in zip(pairs, runs, strict=True) if both]
     # cases that are equal but for rounding are ties
     changes = [each.mean(axis=0).round(DECIMALS) for each in by_run]
-    intervals = iter(zip(by_run, changes, _intervals(changes), strict=True))
+    intervals = iter(zip(by_run, changes, _intervals(changes, units), strict=True))
     found: list[Difference | None] = []
     for both in runs:
         if not both:
@@ -105,7 +112,8 @@ def differences(pairs: Sequence[tuple[Scores, Scores]]) -> list[Difference | Non
             continue
         each, change, interval = next(intervals)
         # with ties among the cases SciPy would leave the exact distribution, which a handful of others needs
-        moved = change[change != 0]
+        moved = change if units is None else _unit_means(change, units)
+        moved = moved[moved != 0]
         p = float(wilcoxon(moved).pvalue) if len(moved) else 1.0
         means = tuple(float(mean) for mean in each.mean(axis=1).round(DECIMALS))
         found.append(Difference(means, interval, int((change > 0).sum()), p))
@@ -134,12 +142,18 @@ def _changes(first: Scores, second: Scores, runs: Sequence[int]) -> NDArray[np.f
     return ours - theirs
 
 
-def _intervals(columns: Sequence[NDArray[np.float64]]) -> list[Interval]:
+def _unit_means(change: NDArray[np.float64], units: Sequence[Hashable]) -> NDArray[np.float64]:
+    sums, sizes = unit_sums(change[:, None], units)
+    means: NDArray[np.float64] = (sums[:, 0] / sizes).round(DECIMALS)
+    return means
+
+
+def _intervals(columns: Sequence[NDArray[np.float64]], units: Sequence[Hashable] | None = None) -> list[Interval]:
     """Bootstrap interval of every list of cases; those of one length share their draws, as they would one by one."""
     found: dict[int, Interval] = {}
     for length in {len(values) for values in columns}:
         places = [place for place, values in enumerate(columns) if len(values) == length]
-        intervals = bootstrap_intervals(np.stack([columns[place] for place in places], axis=1))
+        intervals = bootstrap_intervals(np.stack([columns[place] for place in places], axis=1), units=units)
         found |= dict(zip(places, intervals, strict=True))
     return [found[place] for place in range(len(columns))]
 

@@ -47,7 +47,7 @@ def require_comparable(cases: Iterable[str], layout: str, other: Report, *, wher
 def paired_differences(first: Report, second: Report) -> Differences:
     """Mean difference of two reports on the same cases, first minus second, with its bootstrap interval.
 
-    Cases are drawn in pairs, so what is hard about a case cancels.
+    Cases are drawn in pairs, so what is hard about a case cancels; those of one patient (of the first report) together.
 
     Args:
         first: Scores of one system.
@@ -60,7 +60,8 @@ def paired_differences(first: Report, second: Report) -> Differences:
     _require_same_references(first, second)
     wanted = [(position, metric) for position in range(len(first.targets)) for metric in first.metrics]
     names = list(first.cases)
-    found = iter(differences([({0: _values(first, names, *one)}, {0: _values(second, names, *one)}) for one in wanted]))
+    pairs = [({0: _values(first, names, *one)}, {0: _values(second, names, *one)}) for one in wanted]
+    found = iter(differences(pairs, first.units))
     return {target: {metric: _known(next(found)) for metric in first.metrics} for target in first.targets}
 
 
@@ -79,8 +80,8 @@ def _require_same_references(first: Report, second: Report) -> None:
         )
 
 
-def difference_lines(differences: Differences) -> list[str]:
-    """Plain text: every target's figures, first minus second."""
+def difference_lines(differences: Differences, drawn: str = "cases") -> list[str]:
+    """Plain text: every target's figures, first minus second; `drawn` says what intervals are over."""
     out = []
     for target, figures in differences.items():
         out.append(target)
@@ -95,8 +96,8 @@ def difference_lines(differences: Differences) -> list[str]:
             out.append(f"  {definition.title + unit:<26} {cell}  larger in {found.better}, {p}")
     return [
         *out,
-        "Intervals: 95 % paired bootstrap over cases. p: Wilcoxon's signed-rank test, not corrected for the number of "
-        "figures.",
+        f"Intervals: 95 % paired bootstrap over {drawn}. p: Wilcoxon's signed-rank test"
+        f"{'' if drawn == 'cases' else ' of the means of patients'}, not corrected for the number of figures.",
     ]
 
 

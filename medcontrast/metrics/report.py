@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,7 @@ class Report:
 
     Attributes:
         cases: Case -> its scores, as `score_case` gives them.
+        patients: Case -> its patient, as far as known; a case without one is a patient by itself.
         resamples: Bootstrap resamples behind each interval.
         seed: Seed of the bootstrap.
         level: Share of resampled means inside an interval.
@@ -61,6 +62,7 @@ class Report:
     """
 
     cases: Mapping[str, Sequence[TargetScore]]
+    patients: Mapping[str, str] = field(default_factory=dict)
     resamples: int = 10_000
     seed: int = 0
     level: float = 0.95
@@ -87,6 +89,19 @@ class Report:
         return _layout(next(iter(self.cases.values())))
 
     @property
+    def units(self) -> list[tuple[str, bool]] | None:
+        """Of every case what is drawn with it: its patient, or itself; None where no patient has several cases."""
+        found = [(self.patients.get(case, case), case in self.patients) for case in self.cases]
+        return found if len(set(found)) < len(found) else None
+
+    @property
+    def drawn(self) -> str:
+        """What intervals are over, in words."""
+        if self.units is None:
+            return "cases"
+        return f"the {len(set(self.units))} patients of {len(self.cases)} cases, scans of one together"
+
+    @property
     def metrics(self) -> list[str]:
         """Names of the figures that the scores hold, in the order of the tables."""
         score = next(iter(self.cases.values()))[0]
@@ -105,7 +120,11 @@ class Report:
     def _summarize(self, position: int, name: str) -> TargetSummary:
         scores = [case[position] for case in self.cases.values()]
         intervals = bootstrap_intervals(
-            _matrix(scores, self.metrics), resamples=self.resamples, seed=self.seed, level=self.level
+            _matrix(scores, self.metrics),
+            units=self.units,
+            resamples=self.resamples,
+            seed=self.seed,
+            level=self.level,
         )
         return TargetSummary(
             target=name,
@@ -140,6 +159,7 @@ class Report:
             "rules": _rules(self),
             "summary": {name: asdict(summary) for name, summary in self.summary.items()},
             "cases": {case: [_row(score) for score in scores] for case, scores in self.cases.items()},
+            **({"patients": dict(self.patients)} if self.patients else {}),
         }
         write_text(Path(path), json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
@@ -164,7 +184,8 @@ class Report:
             )
         try:
             cases = {case: [_from_row(row) for row in rows] for case, rows in content["cases"].items()}
-            return cls(cases, **_bootstrap(content["bootstrap"]))
+            patients = {str(case): str(patient) for case, patient in content.get("patients", {}).items()}
+            return cls(cases, patients, **_bootstrap(content["bootstrap"]))
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f"{path}: damaged report, {type(error).__name__}: {error}.") from None
 
@@ -282,6 +303,6 @@ def _rules(report: Report) -> list[str]:
         f"Tolerance of the surface Dice: {report.tolerance_mm:g} mm.",
         SURFACE_RULE,
         EMPTY_RULE,
-        f"Intervals: {100 * report.level:g} % percentile bootstrap over cases, {report.resamples} resamples, "
+        f"Intervals: {100 * report.level:g} % percentile bootstrap over {report.drawn}, {report.resamples} resamples, "
         f"seed {report.seed}. SD over cases.",
     ]

@@ -101,6 +101,16 @@ def test_only_predictions_that_will_be_drawn_are_kept(
     assert drawn["names"] == {1: "front", 2: "back"}
 
 
+def test_scans_of_one_patient_are_drawn_together(manifest: Manifest, hand: HandPredictor, tmp_path: Path) -> None:
+    twins = [replace(case, patient=f"p{number // 2}") for number, case in enumerate(manifest.validation)]
+    report, said = score(replace(manifest, validation=tuple(twins)), tmp_path)
+    alone, words = score(manifest, tmp_path)
+    assert report.patients == {case.name: case.patient for case in twins} and not alone.patients
+    assert "bootstrap over the 5 patients of 9 cases, scans of one together, 10000 resamples" in " ".join(said.split())
+    assert "bootstrap over cases, 10000 resamples" in " ".join(words.split())
+    assert report.summary["front"].metrics["dice"] != alone.summary["front"].metrics["dice"]
+
+
 def test_ignored_voxels_are_neither_scored_nor_drawn(
     manifest: Manifest, hand: HandPredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

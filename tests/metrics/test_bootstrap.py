@@ -76,3 +76,29 @@ def test_an_end_at_zero_is_zero_on_every_processor() -> None:
 def test_no_more_resamples_than_asked_for() -> None:
     (interval,) = bootstrap_intervals(np.arange(10.0)[:, None], resamples=1)
     assert interval.low == interval.high
+
+
+def test_units_are_drawn_whole() -> None:
+    """Against plain resampling: patients of one to four scans, drawn with all of theirs; the mean is over scans."""
+    random = np.random.default_rng(3)
+    units = np.repeat(np.arange(12), random.integers(1, 5, 12))
+    values = random.normal(size=(12, 2))[units] + 0.1 * random.normal(size=(len(units), 2))
+    draws = random.integers(0, 12, (4000, 12))
+    means = np.array([np.concatenate([values[units == unit] for unit in each]).mean(axis=0) for each in draws])
+    for column, found in enumerate(bootstrap_intervals(values, units=units.tolist())):
+        low, high = np.percentile(means[:, column], [2.5, 97.5])
+        assert (found.low, found.high) == (pytest.approx(low, abs=0.05), pytest.approx(high, abs=0.05))
+        alone = bootstrap_intervals(values)[column]
+        assert (found.mean, found.sd) == (alone.mean, alone.sd)
+        assert found.high - found.low > 1.2 * (alone.high - alone.low)
+
+
+def test_every_case_a_unit_is_no_units() -> None:
+    values = np.random.default_rng(1).random((12, 3))
+    assert bootstrap_intervals(values, units=[f"p{number}" for number in range(12)]) == bootstrap_intervals(values)
+
+
+def test_one_unit_has_no_interval() -> None:
+    (interval,) = bootstrap_intervals(np.array([[0.7], [0.9]]), units=["a", "a"])
+    assert interval.mean == pytest.approx(0.8) and interval.sd is not None
+    assert interval.low is interval.high is None

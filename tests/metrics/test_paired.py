@@ -95,3 +95,20 @@ def test_how_a_p_is_shown(p: float, shown: str) -> None:
     found = paired_differences(report(0.9, 0.5, 0.7), report(0.8, 0.6, 0.6))
     found["left atrium"]["dice"] = dataclasses.replace(found["left atrium"]["dice"], p=p)
     assert difference_lines(found)[1].rstrip().endswith(shown)
+
+
+def test_scans_of_one_patient_are_drawn_and_tested_together() -> None:
+    """Three patients: the four scans of the first gain 0.1, the others lose; which as cases of their own are 4 of 7."""
+    dices = ([0.9] * 4 + [0.5, 0.5, 0.4], [0.8] * 4 + [0.6, 0.6, 0.6])
+    plain, other = (report(*each) for each in dices)
+    patients = {f"case{number}": "a" for number in range(4)} | {"case4": "b", "case5": "b"}
+    first = dataclasses.replace(plain, patients=patients)
+    assert first.drawn == "the 3 patients of 7 cases, scans of one together"
+    found = paired_differences(first, other)["left atrium"]["dice"]
+    alone = paired_differences(plain, other)["left atrium"]["dice"]
+    assert found.interval.mean == pytest.approx(alone.interval.mean) == pytest.approx(0.0)
+    assert found.interval.low == pytest.approx(-0.2) and found.interval.high == pytest.approx(0.1)
+    assert alone.interval.low > -0.1
+    assert found.better == 4
+    assert found.p == pytest.approx(0.75)  # ranks of 1.5, -1.5 and -3: 3 of 8 signings are as far out on that side
+    assert "over the 3 patients of 7 cases" in difference_lines(paired_differences(first, other), first.drawn)[-1]

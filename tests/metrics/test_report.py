@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -119,8 +120,9 @@ def test_csv_has_a_row_for_each_case_and_target(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["scores.csv"]
 
 
+@pytest.mark.parametrize("patients", [{}, {"Fall 0 ä": "p", "Fall 2 ä": "p"}])
 @pytest.mark.parametrize("voxels", [False, True])
-def test_json_round_trip(tmp_path: Path, voxels: bool) -> None:
+def test_json_round_trip(tmp_path: Path, voxels: bool, patients: dict[str, str]) -> None:
     random = np.random.default_rng(0)
     cases = {}
     for number in range(4):
@@ -133,7 +135,7 @@ def test_json_round_trip(tmp_path: Path, voxels: bool) -> None:
             tolerance_mm=2.0,
             voxels=voxels,
         )
-    written = Report(cases, resamples=500, seed=3, level=0.9)
+    written = Report(cases, patients, resamples=500, seed=3, level=0.9)
     written.to_json(tmp_path / "report.json")
     read = Report.from_json(tmp_path / "report.json")
     assert read == written
@@ -143,6 +145,14 @@ def test_json_round_trip(tmp_path: Path, voxels: bool) -> None:
     assert content["bootstrap"] == {"resamples": 500, "seed": 3, "level": 0.9}
     assert content["summary"]["a"]["cases"] == 4
     assert EMPTY_RULE in content["rules"]
+    drawn = "the 3 patients of 4 cases, scans of one together" if patients else "cases"
+    assert f"Intervals: 90 % percentile bootstrap over {drawn}, 500 resamples, seed 3. SD over cases." in read.notes()
+
+
+def test_a_patient_with_one_scan_changes_nothing() -> None:
+    plain = report(0.7, 0.8, 0.4)
+    known = dataclasses.replace(plain, patients={"case0": "case1", "case2": "p"})  # a name is no patient's
+    assert known.units is None and known.summary == plain.summary and known.notes() == plain.notes()
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

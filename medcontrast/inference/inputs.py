@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medcontrast.data.beside import CHANNEL_NAME, is_own_output, without_channel
 from medcontrast.data.manifest import Manifest, root_advice
-from medcontrast.data.pairing import CHANNEL_NAME, holds_dicom
+from medcontrast.data.pairing import holds_dicom
 from medcontrast.errors import ManifestError, VolumeError
 from medcontrast.volume import KNOWN_SUFFIXES, is_dicom, output_stem
-
-OUTPUT_ENDINGS = ("_seg", "_prob", "_entropy")
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def find_scans(inputs: Sequence[Path], channels: Sequence[str]) -> list[Scan]:
     # of one channel nnU-Net's _0000 stands behind every name, or it is none; of a single file nobody can tell
     numbered = len(stems) > 1 and all(stem.endswith("_0000") for stem in stems)
     if len(channels) > 1 or numbered:
-        stems = [_without_channel(stem) for stem in stems]
+        stems = [without_channel(stem) for stem in stems]
     names = unique_names(stems, [_folder_name(group[0]) for group in groups])
     return [Scan(name, group, tuple(map(str, group))) for name, group in zip(names, groups, strict=True)]
 
@@ -175,7 +174,7 @@ def _no_volume(folder: Path, entries: Sequence[Path]) -> str:
     fault = f"{folder}: no volume in this folder; expected {', '.join(KNOWN_SUFFIXES)} files or a DICOM series"
     # as in the folders that `data split` takes: images/ and labels/, or one folder a case
     deeper = [entry for entry in entries if entry.is_dir() and any(map(_is_scan, sorted(entry.iterdir())))]
-    own = [entry for entry in entries if entry.is_file() and _is_volume(entry) and _is_own_output(entry)]
+    own = [entry for entry in entries if entry.is_file() and _is_volume(entry) and is_own_output(entry)]
     if own and not deeper:
         return (
             f"{fault}, but {own[0].name}{_and_more(own)} were written by `infer`, whose masks and maps are passed over."
@@ -197,19 +196,13 @@ def _called(scan: Path, name: str) -> bool:
 def _is_scan(entry: Path) -> bool:
     if entry.is_dir():
         return holds_dicom(entry)
-    return _is_volume(entry) and entry.is_file() and not _is_own_output(entry)
+    # a second run on the same folder must not segment the masks of the first
+    return _is_volume(entry) and entry.is_file() and not is_own_output(entry)
 
 
 def _is_volume(path: Path) -> bool:
     name = path.name.lower()
     return name.endswith(KNOWN_SUFFIXES) and not name.endswith(".seg.nrrd")
-
-
-def _is_own_output(path: Path) -> bool:
-    # a second run on the same folder must not segment the masks of the first
-    stem = output_stem(path)
-    ending = next((ending for ending in OUTPUT_ENDINGS if stem.endswith(ending)), None)
-    return ending is not None and (path.parent / f"{stem.removesuffix(ending)}_seg.json").exists()
 
 
 def _group_channels(paths: list[Path], channels: Sequence[str], faults: list[str]) -> list[tuple[Path, ...]]:
@@ -233,8 +226,3 @@ def _group_channels(paths: list[Path], channels: Sequence[str], faults: list[str
 
 def _from_root(image: Path, root: Path) -> str:
     return str(image.relative_to(root)) if image.is_relative_to(root) else image.name
-
-
-def _without_channel(stem: str) -> str:
-    match = CHANNEL_NAME.fullmatch(stem)
-    return match["case"] if match else stem

@@ -177,7 +177,7 @@ def test_a_manifests_split(run: Run) -> None:
     record = json.loads(Path("out/case_1_seg.json").read_text())
     assert record["inputs"] == ["i/one.nii.gz"]
     assert run("--manifest", "m.json", "--split", "labeled", "--ckpt", "runs/a").err == (
-        "m.json: the split 'labeled' is empty; it has test."
+        "m.json: the split 'labeled' is empty; it has test; choose one of these."
     )
     write_run("runs/two", channels=("t2", "adc"))
     assert run("--manifest", "m.json", "--ckpt", "runs/two").err == (

@@ -19,6 +19,9 @@ _EXPECTED = (
     "expected imagesTr/ and labelsTr/, or images/ and labels/, or one folder a case with image.nii.gz and "
     "label.nii.gz in it"
 )
+_DEEPER = (
+    "a case's folder holds one DICOM series and nothing beside it; take out what is not meant, or move the scan up"
+)
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,7 @@ def _by_case(scans: list[Path], numbered: bool) -> dict[str, tuple[Path, ...]]:
     cases: dict[str, tuple[Path, ...]] = {}
     for stem, path in sorted(_by_stem(scans).items()):
         name = _case_name(stem, numbered)
-        cases[name] = (*cases.get(name, ()), path)
+        cases[name] = (*cases.get(name, ()), _only_series(path) or path)
     return cases
 
 
@@ -229,14 +232,17 @@ def _pair(scans: dict[str, tuple[Path, ...]], labels: dict[str, Path]) -> tuple[
 
 
 def _images(folder: Path, labels: Sequence[Path] = ()) -> tuple[list[Path], list[Path], list[str]]:
-    """Scans of a folder, what else lies there, and words on masks beside them; a scan may be called as its label is."""
+    """Scans of a folder, what else lies there, and words on what is no scan; a scan may be called as its label is."""
     found, others = _scans(folder)
+    series = {path for path in others if _only_series(path)}
+    others = [path for path in others if path not in series]
     labeled = {output_stem(path).lower() for path in labels}
     own = {path for path in found if is_own_output(path)}
-    drawn = {path for path in masks_beside(found) if output_stem(path).lower() not in labeled} - own
-    said = (("not taken, as `infer` wrote them", own), (DRAWN, drawn))
-    notes = [f"{words}: {listed(sorted(paths), folder.parent)}" for words, paths in said if paths]
-    return [path for path in found if path not in own | drawn], others, notes
+    drawn = {path for path in masks_beside([*found, *series]) if output_stem(path).lower() not in labeled} - own
+    deep = [path for path in others if path.is_dir() and _holds_scans(path)]
+    said = (("not taken, as `infer` wrote them", sorted(own)), (DRAWN, sorted(drawn)), (_DEEPER, deep))
+    notes = [f"{words}: {listed(paths, folder.parent)}" for words, paths in said if paths]
+    return sorted({*found, *series} - own - drawn), others, notes
 
 
 def _scans(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -251,6 +257,14 @@ def _scans(folder: Path) -> tuple[list[Path], list[Path]]:
     stems, taken = {output_stem(path) for path in scans}, set(scans)
     parts = {path for path in entries if not volume_suffix(path) and not stems.isdisjoint(_beginnings(path.name))}
     return scans, [path for path in entries if path not in taken and path not in parts]
+
+
+def _only_series(folder: Path) -> Path | None:
+    """The folder of slices in a folder that holds nothing else, such as PATIENT/STUDY/SERIES; else None."""
+    entries = _entries(folder) if folder.is_dir() else []
+    if len(entries) != 1 or not entries[0].is_dir():
+        return None
+    return entries[0] if holds_dicom(entries[0]) else _only_series(entries[0])
 
 
 def _is_export(path: Path) -> bool:

@@ -110,12 +110,34 @@ def test_letters_count_whatever_their_case(tmp_path: Path) -> None:
 
 
 def test_dicom_folders_are_scans(tmp_path: Path) -> None:
-    make(tmp_path / "two", "images/a/1.dcm", "images/b.nii", "labels/a.nii", "labels/b.nii", "images/c/deep/1.dcm")
-    source = read_source(tmp_path / "two")
-    assert shown(source) == {"a": ("labels/a.nii", "images/a"), "b": ("labels/b.nii", "images/b.nii")}
-    assert source.notes == ("not taken: images/c/",)
+    make(tmp_path / "two", "images/a/1.dcm", "images/b.nii", "labels/a.nii", "labels/b.nii")
+    assert shown(read_source(tmp_path / "two")) == {
+        "a": ("labels/a.nii", "images/a"),
+        "b": ("labels/b.nii", "images/b.nii"),
+    }
     make(tmp_path / "cases", "a/image/1.dcm", "a/label.nii")
     assert shown(read_source(tmp_path / "cases")) == {"a": ("a/label.nii", "a/image")}
+
+
+def test_a_series_alone_in_the_folders_of_a_case_is_its_scan(tmp_path: Path) -> None:
+    """As PACS export it: PATIENT/SERIES, PATIENT/STUDY/SERIES."""
+    make(
+        tmp_path, "images/a/SE1/1.dcm", "images/b/ST1/SE1/1.dcm", "labels/a.nii", "labels/b.nii", "unlabeled/c/x/1.dcm"
+    )
+    source = read_source(tmp_path)
+    assert shown(source) == {
+        "a": ("labels/a.nii", "images/a/SE1"),
+        "b": ("labels/b.nii", "images/b/ST1/SE1"),
+        "c": (None, "unlabeled/c/x"),
+    }
+    assert source.notes == ()
+    make(tmp_path, "images/a/SE2/1.dcm", "images/notes/a.txt")
+    assert fault(tmp_path) == (
+        f"{tmp_path}: 1 label file matches no scan: labels/a.nii; scans without a label: unlabeled/c/x/; not taken: "
+        "images/a/, images/notes/; a case's folder holds one DICOM series and nothing beside it; take out what is not "
+        "meant, or move the scan up: images/a/; a label is called what its scan is called, without the channel's _0000: "
+        "rename, or take the label away."
+    )
 
 
 def test_what_is_left_aside_is_said(tmp_path: Path) -> None:

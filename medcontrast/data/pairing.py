@@ -108,6 +108,17 @@ def holds_dicom(folder: Path) -> bool:
     return any(is_dicom(path) for path in files if volume_suffix(path) is None and path.is_file())
 
 
+def unlisted_scans(folder: Path, cases: Iterable[SourceCase]) -> list[Path]:
+    """Scans of imagesTr/ that are of none of these cases."""
+    known = {image.resolve() for case in cases for image in case.images}
+    try:
+        place = _named(_entries(folder), _LAYOUTS[0][0])
+        scans = _images(place)[0] if place is not None else []
+    except OSError:  # what may not be entered cannot be told
+        return []
+    return [path for path in scans if (_only_series(path) or path).resolve() not in known]
+
+
 def _by_layout(folder: Path) -> _Found:
     entries = _entries(folder)
     for images, labels, further in _LAYOUTS:

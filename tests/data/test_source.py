@@ -135,8 +135,8 @@ def test_a_series_alone_in_the_folders_of_a_case_is_its_scan(tmp_path: Path) -> 
     assert fault(tmp_path) == (
         f"{tmp_path}: 1 label file matches no scan: labels/a.nii; scans without a label: unlabeled/c/x/; not taken: "
         "images/a/, images/notes/; a case's folder holds one DICOM series and nothing beside it; take out what is not "
-        "meant, or move the scan up: images/a/; a label is called what its scan is called, without the channel's _0000: "
-        "rename, or take the label away."
+        "meant, or move the scan up: images/a/; a label is called what its scan is called, without the channel's "
+        "_0000: rename, or take the label away."
     )
 
 

@@ -64,22 +64,24 @@ def infer(
 
     overrides: dict[str, Any] = {} if flips is None else {"flips": flips}
     predictor = Predictor.load(checkpoints, device, overrides)
-    scans = _scans(inputs or [], manifest, split or "test", predictor.channels)
+    console = Console()
+    scans = _scans(console, inputs or [], manifest, split or "test", predictor.channels)
     endings = [] if export is None else [_EXPORT_ENDINGS[export]]
     outputs = plan_outputs(scans, output, probabilities=probabilities, entropy=uncertainty, export_endings=endings)
     require_outputs(outputs, scans, overwrite=overwrite)
-    console = Console()
     _say_names(console, scans, outputs)
     failed = _predict_all(console, predictor, list(zip(scans, outputs, strict=True)), export, overwrite)
     if failed:
         raise InputError(f"{len(failed)} of {len(scans)} scans could not be segmented: {', '.join(failed)}.")
 
 
-def _scans(inputs: list[Path], manifest: Path | None, split: str, channels: Sequence[str]) -> list[Scan]:
+def _scans(
+    console: Console, inputs: list[Path], manifest: Path | None, split: str, channels: Sequence[str]
+) -> list[Scan]:
     from medcontrast.inference.inputs import find_scans, require_same_channels, scans_of_split
 
     if manifest is None:
-        return find_scans(inputs, channels)
+        return find_scans(inputs, channels, lambda sentence: say(console, sentence))
     from medcontrast.data.manifest import load_manifest
 
     listed = load_manifest(manifest)

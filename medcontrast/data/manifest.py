@@ -68,8 +68,12 @@ class Manifest:
     licence: str = ""
     raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    def split(self, name: str) -> tuple[Case, ...]:
+    def split(self, name: str, instead: str = "choose one of these") -> tuple[Case, ...]:
         """The cases of one of `labeled`, `unlabeled`, `validation`, `test`.
+
+        Args:
+            name: Of the split.
+            instead: What to do where it is empty.
 
         Raises:
             ManifestError: No such split, or nothing in it.
@@ -79,7 +83,7 @@ class Manifest:
         cases: tuple[Case, ...] = getattr(self, name)
         if not cases:
             filled = [split for split in SPLITS if getattr(self, split)]
-            raise ManifestError(f"{self.path}: the split {name!r} is empty; it has {', '.join(filled)}.")
+            raise ManifestError(f"{self.path}: the split {name!r} is empty; it has {', '.join(filled)}; {instead}.")
         return cases
 
     def patients_of(self, names: Iterable[str]) -> dict[str, str]:

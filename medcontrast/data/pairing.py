@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medcontrast.data.beside import CHANNEL_NAME, DRAWN, LABEL_ENDING, is_own_output, masks_beside, without_channel
 from medcontrast.errors import ManifestError
 from medcontrast.volume import is_dicom, output_stem
 from medcontrast.volume.segments import is_own_export
 from medcontrast.volume_names import volume_suffix
 
-CHANNEL_NAME = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
-_LABEL_ENDING = re.compile(r"[_.\- ](seg|segmentation|labels?|mask)$", re.IGNORECASE)
 _LAYOUTS = (("imagesTr", "labelsTr", "imagesTs"), ("images", "labels", "unlabeled"))
 """Folders of scans, of their labels, and of further scans without labels."""
 _TEST_IMAGES, _TEST_LABELS = "imagesTs", "labelsTs"
 _EXPECTED = (
     "expected imagesTr/ and labelsTr/, or images/ and labels/, or one folder a case with image.nii.gz and "
     "label.nii.gz in it"
+)
+_DEEPER = (
+    "a case's folder holds one DICOM series and nothing beside it; take out what is not meant, or move the scan up"
 )
 
 
@@ -107,6 +108,17 @@ def holds_dicom(folder: Path) -> bool:
     return any(is_dicom(path) for path in files if volume_suffix(path) is None and path.is_file())
 
 
+def unlisted_scans(folder: Path, cases: Iterable[SourceCase]) -> list[Path]:
+    """Scans of imagesTr/ that are of none of these cases."""
+    known = {image.resolve() for case in cases for image in case.images}
+    try:
+        place = _named(_entries(folder), _LAYOUTS[0][0])
+        scans = _images(place)[0] if place is not None else []
+    except OSError:  # what may not be entered cannot be told
+        return []
+    return [path for path in scans if (_only_series(path) or path).resolve() not in known]
+
+
 def _by_layout(folder: Path) -> _Found:
     entries = _entries(folder)
     for images, labels, further in _LAYOUTS:
@@ -117,17 +129,18 @@ def _by_layout(folder: Path) -> _Found:
 
 
 def _of_folders(entries: list[Path], images: Path, labels: Path | None, further: Path | None) -> _Found:
-    scans, aside = _scans(images)
     masks, no_masks = _scans(labels) if labels is not None else ([], [])
-    further, notes = _kept_from_training(further, entries)
-    more, no_more = _scans(further) if further is not None else ([], [])
+    scans, aside, notes = _images(images, masks)
+    further, kept = _kept_from_training(further, entries)
+    more, no_more, more_notes = _images(further) if further is not None else ([], [], [])
     tested = further is not None and further.name.lower() == _TEST_IMAGES.lower()
     warnings = [seen_in_training(len(more), f"{_TEST_IMAGES}/")] if more and tested else []
     numbered, ending = _reading([output_stem(path) for path in scans or more], [output_stem(path) for path in masks])
     cases, orphans = _pair(_by_case(scans, numbered), _by_stem(masks, ending))
     cases += [SourceCase(name, paths) for name, paths in _by_case(more, numbered).items()]
     others = [path for path in entries if path not in (images, labels, further) and _holds_scans(path)]
-    found = _Found(cases, orphans, [*aside, *no_masks, *no_more, *others], notes, warnings)
+    aside = [*aside, *no_masks, *no_more, *others]
+    found = _Found(cases, orphans, aside, [*kept, *notes, *more_notes], warnings)
     bare = [path for path in scans if not CHANNEL_NAME.fullmatch(output_stem(path))]
     bases = {_case_name(output_stem(path), numbered=True) for path in scans if path not in bare}
     if bare and not bases.isdisjoint(output_stem(path) for path in orphans):
@@ -182,7 +195,7 @@ def _reading(images: list[str], labels: list[str]) -> tuple[bool, int]:
     Names alone do not say it: case_0001 is a case of its own where a label is called so. Under the reading that is
     chosen the most labels have a scan.
     """
-    ends = {match.group().lower() if (match := _LABEL_ENDING.search(name)) else "" for name in labels}
+    ends = {match.group().lower() if (match := LABEL_ENDING.search(name)) else "" for name in labels}
     endings = (0, len(ends.pop())) if len(ends) == 1 else (0,)
     numbers = (True, False) if images and all(CHANNEL_NAME.fullmatch(name) for name in images) else (False,)
 
@@ -194,15 +207,14 @@ def _reading(images: list[str], labels: list[str]) -> tuple[bool, int]:
 
 
 def _case_name(stem: str, numbered: bool) -> str:
-    match = CHANNEL_NAME.fullmatch(stem) if numbered else None
-    return match["case"] if match else stem
+    return without_channel(stem) if numbered else stem
 
 
 def _by_case(scans: list[Path], numbered: bool) -> dict[str, tuple[Path, ...]]:
     cases: dict[str, tuple[Path, ...]] = {}
     for stem, path in sorted(_by_stem(scans).items()):
         name = _case_name(stem, numbered)
-        cases[name] = (*cases.get(name, ()), path)
+        cases[name] = (*cases.get(name, ()), _only_series(path) or path)
     return cases
 
 
@@ -230,6 +242,20 @@ def _pair(scans: dict[str, tuple[Path, ...]], labels: dict[str, Path]) -> tuple[
     return cases, [path for path in labels.values() if path not in taken]
 
 
+def _images(folder: Path, labels: Sequence[Path] = ()) -> tuple[list[Path], list[Path], list[str]]:
+    """Scans of a folder, what else lies there, and words on what is no scan; a scan may be called as its label is."""
+    found, others = _scans(folder)
+    series = {path for path in others if _only_series(path)}
+    others = [path for path in others if path not in series]
+    labeled = {output_stem(path).lower() for path in labels}
+    own = {path for path in found if is_own_output(path)}
+    drawn = {path for path in masks_beside([*found, *series]) if output_stem(path).lower() not in labeled} - own
+    deep = [path for path in others if path.is_dir() and _holds_scans(path)]
+    said = (("not taken, as `infer` wrote them", sorted(own)), (DRAWN, sorted(drawn)), (_DEEPER, deep))
+    notes = [f"{words}: {listed(paths, folder.parent)}" for words, paths in said if paths]
+    return sorted({*found, *series} - own - drawn), others, notes
+
+
 def _scans(folder: Path) -> tuple[list[Path], list[Path]]:
     """Volumes and DICOM folders; and what lies beside them, but for files that belong to one of them."""
     entries = _entries(folder)
@@ -242,6 +268,14 @@ def _scans(folder: Path) -> tuple[list[Path], list[Path]]:
     stems, taken = {output_stem(path) for path in scans}, set(scans)
     parts = {path for path in entries if not volume_suffix(path) and not stems.isdisjoint(_beginnings(path.name))}
     return scans, [path for path in entries if path not in taken and path not in parts]
+
+
+def _only_series(folder: Path) -> Path | None:
+    """The folder of slices in a folder that holds nothing else, such as PATIENT/STUDY/SERIES; else None."""
+    entries = _entries(folder) if folder.is_dir() else []
+    if len(entries) != 1 or not entries[0].is_dir():
+        return None
+    return entries[0] if holds_dicom(entries[0]) else _only_series(entries[0])
 
 
 def _is_export(path: Path) -> bool:

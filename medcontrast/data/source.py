@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medcontrast.data.pairing import SourceCase, find_cases, listed, seen_in_training
+from medcontrast.data.pairing import SourceCase, find_cases, listed, seen_in_training, unlisted_scans
 from medcontrast.errors import ManifestError
 from medcontrast.files import read_object
 from medcontrast.labels import LabelTable
@@ -49,7 +49,7 @@ def read_source(path: Path) -> Source:
 
     A folder holds imagesTr/ and labelsTr/ (imagesTs/ has further scans without labels, and is kept out where labelsTs/
     has theirs), or images/ and labels/ (unlabeled/ has further ones), or one folder a case with `image` and `label` in
-    it. Files of several channels end in _0000, _0001, ...; an image may be a DICOM folder.
+    it. Files of several channels end in _0000, _0001, ...; an image may be a DICOM folder, or one alone in a folder.
 
     Raises:
         ManifestError: There is nothing of the kind, or a label has no scan.
@@ -163,7 +163,18 @@ def _from_dataset_json(path: Path) -> Source:
         cases.append(SourceCase(output_stem(image), (image,), label))
     blind = len([case for case in cases[len(raw["training"]) :] if case.label is None])
     warnings = [seen_in_training(blind, f'the list "test" of {path.name}')] if blind else []
-    return _source(folder, cases, _table(raw, path), [], warnings)
+    return _source(folder, cases, _table(raw, path), _unlisted(path, cases), warnings)
+
+
+def _unlisted(path: Path, cases: list[SourceCase]) -> list[str]:
+    scans = unlisted_scans(path.parent, cases)
+    if not scans:
+        return []
+    return [
+        f"{len(scans)} scan(s) of imagesTr/ are not in the lists of {path.name} and not taken: "
+        f"{listed(scans, path.parent)}; give the folder in place of the JSON to take them too, as unlabeled where they "
+        f"have no label: medcontrast data split {quoted(path.parent)}"
+    ]
 
 
 def _table(raw: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -217,7 +217,8 @@ def scored_cases(manifest: Manifest, split: str) -> dict[str, Case]:
         InputError: A scan or a label file is missing.
         VolumeError: It lies elsewhere than its scan, a header cannot be read, or names in it contradict the manifest.
     """
-    cases = {case.name: case for case in manifest.split(split)}
+    instead = "name one whose cases have label files by --split, or such cases of another manifest by --manifest"
+    cases = {case.name: case for case in manifest.split(split, instead)}
     for case in cases.values():
         if not case.images[0].exists():
             raise InputError(

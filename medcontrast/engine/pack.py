@@ -74,7 +74,9 @@ def pack(
     tensors, header = load_weights(source)
     recipe = require_segmentation(header_recipe(header, source), where=str(run))
     assert isinstance(opened.manifest, Manifest)
-    cases, half = len(opened.manifest.split(split)), in_half(tensors, source)  # before anything is written
+    # before anything is written
+    cases = len(opened.manifest.split(split, "name one whose cases have label files by --split"))
+    half = in_half(tensors, source)
     with staged(output, *FILES) as stage:
         weights = stage / WEIGHTS
         save_weights(weights, half, with_scan_facts(_with_own_scores(header), opened.manifest, recipe))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medcontrast.data.beside import CHANNEL_NAME, DRAWN, is_own_output, masks_beside, without_channel
 from medcontrast.data.manifest import Manifest, root_advice
-from medcontrast.data.pairing import CHANNEL_NAME, holds_dicom
+from medcontrast.data.pairing import holds_dicom, listed
 from medcontrast.errors import ManifestError, VolumeError
+from medcontrast.say import quoted
 from medcontrast.volume import KNOWN_SUFFIXES, is_dicom, output_stem
-
-OUTPUT_ENDINGS = ("_seg", "_prob", "_entropy")
+from medcontrast.volume_names import volume_suffix
 
 
 @dataclass(frozen=True)
@@ -31,27 +32,37 @@ class Scan:
     shown: tuple[str, ...]
 
 
-def find_scans(inputs: Sequence[Path], channels: Sequence[str]) -> list[Scan]:
+def find_scans(
+    inputs: Sequence[Path], channels: Sequence[str], tell: Callable[[str], None] = lambda sentence: None
+) -> list[Scan]:
     """Resolves files and folders to scans, in the order given, each file once.
+
+    A file that is named itself is always taken; in a folder, masks beside scans are left aside.
 
     Args:
         inputs: Volume files, DICOM files' folder, or folders of either.
         channels: Names of the checkpoint's channels. With several, files CASE_0000, CASE_0001, ... make one scan.
+        tell: Called with a sentence on what a folder holds and is left aside.
 
     Raises:
         VolumeError: A path is missing, is no volume, or the channels of a scan do not add up; every fault at once.
     """
     faults: list[str] = []
-    paths = list(dict.fromkeys(path for given in inputs for path in _expand(given, faults)))
-    groups = [(path,) for path in paths] if len(channels) == 1 else _group_channels(paths, channels, faults)
+    called: dict[Path, str] = {}
+    for given in inputs:
+        for path, stem in _expand(given, channels, faults, tell).items():
+            called.setdefault(path, stem)
+    groups = [(path,) for path in called] if len(channels) == 1 else _group_channels(list(called), channels, faults)
     if faults:
         raise VolumeError("\n".join(faults))
-    stems = [output_stem(group[0]) for group in groups]
+    stems = [called[group[0]] for group in groups]
     # of one channel nnU-Net's _0000 stands behind every name, or it is none; of a single file nobody can tell
     numbered = len(stems) > 1 and all(stem.endswith("_0000") for stem in stems)
     if len(channels) > 1 or numbered:
-        stems = [_without_channel(stem) for stem in stems]
-    names = unique_names(stems, [_folder_name(group[0]) for group in groups])
+        stems = [without_channel(stem) for stem in stems]
+    # what is called after its folder already is told apart by the one above
+    places = [path if called[path] == output_stem(path) else path.parent for path, *_ in groups]
+    names = unique_names(stems, [_folder_name(place) for place in places])
     return [Scan(name, group, tuple(map(str, group))) for name, group in zip(names, groups, strict=True)]
 
 
@@ -127,26 +138,64 @@ def unique_names(stems: Sequence[str], parents: Sequence[str]) -> list[str]:
     return names
 
 
-def _expand(path: Path, faults: list[str]) -> list[Path]:
+def _expand(path: Path, channels: Sequence[str], faults: list[str], tell: Callable[[str], None]) -> dict[Path, str]:
+    """Scans of a file or a folder, and what each is called."""
     try:
         if not path.exists():
             faults.append(f"{path}: there is no such file or folder.")
-            return []
-        return _of_file(path, faults) if path.is_file() else _of_folder(path, faults)
+            return {}
+        if path.is_file():
+            return _of_file(path, faults)
+        scans = _without_masks(path, _of_folder(path, faults), tell)
     except OSError as error:
         faults.append(
             f"{error.filename or path}: cannot be read ({error.strerror or error}); give the scans themselves, or "
             "allow reading it."
         )
-        return []
+        return {}
+    if len(channels) == 1:
+        _refuse_further_channels(path, scans, channels[0], faults)
+    return {scan: _name_in(path, scan, alone=len(scans) == 1) for scan in scans}
 
 
-def _of_file(path: Path, faults: list[str]) -> list[Path]:
+def _of_file(path: Path, faults: list[str]) -> dict[Path, str]:
     if is_dicom(path):
         faults.append(f"{path}: one DICOM file is not a volume; give the folder of its series.")
     elif not _is_volume(path):
         faults.append(f"{path}: not a volume; expected {', '.join(KNOWN_SUFFIXES)} or a DICOM folder.")
-    return [path]
+    return {path: output_stem(path)}
+
+
+def _without_masks(folder: Path, found: Sequence[Path], tell: Callable[[str], None]) -> list[Path]:
+    masks = dict.fromkeys(masks_beside(found))
+    if masks:
+        tell(f"{folder}: {DRAWN}: {listed(list(masks), folder)}; name the files themselves to have them segmented.")
+    return [scan for scan in found if scan not in masks]
+
+
+def _name_in(folder: Path, scan: Path, *, alone: bool) -> str:
+    """What a scan of a folder is called: as its file, but by the folder where that says nothing of the case."""
+    stem = output_stem(scan)
+    if without_channel(stem).lower() == "image":
+        return output_stem(folder) + stem[len("image") :]
+    # scanners number their series: SE1 of one patient is not SE1 of the next
+    return f"{output_stem(folder)}_{stem}" if alone and scan.is_dir() and scan != folder else stem
+
+
+def _refuse_further_channels(folder: Path, scans: Sequence[Path], channel: str, faults: list[str]) -> None:
+    """A second channel of a case is no scan for a network of one; more than ten such names number scans."""
+    cases: dict[str, dict[int, Path]] = defaultdict(dict)
+    for scan in scans:
+        if match := CHANNEL_NAME.fullmatch(output_stem(scan)):
+            cases[match["case"]][int(match["channel"])] = scan
+    several = [found for found in cases.values() if {0, 1} <= set(found) and max(found) < 10]
+    if several:
+        first, second = several[0][0], several[0][1]
+        faults.append(
+            f"{folder}: shows further channels, such as {second.name} beside {first.name}, but the checkpoint takes "
+            f"one ({channel}); give the files of that channel, for example {quoted(folder)}/*_0000"
+            f"{volume_suffix(first) or ''}, or name every file where each is a scan of its own."
+        )
 
 
 def _of_folder(path: Path, faults: list[str]) -> list[Path]:
@@ -175,7 +224,7 @@ def _no_volume(folder: Path, entries: Sequence[Path]) -> str:
     fault = f"{folder}: no volume in this folder; expected {', '.join(KNOWN_SUFFIXES)} files or a DICOM series"
     # as in the folders that `data split` takes: images/ and labels/, or one folder a case
     deeper = [entry for entry in entries if entry.is_dir() and any(map(_is_scan, sorted(entry.iterdir())))]
-    own = [entry for entry in entries if entry.is_file() and _is_volume(entry) and _is_own_output(entry)]
+    own = [entry for entry in entries if entry.is_file() and _is_volume(entry) and is_own_output(entry)]
     if own and not deeper:
         return (
             f"{fault}, but {own[0].name}{_and_more(own)} were written by `infer`, whose masks and maps are passed over."
@@ -197,19 +246,13 @@ def _called(scan: Path, name: str) -> bool:
 def _is_scan(entry: Path) -> bool:
     if entry.is_dir():
         return holds_dicom(entry)
-    return _is_volume(entry) and entry.is_file() and not _is_own_output(entry)
+    # a second run on the same folder must not segment the masks of the first
+    return _is_volume(entry) and entry.is_file() and not is_own_output(entry)
 
 
 def _is_volume(path: Path) -> bool:
     name = path.name.lower()
     return name.endswith(KNOWN_SUFFIXES) and not name.endswith(".seg.nrrd")
-
-
-def _is_own_output(path: Path) -> bool:
-    # a second run on the same folder must not segment the masks of the first
-    stem = output_stem(path)
-    ending = next((ending for ending in OUTPUT_ENDINGS if stem.endswith(ending)), None)
-    return ending is not None and (path.parent / f"{stem.removesuffix(ending)}_seg.json").exists()
 
 
 def _group_channels(paths: list[Path], channels: Sequence[str], faults: list[str]) -> list[tuple[Path, ...]]:
@@ -233,8 +276,3 @@ def _group_channels(paths: list[Path], channels: Sequence[str], faults: list[str
 
 def _from_root(image: Path, root: Path) -> str:
     return str(image.relative_to(root)) if image.is_relative_to(root) else image.name
-
-
-def _without_channel(stem: str) -> str:
-    match = CHANNEL_NAME.fullmatch(stem)
-    return match["case"] if match else stem

@@ -69,7 +69,8 @@ def test_check_ends_with_2_and_says_what_is_missing(tmp_path: Path, cli: Cli) ->
     ]
     answer = cli("data", "check", SHIPPED / "la_8of80.json", "--split", "validation")
     assert answer.code == 2
-    assert answer.err.endswith("la_8of80.json: the split 'validation' is empty; it has labeled, unlabeled, test.\n")
+    sentence = "the split 'validation' is empty; it has labeled, unlabeled, test; choose one of these.\n"
+    assert answer.err.endswith(f"la_8of80.json: {sentence}")
 
 
 def test_findings_are_cut_at_twenty(tmp_path: Path, cli: Cli, tiny: SimpleNamespace) -> None:

@@ -71,6 +71,23 @@ def test_a_decathlon_data_set(decathlon: Path, cli: Cli, tmp_path: Path) -> None
     assert names(out, "test") == order[:1]
 
 
+def test_scans_that_a_dataset_json_does_not_list_are_named(decathlon: Path, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "m.json"
+    touch(
+        *(decathlon / f"imagesTr/{name}.nii.gz" for name in ("u0", "u1", "c0_seg")), decathlon / "imagesTr/c0_seg.json"
+    )
+    words = ("-o", out, "--labeled", 2)
+    answer = cli("data", "split", decathlon / "dataset.json", *words)
+    assert answer.code == 0 and "u0" not in names(out, "unlabeled")
+    assert answer.out.splitlines()[1] == (
+        f"{decathlon}: 2 scan(s) of imagesTr/ are not in the lists of dataset.json and not taken: imagesTr/u0.nii.gz, "
+        "imagesTr/u1.nii.gz; give the folder in place of the JSON to take them too, as unlabeled where they have no "
+        f"label: medcontrast data split {decathlon}."
+    )
+    assert cli("data", "split", decathlon, *words, "--overwrite").code == 0
+    assert {"u0", "u1"} < set(names(out, "unlabeled"))
+
+
 def test_paths_start_from_the_shared_folder_where_the_data_lie_in_it(
     decathlon: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,24 @@ def test_equal_names_are_kept_apart_and_said(run: Run) -> None:
     assert np.array_equal(one, other)
 
 
+def test_folders_of_cases_and_masks_beside_scans(run: Run) -> None:
+    write_run("runs/a")
+    for path in ("c0/image.nii.gz", "c1/image.nii.gz", "in/a.nii.gz", "in/a_mask.nii.gz"):
+        write_scan(path)
+    for case in ("c0", "c1"):
+        answer = run(case, "--ckpt", "runs/a", "-o", "out", "--overwrite")
+        assert answer.out.splitlines()[0] == f"{case}/image.nii.gz will be {case}_seg.nii.gz."
+    answer = run("in", "--ckpt", "runs/a", "-o", "out")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.splitlines()[0] == (
+        "in: not taken, as their names say masks of the scans beside them: a_mask.nii.gz; name the files themselves to "
+        "have them segmented."
+    )
+    assert sorted(path.name for path in Path("out").glob("*.nii.gz")) == [
+        f"{name}_seg.nii.gz" for name in ("a", "c0", "c1")
+    ]
+
+
 def test_a_manifests_split(run: Run) -> None:
     write_run("runs/a")
     write_scan("data/i/one.nii.gz")
@@ -159,7 +177,7 @@ def test_a_manifests_split(run: Run) -> None:
     record = json.loads(Path("out/case_1_seg.json").read_text())
     assert record["inputs"] == ["i/one.nii.gz"]
     assert run("--manifest", "m.json", "--split", "labeled", "--ckpt", "runs/a").err == (
-        "m.json: the split 'labeled' is empty; it has test."
+        "m.json: the split 'labeled' is empty; it has test; choose one of these."
     )
     write_run("runs/two", channels=("t2", "adc"))
     assert run("--manifest", "m.json", "--ckpt", "runs/two").err == (

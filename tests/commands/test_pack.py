@@ -146,6 +146,21 @@ def test_pack_with_wrong_words(cli, refused, trained, tmp_path):
     assert not list((tmp_path / "m").glob("*"))
 
 
+def test_without_validation_cases_it_is_said_what_can_be_scored(cli, refused, tiny, tmp_path):
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=1))
+    tiny.train(run)
+    told = (
+        f"{run.folder / 'manifest.json'}: the split 'validation' is empty; it has labeled, unlabeled; name one whose "
+        "cases have label files by --split"
+    )
+    refused(cli("pack", run.folder, "-o", tmp_path / "m", "--device", "cpu"), f"{told}.")
+    refused(
+        cli("evaluate", "--ckpt", run.folder, "--device", "cpu"),
+        f"{told}, or such cases of another manifest by --manifest.",
+    )
+    assert not (tmp_path / "m").exists()
+
+
 def test_a_run_whose_data_lies_elsewhere_now(cli, refused, tiny, tmp_path):
     run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=1), validation=1)
     tiny.train(run)

@@ -166,7 +166,9 @@ def test_files_that_are_no_manifest(tmp_path: Path, text: str, sentence: str) ->
 def test_a_missing_file_and_a_missing_split(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"there is no such manifest"):
         load_manifest(tmp_path / "none.json")
-    with pytest.raises(ManifestError, match=r"the split 'validation' is empty; it has labeled, unlabeled, test"):
+    with pytest.raises(
+        ManifestError, match=r"the split 'validation' is empty; it has labeled, unlabeled, test; choose"
+    ):
         load_manifest(write(tmp_path)).split("validation")
 
 

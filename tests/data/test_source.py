@@ -110,12 +110,34 @@ def test_letters_count_whatever_their_case(tmp_path: Path) -> None:
 
 
 def test_dicom_folders_are_scans(tmp_path: Path) -> None:
-    make(tmp_path / "two", "images/a/1.dcm", "images/b.nii", "labels/a.nii", "labels/b.nii", "images/c/deep/1.dcm")
-    source = read_source(tmp_path / "two")
-    assert shown(source) == {"a": ("labels/a.nii", "images/a"), "b": ("labels/b.nii", "images/b.nii")}
-    assert source.notes == ("not taken: images/c/",)
+    make(tmp_path / "two", "images/a/1.dcm", "images/b.nii", "labels/a.nii", "labels/b.nii")
+    assert shown(read_source(tmp_path / "two")) == {
+        "a": ("labels/a.nii", "images/a"),
+        "b": ("labels/b.nii", "images/b.nii"),
+    }
     make(tmp_path / "cases", "a/image/1.dcm", "a/label.nii")
     assert shown(read_source(tmp_path / "cases")) == {"a": ("a/label.nii", "a/image")}
+
+
+def test_a_series_alone_in_the_folders_of_a_case_is_its_scan(tmp_path: Path) -> None:
+    """As PACS export it: PATIENT/SERIES, PATIENT/STUDY/SERIES."""
+    make(
+        tmp_path, "images/a/SE1/1.dcm", "images/b/ST1/SE1/1.dcm", "labels/a.nii", "labels/b.nii", "unlabeled/c/x/1.dcm"
+    )
+    source = read_source(tmp_path)
+    assert shown(source) == {
+        "a": ("labels/a.nii", "images/a/SE1"),
+        "b": ("labels/b.nii", "images/b/ST1/SE1"),
+        "c": (None, "unlabeled/c/x"),
+    }
+    assert source.notes == ()
+    make(tmp_path, "images/a/SE2/1.dcm", "images/notes/a.txt")
+    assert fault(tmp_path) == (
+        f"{tmp_path}: 1 label file matches no scan: labels/a.nii; scans without a label: unlabeled/c/x/; not taken: "
+        "images/a/, images/notes/; a case's folder holds one DICOM series and nothing beside it; take out what is not "
+        "meant, or move the scan up: images/a/; a label is called what its scan is called, without the channel's "
+        "_0000: rename, or take the label away."
+    )
 
 
 def test_what_is_left_aside_is_said(tmp_path: Path) -> None:
@@ -230,3 +252,29 @@ def test_a_folder_of_unlabeled_scans_beside_images_and_labels(tmp_path: Path) ->
     found = read_source(tmp_path)
     assert [case.name for case in found.labeled] == ["a"] and [case.name for case in found.unlabeled] == ["b", "c"]
     assert found.notes == found.warnings == ()
+
+
+def test_masks_beside_scans_are_no_unlabeled_scans(tmp_path: Path) -> None:
+    """What `infer -o images/` wrote, and what somebody drew there."""
+    make(tmp_path, "images/a.nii", "images/b_0.nii", "unlabeled/c.nii", "labels/a_seg.nii", "labels/a_seg.json")
+    make(tmp_path, *(f"images/a_{part}" for part in ("seg.nii.gz", "seg.json", "seg.seg.nrrd", "prob.nii.gz")))
+    make(tmp_path, "unlabeled/c_seg.nii.gz", "unlabeled/c_seg.json", "unlabeled/c_entropy.nii.gz")
+    make(tmp_path, "images/B_0-Label.nrrd", "images/d_mask.nii")
+    source = read_source(tmp_path)
+    # labels may be masks of `infer` that were looked through, and d_mask is beside no d
+    assert shown(source) == {
+        "a": ("labels/a_seg.nii", "images/a.nii"),
+        "b_0": (None, "images/b_0.nii"),
+        "d_mask": (None, "images/d_mask.nii"),
+        "c": (None, "unlabeled/c.nii"),
+    }
+    assert source.notes == (
+        "not taken, as `infer` wrote them: images/a_prob.nii.gz, images/a_seg.nii.gz, images/a_seg.seg.nrrd",
+        "not taken, as their names say masks of the scans beside them: images/B_0-Label.nrrd",
+        "not taken, as `infer` wrote them: unlabeled/c_entropy.nii.gz, unlabeled/c_seg.nii.gz",
+    )
+
+
+def test_masks_beside_the_channels_of_a_scan(tmp_path: Path) -> None:
+    make(tmp_path, "images/a_0000.nii", "images/a_0001.nii", "images/a_seg.nii", "labels/a.nii")
+    assert shown(read_source(tmp_path)) == {"a": ("labels/a.nii", "images/a_0000.nii", "images/a_0001.nii")}

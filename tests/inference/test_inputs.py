@@ -69,7 +69,7 @@ def test_slices_beside_other_volumes_are_a_fault(tmp_path: Path) -> None:
 def test_a_dicomdir_is_no_slice(tmp_path: Path) -> None:
     dicom(tmp_path / "DICOMDIR")
     dicom(tmp_path / "IMAGES" / "0001")
-    assert found([tmp_path]) == {"IMAGES": ["IMAGES"]}
+    assert found([tmp_path]) == {f"{tmp_path.name}_IMAGES": ["IMAGES"]}
 
 
 @pytest.mark.parametrize("closed", ["in", "lost+found"])
@@ -120,9 +120,50 @@ def test_masks_of_an_earlier_run_are_no_scans(tmp_path: Path) -> None:
 def test_the_label_in_the_folder_of_a_case_is_no_scan(tmp_path: Path) -> None:
     touch(*(tmp_path / "case" / name for name in ("image.nii.gz", "Label.nrrd", "label_2.nii.gz")))
     touch(*(tmp_path / "others" / name for name in ("images.nii.gz", "label.nii.gz")))
-    assert found([tmp_path / "case"]) == {"image": ["image.nii.gz"], "label_2": ["label_2.nii.gz"]}
+    assert found([tmp_path / "case"]) == {"case": ["image.nii.gz"], "label_2": ["label_2.nii.gz"]}
     assert set(found([tmp_path / "others"])) == {"images", "label"}
     assert set(found([tmp_path / "case" / "Label.nrrd"])) == {"Label"}
+
+
+def test_masks_beside_scans_are_left_aside_and_said(tmp_path: Path) -> None:
+    touch(*(tmp_path / name for name in ("a.nii.gz", "a_seg.nii.gz", "B.nii.gz", "b-Mask.nrrd", "c_label.nii.gz")))
+    dicom(tmp_path / "d" / "0001")
+    touch(tmp_path / "d_labels.nii.gz", tmp_path / "a_segment.nii.gz")
+    said: list[str] = []
+    scans = find_scans([tmp_path], ["image"], said.append)
+    assert [scan.name for scan in scans] == ["B", "a", "a_segment", "c_label", "d"]
+    assert said == [
+        f"{tmp_path}: not taken, as their names say masks of the scans beside them: a_seg.nii.gz, b-Mask.nrrd, "
+        "d_labels.nii.gz; name the files themselves to have them segmented."
+    ]
+    said.clear()
+    assert set(found([tmp_path / "a_seg.nii.gz", tmp_path / "a.nii.gz"])) == {"a_seg", "a"} and not said
+    touch(*(tmp_path / "two" / f"x_{end}.nii.gz" for end in ("0000", "0001", "seg")))
+    assert set(found([tmp_path / "two"], ("t2", "adc"))) == {"x"}
+
+
+def test_the_scan_of_a_case_is_called_as_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a loop over the folders of cases writes one mask over the other."""
+    touch(*(tmp_path / place / "image.nii.gz" for place in ("x/c0", "x/c1", "y/c1")))
+    dicom(tmp_path / "c2" / "Image" / "0001")
+    touch(*(tmp_path / "c_0003" / f"image_000{channel}.nii" for channel in range(2)))
+    assert set(found([tmp_path / "x" / "c0"])) == {"c0"}
+    assert set(found([tmp_path / "x" / "c0" / "image.nii.gz"])) == {"image"}
+    assert set(found([tmp_path / "c2"])) == {"c2"}
+    assert set(found([tmp_path / "c_0003"], ("t2", "adc"))) == {"c_0003"}
+    places = [tmp_path / place for place in ("x/c0", "x/c1", "y/c1")]
+    assert [scan.name for scan in find_scans(places, ["image"])] == ["c0", "x_c1", "y_c1"]
+    monkeypatch.chdir(tmp_path / "x" / "c0")
+    assert [set(found([Path(place)])) for place in (".", "../c1")] == [{"c0"}, {"c1"}]
+
+
+def test_a_series_alone_in_a_folder_has_the_folders_name_before_its_own(tmp_path: Path) -> None:
+    dicom(tmp_path / "P1" / "SE1" / "0001")
+    dicom(tmp_path / "P2" / "SE1" / "0001")
+    dicom(tmp_path / "P2" / "SE2" / "0001")
+    assert set(found([tmp_path / "P1"])) == {"P1_SE1"}
+    assert set(found([tmp_path / "P2"])) == {"SE1", "SE2"}
+    assert set(found([tmp_path / "P1" / "SE1"])) == {"SE1"}
 
 
 def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
@@ -190,7 +231,21 @@ def test_channels_are_grouped_by_case(tmp_path: Path) -> None:
         "ann": ["ann_0000.nii.gz", "ann_0001.nii.gz"],
         "bob_1": ["bob_1_0000.nii.gz", "bob_1_0001.nii.gz"],
     }
-    assert len(found([tmp_path])) == 4  # one channel: four scans with numbers in their names
+
+
+def test_further_channels_in_a_folder_are_no_scans_of_a_network_of_one(tmp_path: Path) -> None:
+    folder = tmp_path / "my scans"
+    touch(*(folder / name for name in ("ann_0000.nii.gz", "ann_0001.nii.gz", "bob_0000.nii.gz")))
+    sentence = (
+        f"{folder}: shows further channels, such as ann_0001.nii.gz beside ann_0000.nii.gz, but the checkpoint takes "
+        f"one (t2); give the files of that channel, for example '{folder}'/*_0000.nii.gz, or name every file where "
+        "each is a scan of its own."
+    )
+    with pytest.raises(VolumeError, match=f"^{re.escape(sentence)}$"):
+        find_scans([folder], ["t2"])
+    assert set(found(sorted(folder.iterdir()))) == {"ann_0000", "ann_0001", "bob_0000"}
+    touch(*(tmp_path / "numbered" / f"case_{number:04d}.nii.gz" for number in range(11)))
+    assert len(found([tmp_path / "numbered"])) == 11  # more than there are channels
 
 
 def test_channels_that_do_not_add_up(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from medcontrast.data.manifest import Case, Manifest
 from medcontrast.errors import VolumeError
 from medcontrast.labels import LabelTable
 from medcontrast.volume import Volume, far_values, read_volume, to_canonical, turns_onto
-from medcontrast.volume.segments import read_label_map
+from medcontrast.volume.segments import how_to_place, read_label_map
 
 _SHOWN = 3
 
@@ -239,7 +239,8 @@ def _check_label(split: str, case: Case, image: Volume, table: LabelTable, repor
 def _same_grid(split: str, case: Case, image: Volume, other: Volume, report: CheckReport) -> None:
     if turns_onto(other.grid, image.grid) is None:
         difference = other.grid.difference(image.grid)
-        text = f"{other.path} does not lie on the grid of {image.path}: {difference}; resample it onto that grid"
+        advice = how_to_place(other.path, other.grid, image.grid)
+        text = f"{other.path} does not lie on the grid of {image.path}: {difference}; {advice}"
         report.faults.append(Finding(split, case.name, text))
 
 

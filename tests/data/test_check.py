@@ -15,6 +15,8 @@ from medcontrast.data import check
 from medcontrast.data.check import CheckReport, check_manifest
 from medcontrast.data.manifest import load_manifest
 from medcontrast.errors import ManifestError
+from medcontrast.export.slicer import write_seg_nrrd
+from medcontrast.volume import Grid
 
 
 @pytest.fixture
@@ -128,8 +130,32 @@ def test_a_label_on_another_grid_is_a_fault(data: Path) -> None:
         f"labels/case_00.nii does not lie on the grid of {folder}/images/case_00_0.nii: its corners lie up to 0.5 mm"
     )
     assert place in found[0]
-    assert "its shape is 19 x 18 x 22, not 20 x 18 x 22" in found[1]
+    assert found[1].endswith("its shape is 19 x 18 x 22, not 20 x 18 x 22; resample it onto that grid")
     assert "axes towards LAS" in found[2]
+
+
+def test_a_label_that_lost_its_header_is_not_resampled(data: Path) -> None:
+    """Saved with an identity affine, it holds the scan's voxels; resampled by it, it would lie elsewhere."""
+    for channel in range(2):
+        change(data.parent / f"images/case_00_{channel}.nii", affine=np.diag([1.0, 1.0, 2.5, 1.0]))
+    (fault,) = texts(report_of(data).faults)
+    assert fault.endswith(
+        "; if it was drawn on this scan, its header was lost: copy the scan's header onto it, and do not resample it; "
+        "else resample it onto that grid"
+    )
+
+
+def test_a_label_that_3d_slicer_cropped_is_saved_again(data: Path) -> None:
+    cropped = label_of(data.parent, 0)[2:-2, 2:-2, 2:-2]
+    path = data.parent / "labels/case_00.seg.nrrd"
+    write_seg_nrrd(path, cropped, Grid(cropped.shape, np.eye(4)), load_manifest(data).labels)
+    data.write_text(data.read_text().replace("labels/case_00.nii", "labels/case_00.seg.nrrd"))
+    (fault,) = texts(report_of(data).faults)
+    assert fault.startswith(f"labeled case_00: {path} does not lie on the grid of ")
+    assert fault.endswith(
+        "; in 3D Slicer, make the scan its reference geometry there (Segment Editor, Specify geometry) and save it "
+        'again with "Crop to minimum extent" off'
+    )
 
 
 def test_a_label_whose_axes_are_stored_in_another_order_is_no_fault(data: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.data.manifest import Manifest
+from medcontrast.data.sides import LEFT_RIGHT_AXIS, names_a_side
 from medcontrast.data.survey import MeasuredScan
 from medcontrast.errors import InputError
 from medcontrast.settings import Recipe, recipe_from_tree, require_segmentation
@@ -26,8 +27,6 @@ _LONGEST_SIDE = 1024
 _HERE = "the proposed recipe"
 _SAME = 0.05
 _ANISOTROPIC = 3.0
-_SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])")
-"""In kidney_left too, where an underscore makes one word of it."""
 Vector = NDArray[np.float64]
 
 
@@ -55,7 +54,7 @@ def propose_recipe(
         manifest_path: As the recipe shall name it, relative to the recipe's own folder.
         command: Written into `about`.
         like: A recipe whose network, method, training, views, inference and evaluation are taken over; the
-            grid, the patch and the intensities still come from the data.
+            grid, the patch and the intensities still come from the data, and sides that labels name are not mirrored.
 
     Raises:
         InputError: The method of `like` does not go with the splits of the manifest.
@@ -76,17 +75,7 @@ def propose_recipe(
     tree: dict[str, Any] = {"about": _about(manifest, command), "data": data}
     tree["network"] = network.model_dump(mode="json")
     if like:
-        _check_like(like, manifest)
-        rest = like.model_dump(mode="json", include={"seed", "augment", "method", "train", "inference", "evaluation"})
-        tree.update(rest)
-        if "patch" in tree["method"]:
-            tree["method"]["patch"] = patch
-        tree["augment"]["spatial"]["rotate90_axes"] = [
-            axis
-            for axis in like.augment.spatial.rotate90_axes
-            if len({patch[other] for other in range(3) if other != axis}) == 1
-        ]
-        tree["train"]["init_from"] = None
+        _take_over(like, tree, manifest, patch, reasons)
     else:
         _method_and_train(tree, manifest, patch, reasons)
         _views(tree, manifest, reasons)
@@ -273,16 +262,45 @@ def _method_and_train(tree: dict[str, Any], manifest: Manifest, patch: Sequence[
 
 
 def _views(tree: dict[str, Any], manifest: Manifest, reasons: dict[str, str]) -> None:
-    names = " ".join(label.name.lower() for label in manifest.labels.labels)
-    # one side alone counts too: a mirrored left atrium looks like a right one, which is background
-    sided = _SIDE.search(names) is not None
-    tree["augment"] = {"spatial": {"flip_axes": [] if sided else [0], "beyond_patch": "scan"}}
+    sided = _sided(manifest)
+    tree["augment"] = {"spatial": {"flip_axes": [] if sided else [LEFT_RIGHT_AXIS], "beyond_patch": "scan"}}
     reasons["augment.spatial.beyond_patch"] = "what turns into a patch from beyond it is the scan, not padding"
     reasons["augment.spatial.flip_axes"] = (
         "labels name a side, so nothing is mirrored"
         if sided
         else "left and right only; take [] where the sides differ, as in the heart (docs/findings.md: it costs Dice)"
     )
+
+
+def _sided(manifest: Manifest) -> bool:
+    """One side alone counts too: a mirrored left atrium looks like a right one, which is background."""
+    return names_a_side([label.name for label in manifest.labels.labels])
+
+
+def _take_over(
+    like: Recipe, tree: dict[str, Any], manifest: Manifest, patch: Sequence[int], reasons: dict[str, str]
+) -> None:
+    """What another recipe says of all but the data, as far as it fits the patch and the structures."""
+    _check_like(like, manifest)
+    rest = like.model_dump(mode="json", include={"seed", "augment", "method", "train", "inference", "evaluation"})
+    tree.update(rest)
+    if "patch" in tree["method"]:
+        tree["method"]["patch"] = patch
+    spatial = tree["augment"]["spatial"]
+    spatial["rotate90_axes"] = [
+        axis
+        for axis in like.augment.spatial.rotate90_axes
+        if len({patch[other] for other in range(3) if other != axis}) == 1
+    ]
+    if LEFT_RIGHT_AXIS in spatial["flip_axes"] and _sided(manifest):
+        spatial["flip_axes"].remove(LEFT_RIGHT_AXIS)
+        reasons["augment.spatial.flip_axes"] = (
+            f"labels name a side, so axis {LEFT_RIGHT_AXIS} of the other recipe, left and right, is not mirrored"
+        )
+        if tree["inference"]["flips"] and not spatial["flip_axes"]:
+            tree["inference"]["flips"] = False
+            reasons["inference.flips"] = "no axis is left to mirror along"
+    tree["train"]["init_from"] = None
 
 
 def _check_like(like: Recipe, manifest: Manifest) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medcontrast.data.hounsfield import called_ct, like_ct
 from medcontrast.data.manifest import Manifest
 from medcontrast.data.sides import LEFT_RIGHT_AXIS, names_a_side
 from medcontrast.data.survey import MeasuredScan
@@ -175,12 +175,9 @@ def _patch(
 
 
 def _intensity(manifest: Manifest, scans: Sequence[MeasuredScan], reasons: dict[str, str]) -> dict[str, Any]:
-    named = [bool(re.search(r"(?<![a-z])ct(?![a-z])", name.lower())) for name in manifest.channels]
-    looks = all(_like_ct(scan) for scan in scans)
-    if all(named) or looks:
-        return _window(
-            scans, "the channel is called CT" if all(named) else "values look like Hounsfield units", reasons
-        )
+    named = all(called_ct(name) for name in manifest.channels)
+    if named or all(_like_ct(scan) for scan in scans):
+        return _window(scans, "the channel is called CT" if named else "values look like Hounsfield units", reasons)
     if all((np.abs(scan.mean) < 0.05).all() and (np.abs(scan.std - 1) < 0.05).all() for scan in scans):
         reasons["data.intensity.kind"] = "every scan has mean 0 and SD 1 already"
         return {"kind": "as_stored"}
@@ -192,10 +189,8 @@ def _intensity(manifest: Manifest, scans: Sequence[MeasuredScan], reasons: dict[
 
 
 def _like_ct(scan: MeasuredScan) -> bool:
-    """Air is there, and no range as a phase image has, -4096 to 4095; padding goes to -3024, or to -32768."""
-    air = -500 if scan.whole_numbers else -900  # resampled scans have broken numbers; other such images lie near 0
-    phase = (scan.low < -3500) & (scan.high > 3500)
-    return bool((scan.low <= air).all() and (scan.high >= 200).all() and not phase.any())
+    ranges = zip(scan.low, scan.high, strict=True)
+    return all(like_ct(low, high, whole_numbers=scan.whole_numbers) for low, high in ranges)
 
 
 def _standardized(scan: MeasuredScan) -> bool:

@@ -236,6 +236,33 @@ def test_far_voxels_are_worth_a_look(data: Path) -> None:
     assert "at index (3, 2, 1), is 1e+30" in warning
 
 
+def test_a_scan_in_another_unit_than_the_others_is_worth_a_look(data: Path) -> None:
+    for file in ("images/case_02_0.nii", "images/case_02_1.nii"):
+        change(data.parent / file, affine=np.diag([0.1, 0.1, 0.1, 1.0]))
+    report = report_of(data)
+    assert report.ok
+    assert texts(report.warnings) == [
+        "splits: the voxels of 1 of 6 scans are more than 4 times as long or as short along every axis as the median "
+        "(1 x 1 x 1 mm): case_02 (0.1 x 0.1 x 0.1 mm); if those headers mean another unit than mm, correct them"
+    ]
+
+
+@pytest.mark.parametrize("channel", ["CT", "channel 1"])
+def test_a_ct_stored_1024_too_high_is_worth_a_look(data: Path, channel: str) -> None:
+    """Known as CT by the channel's name, or by what most of its scans hold; the first channel is none."""
+    data.write_text(data.read_text().replace('"channel 1"', f'"{channel}"'))
+    for number in range(6):
+        values = np.linspace(-1024, 400, 20 * 18 * 22).reshape(20, 18, 22).astype(np.int16) + 10 * number
+        values[0, 0, 0] = -1024 + number
+        change(data.parent / f"images/case_{number:02d}_1.nii", array=values + (1024 if number == 4 else 0))
+    report = report_of(data)
+    assert report.ok
+    assert texts(report.warnings) == [
+        f"splits: the mean of channel {channel} lies more than 600 Hounsfield units from the median (-292) in 1 of 6 "
+        "scans: case_04 (752); if their intercept, most often 1024, was lost or added twice, correct it"
+    ]
+
+
 def test_a_label_that_is_not_whole_numbers_is_a_fault(data: Path) -> None:
     change(data.parent / "labels/case_05.nii", array=label_of(data.parent, 5) * np.float32(0.5))
     (fault,) = texts(report_of(data).faults)

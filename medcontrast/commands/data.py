@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medcontrast.errors import InputError
+from medcontrast.say import quoted
 
 if TYPE_CHECKING:  # the command line starts without what this imports
     from medcontrast.data.images.manifest import ImageManifest
@@ -117,6 +118,13 @@ def split(
     for path, tree in trees.items():
         write_manifest(path, tree, overwrite=overwrite)
         typer.echo(f"{path}: {_sizes(tree)}.")
+    if folds is not None:
+        first = quoted(next(iter(trees)))
+        typer.echo(
+            "One recipe serves all folds, so that their networks can be averaged: make it of the first with "
+            f"`medcontrast recipe new --manifest {first} -o my.yaml`, and train the others with "
+            "`--set data.manifest=FOLD -o runs/FOLD`."
+        )
     for note in notes:
         typer.echo(note)
 

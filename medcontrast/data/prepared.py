@@ -27,11 +27,11 @@ from medcontrast.files import write_atomically
 from medcontrast.labels import LabelTable
 from medcontrast.settings.data import DataSettings
 from medcontrast.transforms.volume3d import on_grid_of, prepare_image, prepare_label
-from medcontrast.volume import Grid, NiftiFields, read_volume, require_usable_image
+from medcontrast.volume import Grid, NiftiFields, Volume, read_volume, require_usable_image
 from medcontrast.volume.segments import read_label_map, record_file
 from medcontrast.volume.text_headers import data_files
 
-_FORMAT = 3
+_FORMAT = 4
 """Goes up when files of the disk cache change their meaning."""
 
 
@@ -45,6 +45,7 @@ class PreparedCase:
         label: (1, x, y, z) int16 class indices, -1 where ignored; None where no label was read.
         affine: (4, 4), voxels of `image` to world RAS+ in mm.
         grid: The scan's own grid, which predictions go back to.
+        lost: Names of structures that the label file holds and `label`, resampled, has no voxel of.
     """
 
     name: str
@@ -52,6 +53,7 @@ class PreparedCase:
     label: NDArray[np.int16] | None
     affine: NDArray[np.float64]
     grid: Grid
+    lost: tuple[str, ...] = ()
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -78,6 +80,7 @@ def load_case(case: Case, data: DataSettings, labels: LabelTable, *, read_label:
         require_usable_image(volume)
     image = prepare_image(volumes, spacing_mm=data.spacing_mm, intensity=data.intensity)
     indices = None
+    lost: tuple[str, ...] = ()
     if read_label:
         if case.label is None:
             raise ManifestError(
@@ -87,8 +90,17 @@ def load_case(case: Case, data: DataSettings, labels: LabelTable, *, read_label:
         # its own grid may round otherwise than the image's, and resampling would then end in another number of voxels
         stored = on_grid_of(stored, volumes[0])
         indices = prepare_label(stored, labels, spacing_mm=data.spacing_mm).as_tensor().numpy().astype(np.int16)
+        lost = () if data.spacing_mm is None else _lost(stored, indices, labels)
     affine = image.affine.numpy().astype(np.float64)
-    return PreparedCase(case.name, image.as_tensor().numpy(), indices, affine, volumes[0].grid)
+    return PreparedCase(case.name, image.as_tensor().numpy(), indices, affine, volumes[0].grid, lost)
+
+
+def _lost(stored: Volume, indices: NDArray[np.int16], labels: LabelTable) -> tuple[str, ...]:
+    """What is thinner than the voxels that it is resampled to may fall between them."""
+    before, after = set(np.unique(stored.array).tolist()), set(np.unique(indices).tolist())
+    return tuple(
+        label.name for index, label in enumerate(labels.labels, 1) if label.value in before and index not in after
+    )
 
 
 class PreparedCases:
@@ -202,7 +214,7 @@ def _content(case: PreparedCase) -> bytes:
     if case.label is not None:
         arrays["label"] = case.label
     nifti = None if case.grid.nifti is None else asdict(case.grid.nifti)
-    header = {"shape": case.grid.shape, "nifti": nifti, "warnings": case.grid.warnings}
+    header = {"shape": case.grid.shape, "nifti": nifti, "warnings": case.grid.warnings, "lost": case.lost}
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     return safetensors.numpy.save(arrays, metadata={"grid": json.dumps(header)})
 
@@ -214,7 +226,7 @@ def _read(path: Path, name: str) -> PreparedCase:
         arrays = {key: file.get_tensor(key).numpy() for key in file.keys()}  # noqa: SIM118
     nifti = None if header["nifti"] is None else NiftiFields(**_tuples(header["nifti"]))
     grid = Grid(tuple(header["shape"]), arrays["grid_affine"], nifti, tuple(header["warnings"]))
-    return PreparedCase(name, arrays["image"], arrays.get("label"), arrays["affine"], grid)
+    return PreparedCase(name, arrays["image"], arrays.get("label"), arrays["affine"], grid, tuple(header["lost"]))
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:

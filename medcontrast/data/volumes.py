@@ -148,9 +148,41 @@ def collate(rows: Sequence[Row]) -> Batch:
     )
 
 
+def lost_structures(cases: PreparedCases, use: str) -> str | None:
+    """A sentence on structures that resampling took from some of these cases; None where it took none.
+
+    Args:
+        cases: With their labels.
+        use: What the cases are for, in a word.
+    """
+    lost = {case.name: case.lost for case in cases if case.lost}
+    if not lost:
+        return None
+    shown = [f"{name} ({', '.join(structures)})" for name, structures in list(lost.items())[:3]]
+    more = f" and {len(lost) - len(shown)} more" if len(lost) > len(shown) else ""
+    return (
+        f"In {len(lost)} of {len(cases)} {use} case(s) a structure falls between the voxels of data.spacing_mm "
+        f"{list(cases.data.spacing_mm or ())} and is gone: {', '.join(shown)}{more}. A finer spacing keeps it."
+    )
+
+
 def _require_structures(labeled: PreparedCases, manifest: Manifest) -> None:
     """Labels without a voxel of any structure would train to the end, and a network that finds nothing."""
-    if not any(bool((case.label > 0).any()) for case in labeled if case.label is not None):
+    found: set[int] = set()
+    lost: set[str] = set()
+    for case in labeled:
+        assert case.label is not None
+        found.update(np.unique(case.label).tolist())
+        lost.update(case.lost)
+    gone = [label.name for index, label in enumerate(manifest.labels.labels, 1) if index not in found]
+    thin = [name for name in gone if name in lost]
+    if thin:
+        raise ManifestError(
+            f"{manifest.path}: labels hold {', '.join(thin)}, but resampled to data.spacing_mm "
+            f"{list(labeled.data.spacing_mm or ())} none of the {len(labeled)} labeled case(s) does: it is thinner "
+            "than these voxels. Set a finer data.spacing_mm."
+        )
+    if len(gone) == len(manifest.labels.labels):
         names = ", ".join(f"{label.name} (value {label.value})" for label in manifest.labels.labels)
         raise ManifestError(
             f"{manifest.path}: none of its {len(labeled)} labeled case(s) holds a voxel of {names}; their labels are "

@@ -40,6 +40,9 @@ def make_fabric(*, accelerator: str, devices: int, num_nodes: int, precision: st
     several = devices * num_nodes > 1
     if accelerator not in ACCELERATORS:
         raise InputError(f"--accelerator {accelerator}: expected one of {', '.join(ACCELERATORS)}.")
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if not {"cuda": cuda, "mps": mps, "gpu": cuda or mps}.get(accelerator, True):
+        raise InputError(f"--accelerator {accelerator}: there is no such device here; take --accelerator cpu.")
     _require_started(devices, num_nodes)
     try:
         fabric = Fabric(

@@ -22,7 +22,7 @@ from medcontrast.data.images.sources import fields_of, listed_fields
 from medcontrast.data.manifest import Manifest
 from medcontrast.data.sampler import TwoStreamSampler
 from medcontrast.data.scan_facts import scan_facts
-from medcontrast.data.volumes import make_loader
+from medcontrast.data.volumes import PatchDataset, lost_structures, make_loader
 from medcontrast.engine.build import make_encoder, make_generator_method, make_method, make_pretraining_method
 from medcontrast.engine.generator.generator import UNIFORM, header_parents
 from medcontrast.engine.generator.start import require_same_parents
@@ -82,6 +82,10 @@ class Job(ABC):
     def validator(self, device: torch.device, autocast: Autocast) -> Validator | None:
         """Scores the network while it trains, where the recipe asks for it."""
         return None
+
+    def warnings(self, loader: DataLoader[Any], validator: Validator | None) -> list[str]:
+        """Sentences on what became of its cases on the way to the network."""
+        return []
 
     def require_same_meaning(self, header: dict[str, Any], *, where: Path) -> None:
         """Refuses to go on from a checkpoint whose network was told other numbers than this one would be.
@@ -164,6 +168,12 @@ class Segmentation(Job):
 
     def validator(self, device: torch.device, autocast: Autocast) -> Validator | None:
         return Validator(self.folder, self.recipe, self.manifest, device, autocast) if self.validate_every else None
+
+    def warnings(self, loader: DataLoader[Any], validator: Validator | None) -> list[str]:
+        assert isinstance(loader.dataset, PatchDataset)
+        sentences = [lost_structures(loader.dataset.labeled, "labeled")]
+        sentences += [] if validator is None else [lost_structures(validator.cases, "validation")]
+        return [sentence for sentence in sentences if sentence]
 
     def take_over(self, tensors: dict[str, Tensor], header: dict[str, Any], *, where: Path) -> str:
         """Of a segmentation, tensors of the same name and shape; of pre-training every tensor of its encoder, or none.

@@ -121,7 +121,10 @@ class Trainer:
             ) from None
         if self.fabric.is_global_zero:
             self.run.cut_log(self.state.step, validated=self._validated())
-        self._say(f"Resuming at step {self.state.step} of {total}.")
+        self._say(
+            f"Resuming at step {self.state.step} of {total}, by the recipe and the manifest that this folder keeps; "
+            "what they were made from is not read."
+        )
 
     def _require_same_choice(self, before: list[str] | None) -> None:
         """Refuses other validation cases once a best network was chosen: Dice of other cases is no larger or smaller.
@@ -150,6 +153,9 @@ class Trainer:
         validator = self.job.validator(fabric.device, fabric.autocast)
         if validator is not None and fabric.is_global_zero:
             validator.open()  # a file that cannot be used is named before training starts
+        if fabric.is_global_zero:
+            for sentence in self.job.warnings(loader, validator):
+                self._say(f"Warning: {sentence}")
         curves = Curves(self.run.folder, self.state.step) if fabric.is_global_zero else None
         if self.state.step == 0:
             self.save()  # from the first moment on there is something to resume from

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from medcontrast.bfloat16 import rounds_bfloat16
-from medcontrast.checkpoint import RESUME
+from medcontrast.checkpoint import BEST, RESUME
 from medcontrast.data.fit import require_files, worth_saying
 from medcontrast.engine.build import make_fabric, resolve_precision
 from medcontrast.engine.loop import Trainer
@@ -172,5 +172,9 @@ def _say_goodbye(console: Console, run: Run, trainer: Trainer, stop: StopRequest
         return
     say(console, f"Finished {total} steps in {state.seconds:.0f} s; {run.folder} holds the run.")
     if state.best_dice is not None:
-        say(console, f"Best validation Dice {state.best_dice:.4f} at step {state.best_step}.")
+        say(
+            console,
+            f"Best validation Dice {state.best_dice:.4f} at step {state.best_step}, in {quoted(run.folder / BEST)}; "
+            "the folder as --ckpt is the last step.",
+        )
     say(console, f"Next: {trainer.job.next_command(run.folder)}")

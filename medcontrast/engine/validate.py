@@ -88,7 +88,8 @@ class Validator:
             reference = case.label[0]
             prediction = np.where(reference < 0, 0, prediction)
             found = {
-                name: dice(*self._masks(prediction, reference, values)) for name, values in self.labels.targets.items()
+                name: self._dice(prediction, reference, values, case.lost)
+                for name, values in self.labels.targets.items()
             }
             for name, value in found.items():
                 scores[name].append(value)
@@ -103,6 +104,14 @@ class Validator:
         mean_dice = float(np.mean([by_target[label.name] for label in self.labels.labels]))
         assert worst is not None
         return ValidationReport(mean_dice, by_target, self._picture(worst[1], step))
+
+    def _dice(
+        self, prediction: np.ndarray, reference: np.ndarray, values: tuple[int, ...], lost: tuple[str, ...]
+    ) -> float:
+        """0 where the reference had the target until it was resampled: not finding it is no agreement."""
+        predicted, there = self._masks(prediction, reference, values)
+        gone = any(label.name in lost for label in self.labels.labels if label.value in values)
+        return 0.0 if gone and not there.any() else dice(predicted, there)
 
     def _masks(
         self, prediction: np.ndarray, reference: np.ndarray, values: tuple[int, ...]

@@ -192,7 +192,8 @@ class Predictor:
         volumes = self._read(images)
         data = self.members[0].recipe.data
         image = prepare_image(volumes, spacing_mm=data.spacing_mm, intensity=data.intensity)
-        affine, grid = np.asarray(image.affine, dtype=np.float64), warned(self.members, volumes, image.shape[1:])
+        affine = np.asarray(image.affine, dtype=np.float64)
+        grid = warned(self.members, self.settings, volumes, image.shape[1:])
         del volumes
         if probabilities or entropy or not same_voxels(image.shape[1:], affine, grid):
             with naming(str(images[0])):

@@ -10,17 +10,23 @@ import numpy as np
 from medcontrast.data.seen_values import SeenValues
 from medcontrast.data.voxel_sizes import VoxelSizes, shown
 from medcontrast.inference.members import Member
+from medcontrast.settings.train import InferenceSettings
 from medcontrast.volume import Grid, Volume, canonical_axes, far_values
 
 _THIN = 3
 """A scan is thin whose side is less than a patch's divided by this."""
 
 
-def warned(members: Sequence[Member], volumes: Sequence[Volume], sides: Sequence[int]) -> Grid:
+def warned(
+    members: Sequence[Member], settings: InferenceSettings, volumes: Sequence[Volume], sides: Sequence[int]
+) -> Grid:
     """The scan's grid, with warnings of far values, and of values, voxel sizes and thin scans never seen before.
+
+    Of networks that are averaged also where their recipes would predict otherwise, each by itself.
 
     Args:
         members: The networks that predict.
+        settings: What they predict with, all of them.
         volumes: The scan's channels.
         sides: Voxels of the prepared image.
     """
@@ -28,7 +34,23 @@ def warned(members: Sequence[Member], volumes: Sequence[Volume], sides: Sequence
     far = [sentence for volume in volumes if (sentence := far_values(volume))]
     unlike = _unlike(members, volumes[0]) if members[0].recipe.data.spacing_mm is None else []
     unlike += [*_wide(members, volumes[0]), *_strange(members, volumes)]
-    return replace(grid, warnings=(*grid.warnings, *far, *unlike, *_thin(members, volumes[0], sides)))
+    unlike += [*_thin(members, volumes[0], sides), *_unequal(members, settings)]
+    return replace(grid, warnings=(*grid.warnings, *far, *unlike))
+
+
+def _unequal(members: Sequence[Member], settings: InferenceSettings) -> list[str]:
+    """Settings in which recipes of members differ, so that the average would depend on which is named first."""
+    sentences = []
+    for name in ("window", "overlap", "weighting", "flips", "largest_component"):
+        used = getattr(settings, name)
+        own = {member.path: getattr(member.recipe.inference, name) for member in members}
+        others = [path for path, value in own.items() if value != used]
+        if others and len(set(own.values())) > 1:
+            sentences.append(
+                f"{others[0]}: its recipe has inference.{name} {own[others[0]]}, but the average is predicted with "
+                f"{used}, the first checkpoint's or the one asked for."
+            )
+    return sentences
 
 
 def _strange(members: Sequence[Member], volumes: Sequence[Volume]) -> list[str]:

@@ -54,11 +54,16 @@ class PretrainRecipe(Settings):
         return any(view.crop.kind == "lesion" for view in self.augment.views.values())
 
     def uneven_parts(self, processes: int = 1) -> str | None:
-        """What is wrong with rows that network.norm split_batch cannot part evenly; None where nothing is.
+        """What is wrong with the parts into which rows fall, where they are normalised by themselves; None for nothing.
 
         Args:
             processes: That share a step's rows.
         """
+        if self.method.name == "moco_v3" and self.train.rows // (processes * self.train.accumulate) < 2:
+            return (
+                f"method moco_v3 normalises its heads over the rows of a micro-batch; train.rows {self.train.rows} and "
+                f"train.accumulate {self.train.accumulate} leave each of {processes} process(es) fewer than 2"
+            )
         if not isinstance(self.network, EncoderSettings) or self.network.norm != "split_batch":
             return None
         together = [len(group) for group in _joined_views(self.method) if group] or [1]
@@ -120,9 +125,8 @@ def _row_faults(recipe: PretrainRecipe) -> list[str]:
     rows, faults = recipe.train.rows, []
     if rows % recipe.train.accumulate:
         faults.append(f"train.accumulate {recipe.train.accumulate} does not divide train.rows {rows}")
-    if recipe.method.name in ("simclr", "moco_v3") and rows // recipe.train.accumulate < 2:
-        name = recipe.method.name
-        faults.append(f"method {name} contrasts images within a micro-batch; it needs 2 rows or more in each")
+    if recipe.method.name == "simclr" and rows // recipe.train.accumulate < 2:
+        faults.append("method simclr contrasts images within a micro-batch; it needs 2 rows or more in each")
     uneven = recipe.uneven_parts()
     return faults if uneven is None else [*faults, uneven]
 

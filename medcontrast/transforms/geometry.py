@@ -5,12 +5,12 @@ Letters: b rows, c channels, x, y, z voxels.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -58,14 +58,27 @@ def reach(settings: SpatialSettings, patch: Sequence[int], spacing_mm: Sequence[
 
     The same along all axes where patches are turned by quarters.
     """
-    # each angle's worst may lie inside its range: about several axes, or beyond 45 degrees
-    angles = np.deg2rad(settings.rotation_degrees) * np.linspace(-1.0, 1.0, 13)
-    about = [angles if axis in settings.rotation_axes else np.zeros(1) for axis in range(3)]
-    turns = np.array([rotation(np.array(each)) for each in itertools.product(*about)]).round(9)
+    largest = np.deg2rad(settings.rotation_degrees) * np.isin(range(3), settings.rotation_axes)
     half = (np.array(patch) - 1) / 2
-    seen = (np.abs(turns) @ (half * spacing_mm)).max(axis=0) / spacing_mm / (1.0 - settings.scale)
+    furthest = np.array([_furthest(axis, largest, half * spacing_mm) for axis in range(3)])
+    seen = (furthest / spacing_mm / (1.0 - settings.scale)).round(9)
     margins = np.maximum(0, np.ceil(seen - half)).astype(int)
     return tuple(np.full(3, margins.max()).tolist() if settings.rotate90_axes else margins.tolist())
+
+
+def _furthest(axis: int, largest: NDArray[np.float64], half: NDArray[np.float64]) -> float:
+    """How far a box of these half sides reaches along an axis when it is turned by up to the `largest` angles.
+
+    The worst angle may lie inside its range, about several axes or beyond 45 degrees: a grid of angles, then finer
+    ones about the best of it.
+    """
+    grid = np.stack(np.meshgrid(*[np.linspace(-1.0, 1.0, 13)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    centre, size = np.zeros(3), largest
+    for _ in range(6):
+        angles = np.clip(centre + size * grid, -largest, largest)
+        reached = np.abs(rotation(angles)[:, axis]) @ half
+        centre, size = angles[reached.argmax()], size / 6
+    return float(reached.max())
 
 
 def apply_geometry(

@@ -7,9 +7,16 @@ from numpy.typing import NDArray
 
 
 def rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(3, 3) that turns about x, then y, then z, by these angles in radians."""
-    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    """(..., 3, 3) that turns about x, then y, then z, by these (..., 3) angles in radians."""
+    about_x, about_y, about_z = (_about(axis, angles[..., axis]) for axis in range(3))
     return about_z @ about_y @ about_x
+
+
+def _about(axis: int, angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    turn = np.zeros((*angle.shape, 3, 3))
+    turn[..., axis, axis] = 1.0
+    turn[..., first, first] = turn[..., second, second] = np.cos(angle)
+    turn[..., second, first] = np.sin(angle)
+    turn[..., first, second] = -turn[..., second, first]
+    return turn

@@ -136,7 +136,10 @@ def test_folds(decathlon: Path, cli: Cli, tmp_path: Path) -> None:
     answer = cli(*words)
     paths = [tmp_path / f"m_fold{fold}.json" for fold in range(3)]
     assert answer.code == 0
-    assert answer.out.splitlines()[:-1] == [f"{path}: 2 labeled, 6 unlabeled, 3 validation, 1 test." for path in paths]
+    lines = answer.out.splitlines()
+    assert lines[:3] == [f"{path}: 2 labeled, 6 unlabeled, 3 validation, 1 test." for path in paths]
+    assert lines[3].startswith("One recipe serves all folds,") and f"--manifest {paths[0]} -o" in lines[3]
+    assert len(lines) == 5
     held = [name for path in paths for name in names(path, "validation")]
     assert sorted([*held, *names(paths[0], "test")]) == [f"c{number}" for number in range(10)]
     paths[0].unlink()

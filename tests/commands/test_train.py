@@ -28,11 +28,20 @@ def test_train_resume_and_its_last_words(cli, refused, place):
     assert (run / "resolved.yaml").read_text() == recipe
     result = cli("train", "--resume", run, "--set", "train.steps=3", "--accelerator", "cpu")
     assert result.code == 0, result.err
-    assert "Resuming at step 2 of 3." in result.out
+    assert "Resuming at step 2 of 3, by the recipe and the manifest that this folder keeps;" in result.out
     assert load_resume(run / "last.pt")["progress"]["step"] == 3
     assert "steps: 3" in (run / "resolved.yaml").read_text()
     assert cli("train", place, "-o", run, "--overwrite", "--accelerator", "cpu").code == 0
     assert load_resume(run / "last.pt")["progress"]["step"] == 2
+
+
+def test_where_the_best_network_lies_is_said(cli, place):
+    run = place.parent / "run"
+    words = ("--accelerator", "cpu", "--set", "train.validate_every=1")
+    result = cli("train", place, "-o", run, *words)
+    assert result.code == 0, result.err
+    assert f", in {run}/best.safetensors; the folder as --ckpt is the last step." in " ".join(result.out.split("\n"))
+    assert (run / "best.safetensors").is_file()
 
 
 def test_the_precision_asked_for_stays_with_the_run(cli, place):
@@ -123,7 +132,9 @@ def test_train_with_wrong_words(cli, refused, place, words, sentence):
 def test_an_accelerator_that_is_not_there(cli, refused, place):
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
-    refused(cli("train", place, "-o", place.parent / "run", "--accelerator", "cuda"), "--accelerator cuda, --devices 1")
+    refused(
+        cli("train", place, "-o", place.parent / "run", "--accelerator", "cuda"), "--accelerator cuda: there is no such"
+    )
 
 
 def test_init_from_prints_its_counts(cli, place, trained, tmp_path):

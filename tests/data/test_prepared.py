@@ -34,6 +34,7 @@ def assert_same_case(first, second):
     assert first.grid.same_as(second.grid, 0.0)
     assert first.grid.nifti == second.grid.nifti
     assert first.grid.warnings == second.grid.warnings
+    assert first.lost == second.lost
 
 
 @pytest.fixture
@@ -92,6 +93,24 @@ def test_resampled_case_has_the_wanted_spacing(ignoring):
     assert loaded.spacing_mm == pytest.approx((1.0, 2.0, 1.0))
     assert loaded.label.shape[1:] == loaded.image.shape[1:]
     assert set(np.unique(loaded.label)) == {-1, 0, 1, 2}
+
+
+@pytest.mark.parametrize("cache", ["none", "memory", "disk"])
+def test_what_falls_between_the_voxels_of_resampling_is_known(tiny, tmp_path, cache):
+    """A plane of 1 mm, a plane of 1 mm that a voxel of 4 mm has its middle in, and one that is ignored."""
+    label = np.zeros((20, 18, 22), np.uint8)
+    label[:, :, 2], label[:, :, 8], label[:, :, 13] = 1, 2, 9
+    path = tiny.write_data(tmp_path / "data", labeled=1, ignore_label=9)
+    tiny.write_nifti(tmp_path / "data/labels/case_00.nii", label)
+    loaded = load_manifest(path)
+    for spacing, lost in ((None, ()), ((1.0, 1.0, 1.0), ()), ((1.0, 1.0, 4.0), ("front",))):
+        for _ in range(2):
+            data = settings(cache, spacing_mm=spacing)
+            cases = PreparedCases(loaded.labeled, data, loaded.labels, read_labels=True, folder=tmp_path / "cache")
+            assert cases[0].lost == cases[0].lost == lost
+            assert (1 in cases[0].label) is not bool(lost)
+    unread = PreparedCases(loaded.labeled, data, loaded.labels, read_labels=False, folder=tmp_path / "cache")
+    assert unread[0].lost == ()
 
 
 def test_label_file_may_be_missing_where_it_is_not_read(ignoring):

@@ -13,7 +13,7 @@ from medcontrast.batch import StepInfo
 from medcontrast.data.manifest import load_manifest
 from medcontrast.data.prepared import PreparedCase
 from medcontrast.data.sampler import RowKey
-from medcontrast.data.volumes import PatchDataset, collate, make_loader
+from medcontrast.data.volumes import PatchDataset, collate, lost_structures, make_loader
 from medcontrast.engine.job import job_of
 from medcontrast.errors import InputError, ManifestError, VolumeError
 from medcontrast.settings import recipe_from_tree
@@ -228,6 +228,44 @@ def test_rows_without_cases_are_refused(tiny, tmp_path):
     path = tiny.write_data(tmp_path / "data", unlabeled=0)
     with pytest.raises(InputError, match="unlabeled_rows is 2, but the manifest has no unlabeled cases"):
         batches(tiny, path)
+
+
+def thin_front(tiny, folder, numbers):
+    """Labels of these cases whose front is a plane of 1 mm, which voxels of 4 mm along z do not meet."""
+    for number in numbers:
+        label = np.zeros((20, 18, 22), np.uint8)
+        label[:, :, 2], label[:, :, 8] = 1, 2
+        tiny.write_nifti(folder / f"labels/case_{number:02d}.nii", label)
+
+
+def test_a_structure_that_resampling_takes_from_every_label_is_refused(tiny, tmp_path):
+    path = tiny.write_data(tmp_path / "data", labeled=2)
+    thin_front(tiny, tmp_path / "data", [0, 1])
+    assert batches(tiny, path, spacing_mm=[1.0, 1.0, 1.0])
+    with pytest.raises(ManifestError) as caught:
+        batches(tiny, path, spacing_mm=[1.0, 1.0, 4.0])
+    assert str(caught.value) == (
+        f"{path}: labels hold front, but resampled to data.spacing_mm [1.0, 1.0, 4.0] none of the 2 labeled case(s) "
+        "does: it is thinner than these voxels. Set a finer data.spacing_mm."
+    )
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_training_says_in_which_cases_a_structure_is_lost(tiny, tmp_path, cache):
+    tree = tiny.recipe_tree("fba_net", steps=1, validate_every=1)
+    tree = tiny.set_key(tiny.set_key(tree, "data.spacing_mm", [1.0, 1.0, 4.0]), "data.cache", cache)
+    run = tiny.make_run(tmp_path, tree, labeled=2, validation=1)
+    folder = run.manifest.labeled[0].label.parents[1]
+    loader, _ = make_loader(run.recipe, run.manifest)
+    assert lost_structures(loader.dataset.labeled, "labeled") is None
+    thin_front(tiny, folder, [0])
+    thin_front(tiny, folder, [int(run.manifest.validation[0].name[-2:])])
+    said = " ".join(tiny.train(run).console.file.getvalue().split())
+    for use, count, case in (("labeled", 2, "case_00"), ("validation", 1, run.manifest.validation[0].name)):
+        assert (
+            f"Warning: In 1 of {count} {use} case(s) a structure falls between the voxels of data.spacing_mm "
+            f"[1.0, 1.0, 4.0] and is gone: {case} (front). A finer spacing keeps it."
+        ) in said
 
 
 def test_labels_without_any_structure_are_refused(tiny, tmp_path):

@@ -105,6 +105,14 @@ def test_devices_that_are_not_there(monkeypatch, words, sentence):
         make_fabric(**plain)
 
 
+@pytest.mark.parametrize("name", ["cuda", "gpu", "mps"])
+def test_kinds_of_devices_that_are_not_there(monkeypatch, name):
+    for module in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(module, "is_available", lambda: False)
+    with pytest.raises(InputError, match=rf"^--accelerator {name}: there is no such device here; take --acc.* cpu\.$"):
+        make_fabric(accelerator=name, devices=1, num_nodes=1, precision="32-true")
+
+
 @pytest.mark.parametrize(
     ("launcher", "started"),
     [("torchrun", {"TORCHELASTIC_RUN_ID": "7", "WORLD_SIZE": "2"}), ("SLURM", {"SLURM_NTASKS": "2"})],

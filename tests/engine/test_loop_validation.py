@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -255,3 +255,18 @@ def test_validation_by_hand(tiny, tmp_path, monkeypatch):
     assert report.by_target == pytest.approx({"front": (1 + 2 / 3 + 1) / 3, "back": 2 / 3, "whole": 1.0})
     assert report.mean_dice == pytest.approx((8 / 9 + 2 / 3) / 2)
     assert seen == {"flips": [(2,)] * 3, "autocast": 3, "shown": "b: Dice 0.333"}
+
+
+@pytest.mark.parametrize(("lost", "expected"), [((), 1.0), (("front",), 0.0)])
+def test_what_resampling_took_from_the_reference_is_not_found(tiny, tmp_path, monkeypatch, lost, expected):
+    """An empty reference and an empty prediction agree, unless the label file holds the structure."""
+    back = np.zeros((1, 4, 4, 4), np.int16)
+    back[:, 1] = 2
+    case = PreparedCase("a", np.zeros((1, 4, 4, 4), np.float32), back, np.eye(4), None, lost)
+    monkeypatch.setattr(validate, "predict_case", lambda *_, **__: torch.from_numpy(back[0]))
+    monkeypatch.setattr(validate, "overlay_grid_png", lambda *_, **__: None)
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(validate_every=1), validation=1)
+    labels = LabelTable.from_json({"labels": {"3": "front", "7": "back"}, "regions": {"whole": [3, 7]}})
+    validator = Validator(run.folder, run.recipe, run.manifest, torch.device("cpu"), nullcontext)
+    validator.cases, validator.labels = [case], labels
+    assert validator(torch.nn.Identity(), 1).by_target == {"front": expected, "back": 1.0, "whole": 1.0}

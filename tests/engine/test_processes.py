@@ -153,7 +153,7 @@ def test_the_command_trains_on_two_devices_and_resumes_on_one(tiny, tmp_path, me
     assert [record["step"] for record in log] == [1, 2, 3, 4]
     more = run("train", "--resume", tmp_path / "run", "--set", "train.steps=5")
     assert more.returncode == 0, more.stderr
-    assert "Resuming at step 4 of 5." in more.stdout
+    assert "Resuming at step 4 of 5, by the recipe" in more.stdout
 
 
 def processes_of(folder):

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -143,3 +144,31 @@ def test_flips_of_what_was_never_mirrored_are_refused(tmp_path: Path, tools: Sim
         Predictor.load([bare], overrides={"flips": True})
     assert Predictor.load([bare, other], overrides={"flips": True}).settings.flips
     assert not Predictor.load([bare], overrides={"flips": False}).settings.flips
+
+
+def test_an_average_of_recipes_that_predict_otherwise_says_whose_settings_it_has(
+    tmp_path: Path, tools: SimpleNamespace
+) -> None:
+    """None of what differs is refused: the record says what was taken, whichever checkpoint is named first."""
+    paths = {}
+    for name, overlap in (("a", 0.25), ("b", 0.5)):
+        paths[name] = tools.write_checkpoint(tmp_path / f"{name}.safetensors")
+        tensors, header = load_weights(paths[name])
+        header["recipe"]["inference"] |= {"overlap": overlap, "flips": name == "b"}
+        save_weights(paths[name], tensors, header)
+    scan = tools.write_nifti(
+        tmp_path / "scan.nii.gz", np.random.default_rng(0).normal(size=(18, 17, 16)).astype(np.float32), np.eye(4)
+    )
+    for first, other, used in (("a", "b", 0.25), ("b", "a", 0.5)):
+        warnings = Predictor.load([paths[first], paths[other]]).predict_scan([scan]).grid.warnings
+        found = [warning for warning in warnings if "inference." in warning]
+        told = "the first checkpoint's or the one asked for."
+        assert found == [
+            f"{paths[other]}: its recipe has inference.overlap {0.75 - used}, but the average is predicted with "
+            f"{used}, {told}",
+            f"{paths[other]}: its recipe has inference.flips {other == 'b'}, but the average is predicted with "
+            f"{first == 'b'}, {told}",
+        ]
+    for alike in ([paths["a"]], [paths["a"], paths["a"]]):
+        warnings = Predictor.load(alike, overrides={"flips": True}).predict_scan([scan]).grid.warnings
+        assert not any("inference." in warning for warning in warnings)

@@ -82,6 +82,21 @@ def test_views_that_go_through_together_are_parted_together(tiny, faults):
     assert faults(whole)[0].startswith("train.rows 6 must be a multiple of 4 with network.norm split_batch, ")
 
 
+def test_moco_v3_has_two_rows_in_every_pass(tiny, faults):
+    whole = tiny.pretrain_tree(rows=4)
+    whole["augment"]["views"] = {"first": {}, "second": {}}
+    whole["method"] = {"name": "moco_v3"}
+    recipe = recipe_from_tree(whole, where="it")
+    assert recipe.uneven_parts() is recipe.uneven_parts(2) is None
+    said = "leave each of 4 process(es) fewer than 2"
+    assert recipe.uneven_parts(4).endswith(f"train.rows 4 and train.accumulate 1 {said}")
+    whole["train"]["accumulate"] = 4
+    assert faults(whole) == [
+        "method moco_v3 normalises its heads over the rows of a micro-batch; train.rows 4 and train.accumulate 4 leave "
+        "each of 1 process(es) fewer than 2"
+    ]
+
+
 def test_multi_level_has_a_queue(tiny, faults):
     whole = tiny.pretrain_tree()
     whole["augment"]["views"] = {name: {} for name in ("query_high", "key_high", "query_low", "key_low")}

@@ -208,6 +208,12 @@ def test_geometry_is_drawn_anew_for_every_seed_step_and_row():
         ({"rotation_degrees": 90.0, "scale": 0.0, "rotation_axes": (2,)}, (9, 17, 5), (1, 1, 1), (5, 1, 0)),
         ({"rotation_degrees": 90.0, "scale": 0.0, "rotation_axes": (0,)}, (5, 9, 9), (1, 1, 3), (0, 9, 1)),
         ({"rotation_degrees": 0.0, "scale": 0.5, "rotate90_axes": (0,)}, (5, 9, 9), (1, 1, 1), (4, 4, 4)),
+        # half of 127 reaches to 89.8 at 45 degrees, between angles of a coarse grid (86.7 at 30 and at 60)
+        ({"rotation_degrees": 180.0, "scale": 0.0, "rotation_axes": (2,)}, (128, 128, 1), (1, 1, 1), (27, 27, 0)),
+        ({"rotation_degrees": 60.0, "scale": 0.0, "rotation_axes": (2,)}, (128, 128, 16), (1, 1, 1), (27, 27, 0)),
+        # any direction may become an axis: half of the whole diagonal
+        ({"rotation_degrees": 180.0, "scale": 0.0}, (64, 64, 64), (1, 1, 1), (24, 24, 24)),
+        ({"rotation_degrees": 180.0, "scale": 0.0}, (96, 96, 32), (1, 1, 3), (35, 35, 12)),
     ],
 )
 def test_reach_by_hand(settings, patch, spacing_mm, expected):
@@ -216,7 +222,15 @@ def test_reach_by_hand(settings, patch, spacing_mm, expected):
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.7, 1.0, 2.5)])
-@pytest.mark.parametrize("settings", [{}, {"rotation_degrees": 180.0}, {"rotation_axes": (0, 2), "scale": 0.4}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"rotation_degrees": 180.0},
+        {"rotation_degrees": 180.0, "scale": 0.0},
+        {"rotation_axes": (0, 2), "scale": 0.4},
+    ],
+)
 def test_nothing_from_beyond_an_image_that_is_larger_by_the_reach(settings, spacing_mm):
     settings = SpatialSettings(**settings)
     margin = reach(settings, SHAPE, spacing_mm)

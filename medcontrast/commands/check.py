@@ -17,7 +17,7 @@ def check(
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as for train; repeatable.")] = None,
 ) -> None:
     """Check a recipe and the manifest it names; opens no scan."""
-    from medcontrast.data.fit import recipe_manifest, require_fit, require_no_manifest, told_by_targets
+    from medcontrast.data.fit import recipe_manifest, require_fit, require_no_manifest, worth_saying
     from medcontrast.data.manifest import root_advice
     from medcontrast.settings import load_recipe
     from medcontrast.settings.shipped import find_recipe
@@ -31,9 +31,8 @@ def check(
         f"{path}: no faults. Method {loaded.method.name}, network {loaded.network.name}, {loaded.train.steps} steps."
     )
     typer.echo(f"{manifest.path}: {_contents(manifest)} Data folder: {manifest.root}")
-    told = told_by_targets(loaded, manifest)
-    if told is not None:
-        typer.echo(told)
+    for sentence in worth_saying(loaded, manifest):
+        typer.echo(sentence)
     if not manifest.root.is_dir():
         advice = root_advice(manifest.raw, loaded.data.root)
         typer.echo(f"Note: {manifest.root} is not there; before training, {advice}.")

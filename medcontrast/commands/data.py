@@ -81,7 +81,9 @@ def split(
     inside: Annotated[
         Path | None, typer.Option("--inside", help="Take the training cases of this manifest, in their order.")
     ] = None,
-    patients: Annotated[Path | None, typer.Option("--patients", help="CSV or JSON: case, patient.")] = None,
+    patients: Annotated[
+        Path | None, typer.Option("--patients", help="CSV with the columns case and patient, or JSON.")
+    ] = None,
     patient_pattern: Annotated[
         str | None,
         typer.Option("--patient-pattern", help="Regular expression that finds the patient in a case's name."),

@@ -58,4 +58,7 @@ def new(
     write_recipe(output, proposal.recipe, proposal.reasons, looked_at=len(scans))
     recipe = proposal.recipe
     typer.echo(f"{output}: {recipe.method.name}, {recipe.network.name}, patch {'x'.join(map(str, recipe.data.patch))}.")
+    dropped = proposal.reasons.get("augment.spatial.flip_axes") if like is not None else None
+    if dropped is not None:
+        typer.echo(f"Note: augment.spatial.flip_axes is {list(recipe.augment.spatial.flip_axes)}: {dropped}.")
     typer.echo(f"Read it, then: {recipe.about.command}")

@@ -10,13 +10,32 @@ from pathlib import Path
 import numpy as np
 from nibabel.orientations import aff2axcodes
 
+from medcontrast.data.hounsfield import like_ct
 from medcontrast.data.manifest import Case, Manifest
+from medcontrast.data.outliers import unlike_others
 from medcontrast.errors import VolumeError
 from medcontrast.labels import LabelTable
 from medcontrast.volume import Volume, far_values, read_volume, to_canonical, turns_onto
-from medcontrast.volume.segments import read_label_map
+from medcontrast.volume.segments import how_to_place, read_label_map
 
 _SHOWN = 3
+
+
+@dataclass(frozen=True)
+class ChannelValues:
+    """Values of one channel of one case.
+
+    Attributes:
+        low: Smallest.
+        high: Largest.
+        mean: Of all voxels that are finite.
+        like_ct: Whether they look like Hounsfield units.
+    """
+
+    low: float
+    high: float
+    mean: float
+    like_ct: bool
 
 
 @dataclass(frozen=True)
@@ -29,8 +48,7 @@ class CaseRow:
         shape: Voxels along the stored axes.
         spacing_mm: Voxel size along them.
         axes: Directions the stored axes run to, such as RAS.
-        low: Smallest image value over all channels.
-        high: Largest.
+        channels: Image values, channel by channel.
         volumes_ml: Millilitres by label name; empty where the label was not opened.
     """
 
@@ -39,9 +57,18 @@ class CaseRow:
     shape: tuple[int, ...]
     spacing_mm: tuple[float, ...]
     axes: str
-    low: float
-    high: float
+    channels: tuple[ChannelValues, ...]
     volumes_ml: dict[str, float]
+
+    @property
+    def low(self) -> float:
+        """Smallest image value over all channels."""
+        return min(channel.low for channel in self.channels)
+
+    @property
+    def high(self) -> float:
+        """Largest."""
+        return max(channel.high for channel in self.channels)
 
 
 @dataclass(frozen=True)
@@ -113,6 +140,7 @@ def check_manifest(
             _require_examples(report)
         if patch is not None:
             _note_small(split, patch, report)
+    report.warnings += [Finding("splits", "", text) for text in unlike_others(report.rows, manifest.channels)]
     return report
 
 
@@ -175,19 +203,18 @@ def _check_case(
         report.faults.append(Finding(split, case.name, str(error)))
         return
     first = channels[0]
-    values = [_check_image(split, case, volume, report) for volume in channels]
+    values = tuple(_check_image(split, case, volume, report) for volume in channels)
     for volume in channels[1:]:
         _same_grid(split, case, first, volume, report)
     _content(split, case, channels, report, seen)
     volumes = (
         {} if split == "unlabeled" or case.label is None else _check_label(split, case, first, manifest.labels, report)
     )
-    low, high = min(low for low, _ in values), max(high for _, high in values)
     axes = "".join(aff2axcodes(first.grid.affine))
-    report.rows.append(CaseRow(split, case.name, first.grid.shape, first.grid.spacing_mm, axes, low, high, volumes))
+    report.rows.append(CaseRow(split, case.name, first.grid.shape, first.grid.spacing_mm, axes, values, volumes))
 
 
-def _check_image(split: str, case: Case, volume: Volume, report: CheckReport) -> tuple[float, float]:
+def _check_image(split: str, case: Case, volume: Volume, report: CheckReport) -> ChannelValues:
     array, path = volume.array, volume.path
     report.warnings += [Finding(split, case.name, text) for text in volume.grid.warnings]
     finite = np.isfinite(array)
@@ -195,7 +222,7 @@ def _check_image(split: str, case: Case, volume: Volume, report: CheckReport) ->
         text = f"{path}: {int((~finite).sum())} voxel(s) are NaN or infinite"
         report.faults.append(Finding(split, case.name, text))
         if not finite.any():
-            return float("nan"), float("nan")
+            return ChannelValues(*(float("nan"),) * 3, like_ct=False)
         array = array[finite]
     low, high = float(array.min()), float(array.max())
     if low == high:
@@ -204,7 +231,8 @@ def _check_image(split: str, case: Case, volume: Volume, report: CheckReport) ->
         )
     elif finite.all() and (far := far_values(volume)):
         report.warnings.append(Finding(split, case.name, far))
-    return low, high
+    whole = bool((array == np.rint(array)).all())
+    return ChannelValues(low, high, float(array.mean(dtype=np.float64)), like_ct(low, high, whole_numbers=whole))
 
 
 def _check_label(split: str, case: Case, image: Volume, table: LabelTable, report: CheckReport) -> dict[str, float]:
@@ -239,7 +267,8 @@ def _check_label(split: str, case: Case, image: Volume, table: LabelTable, repor
 def _same_grid(split: str, case: Case, image: Volume, other: Volume, report: CheckReport) -> None:
     if turns_onto(other.grid, image.grid) is None:
         difference = other.grid.difference(image.grid)
-        text = f"{other.path} does not lie on the grid of {image.path}: {difference}; resample it onto that grid"
+        advice = how_to_place(other.path, other.grid, image.grid)
+        text = f"{other.path} does not lie on the grid of {image.path}: {difference}; {advice}"
         report.faults.append(Finding(split, case.name, text))
 
 

@@ -17,6 +17,7 @@ from medcontrast.data.images.sources import (
     too_few_images,
 )
 from medcontrast.data.manifest import SPLITS, Manifest, load_manifest, root_advice
+from medcontrast.data.sides import LEFT_RIGHT_AXIS, sided_pair
 from medcontrast.errors import ManifestError, RecipeError
 from medcontrast.files import read_json
 from medcontrast.settings import AnyRecipe, PretrainRecipe, Recipe
@@ -168,6 +169,25 @@ def _target_faults(method: MultiLevelSettings, manifest: ImageManifest, cases: S
         f"data.manifest: the training images of {manifest.path} with a target are all {only} (target 0, the class "
         f"{manifest.classes[0]}, is healthy), but method multi_level needs {other} too; add some"
     ]
+
+
+def worth_saying(recipe: AnyRecipe, manifest: Manifest | ImageManifest) -> list[str]:
+    """Sentences on what is no fault, and yet nobody may have meant."""
+    return [said for said in (told_by_targets(recipe, manifest), mirrored_sides(recipe, manifest)) if said is not None]
+
+
+def mirrored_sides(recipe: AnyRecipe, manifest: Manifest | ImageManifest) -> str | None:
+    """Which structure mirroring turns into its counterpart of the other side, in a sentence; None where it does not."""
+    if not isinstance(recipe, Recipe) or not isinstance(manifest, Manifest):
+        return None
+    pair = sided_pair([label.name for label in manifest.labels.labels])
+    if pair is None or LEFT_RIGHT_AXIS not in recipe.augment.spatial.flip_axes:
+        return None
+    left, right = pair
+    return (
+        f"Warning: augment.spatial.flip_axes mirrors along axis {LEFT_RIGHT_AXIS}, where {left} comes to look like "
+        f"{right} and keeps its label, so that the network cannot learn which is which; take {LEFT_RIGHT_AXIS} out."
+    )
 
 
 def told_by_targets(recipe: AnyRecipe, manifest: Manifest | ImageManifest) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medcontrast.data.hounsfield import called_ct, like_ct
 from medcontrast.data.manifest import Manifest
+from medcontrast.data.sides import LEFT_RIGHT_AXIS, names_a_side
 from medcontrast.data.survey import MeasuredScan
 from medcontrast.errors import InputError
 from medcontrast.settings import Recipe, recipe_from_tree, require_segmentation
@@ -26,8 +27,6 @@ _LONGEST_SIDE = 1024
 _HERE = "the proposed recipe"
 _SAME = 0.05
 _ANISOTROPIC = 3.0
-_SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])")
-"""In kidney_left too, where an underscore makes one word of it."""
 Vector = NDArray[np.float64]
 
 
@@ -55,7 +54,7 @@ def propose_recipe(
         manifest_path: As the recipe shall name it, relative to the recipe's own folder.
         command: Written into `about`.
         like: A recipe whose network, method, training, views, inference and evaluation are taken over; the
-            grid, the patch and the intensities still come from the data.
+            grid, the patch and the intensities still come from the data, and sides that labels name are not mirrored.
 
     Raises:
         InputError: The method of `like` does not go with the splits of the manifest.
@@ -76,17 +75,7 @@ def propose_recipe(
     tree: dict[str, Any] = {"about": _about(manifest, command), "data": data}
     tree["network"] = network.model_dump(mode="json")
     if like:
-        _check_like(like, manifest)
-        rest = like.model_dump(mode="json", include={"seed", "augment", "method", "train", "inference", "evaluation"})
-        tree.update(rest)
-        if "patch" in tree["method"]:
-            tree["method"]["patch"] = patch
-        tree["augment"]["spatial"]["rotate90_axes"] = [
-            axis
-            for axis in like.augment.spatial.rotate90_axes
-            if len({patch[other] for other in range(3) if other != axis}) == 1
-        ]
-        tree["train"]["init_from"] = None
+        _take_over(like, tree, manifest, patch, reasons)
     else:
         _method_and_train(tree, manifest, patch, reasons)
         _views(tree, manifest, reasons)
@@ -186,12 +175,9 @@ def _patch(
 
 
 def _intensity(manifest: Manifest, scans: Sequence[MeasuredScan], reasons: dict[str, str]) -> dict[str, Any]:
-    named = [bool(re.search(r"(?<![a-z])ct(?![a-z])", name.lower())) for name in manifest.channels]
-    looks = all(_like_ct(scan) for scan in scans)
-    if all(named) or looks:
-        return _window(
-            scans, "the channel is called CT" if all(named) else "values look like Hounsfield units", reasons
-        )
+    named = all(called_ct(name) for name in manifest.channels)
+    if named or all(_like_ct(scan) for scan in scans):
+        return _window(scans, "the channel is called CT" if named else "values look like Hounsfield units", reasons)
     if all((np.abs(scan.mean) < 0.05).all() and (np.abs(scan.std - 1) < 0.05).all() for scan in scans):
         reasons["data.intensity.kind"] = "every scan has mean 0 and SD 1 already"
         return {"kind": "as_stored"}
@@ -203,10 +189,8 @@ def _intensity(manifest: Manifest, scans: Sequence[MeasuredScan], reasons: dict[
 
 
 def _like_ct(scan: MeasuredScan) -> bool:
-    """Air is there, and no range as a phase image has, -4096 to 4095; padding goes to -3024, or to -32768."""
-    air = -500 if scan.whole_numbers else -900  # resampled scans have broken numbers; other such images lie near 0
-    phase = (scan.low < -3500) & (scan.high > 3500)
-    return bool((scan.low <= air).all() and (scan.high >= 200).all() and not phase.any())
+    ranges = zip(scan.low, scan.high, strict=True)
+    return all(like_ct(low, high, whole_numbers=scan.whole_numbers) for low, high in ranges)
 
 
 def _standardized(scan: MeasuredScan) -> bool:
@@ -273,16 +257,45 @@ def _method_and_train(tree: dict[str, Any], manifest: Manifest, patch: Sequence[
 
 
 def _views(tree: dict[str, Any], manifest: Manifest, reasons: dict[str, str]) -> None:
-    names = " ".join(label.name.lower() for label in manifest.labels.labels)
-    # one side alone counts too: a mirrored left atrium looks like a right one, which is background
-    sided = _SIDE.search(names) is not None
-    tree["augment"] = {"spatial": {"flip_axes": [] if sided else [0], "beyond_patch": "scan"}}
+    sided = _sided(manifest)
+    tree["augment"] = {"spatial": {"flip_axes": [] if sided else [LEFT_RIGHT_AXIS], "beyond_patch": "scan"}}
     reasons["augment.spatial.beyond_patch"] = "what turns into a patch from beyond it is the scan, not padding"
     reasons["augment.spatial.flip_axes"] = (
         "labels name a side, so nothing is mirrored"
         if sided
         else "left and right only; take [] where the sides differ, as in the heart (docs/findings.md: it costs Dice)"
     )
+
+
+def _sided(manifest: Manifest) -> bool:
+    """One side alone counts too: a mirrored left atrium looks like a right one, which is background."""
+    return names_a_side([label.name for label in manifest.labels.labels])
+
+
+def _take_over(
+    like: Recipe, tree: dict[str, Any], manifest: Manifest, patch: Sequence[int], reasons: dict[str, str]
+) -> None:
+    """What another recipe says of all but the data, as far as it fits the patch and the structures."""
+    _check_like(like, manifest)
+    rest = like.model_dump(mode="json", include={"seed", "augment", "method", "train", "inference", "evaluation"})
+    tree.update(rest)
+    if "patch" in tree["method"]:
+        tree["method"]["patch"] = patch
+    spatial = tree["augment"]["spatial"]
+    spatial["rotate90_axes"] = [
+        axis
+        for axis in like.augment.spatial.rotate90_axes
+        if len({patch[other] for other in range(3) if other != axis}) == 1
+    ]
+    if LEFT_RIGHT_AXIS in spatial["flip_axes"] and _sided(manifest):
+        spatial["flip_axes"].remove(LEFT_RIGHT_AXIS)
+        reasons["augment.spatial.flip_axes"] = (
+            f"labels name a side, so axis {LEFT_RIGHT_AXIS} of the other recipe, left and right, is not mirrored"
+        )
+        if tree["inference"]["flips"] and not spatial["flip_axes"]:
+            tree["inference"]["flips"] = False
+            reasons["inference.flips"] = "no axis is left to mirror along"
+    tree["train"]["init_from"] = None
 
 
 def _check_like(like: Recipe, manifest: Manifest) -> None:

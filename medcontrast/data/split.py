@@ -142,7 +142,9 @@ def split_inside(
 
 
 def patients_from_file(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """Patient ids out of a CSV file (a case and a patient a line, a header line allowed) or a JSON object.
+    """Patient ids out of a CSV file or a JSON object {case: patient}.
+
+    The CSV file has a header with the columns case and patient among others, or these two columns alone.
 
     Raises:
         ManifestError: The file cannot be read, or a case is missing in it.
@@ -152,11 +154,7 @@ def patients_from_file(path: Path, names: Sequence[str]) -> dict[str, str]:
         if path.suffix.lower() == ".json":
             table = {str(case): str(patient) for case, patient in json.loads(text).items()}
         else:
-            rows = [row for row in csv.reader(text.splitlines()) if row]
-            alone = next((row[0] for row in rows if len(row) < 2), None)
-            if alone is not None:
-                raise ValueError(f"the line {alone!r} has no comma")
-            table = {row[0].strip(): row[1].strip() for row in rows}
+            table = _patients_by_case([line for line in text.splitlines() if line.strip()])
     except FileNotFoundError:
         raise ManifestError(f"{path}: there is no such file; name the list of cases and their patients.") from None
     except (OSError, ValueError, AttributeError, csv.Error) as error:
@@ -167,6 +165,24 @@ def patients_from_file(path: Path, names: Sequence[str]) -> dict[str, str]:
     if missing:
         raise ManifestError(f"{path}: no patient for {len(missing)} case(s), the first is {missing[0]}.")
     return {name: table[name] for name in names}
+
+
+def _patients_by_case(lines: Sequence[str]) -> dict[str, str]:
+    """Of the columns that a header calls case and patient, in any letters; without one of the only two columns."""
+    # of commas and semicolons, which some spreadsheets write, what makes more columns of the first line
+    mark = max(",;", key=lambda each: len(next(csv.reader(lines[:1], delimiter=each), ())))
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=mark)]
+    header = [cell.casefold() for cell in rows[0]] if rows else []
+    case, patient = 0, 1
+    if header.count("case") == header.count("patient") == 1:
+        case, patient = header.index("case"), header.index("patient")
+    elif (most := max(map(len, rows), default=0)) > 2:
+        # the second may be a date, and a patient's scans would then stand in several splits
+        raise ValueError(f"it has {most} columns; begin it with a header that calls two of them case and patient")
+    short = next((row[0] for row in rows if len(row) <= max(case, patient)), None)
+    if short is not None:
+        raise ValueError(f"the line of {short!r} has too few columns")
+    return {row[case]: row[patient] for row in rows}
 
 
 def patients_from_pattern(pattern: str, names: Sequence[str]) -> dict[str, str]:

@@ -34,7 +34,7 @@ class SplitRequest:
 
 
 def split_trees(request: SplitRequest, *, overwrite: bool = False) -> tuple[dict[Path, Tree], list[str]]:
-    """The manifests by the path they belong at, and sentences on what was left out.
+    """The manifests by the path they belong at, and sentences on patients and on what was left out.
 
     Raises:
         InputError: Options exclude each other.
@@ -68,6 +68,8 @@ def _from_source(request: SplitRequest, source: Source, paths: list[Path]) -> tu
         for path, splits in zip(paths, drawn, strict=True)
     }
     notes = [f"{source.folder}: {note}." for note in (*source.notes, *source.warnings)]
+    if patients is not None:
+        notes.insert(0, f"{source.folder}: {len(patients)} cases of {len(set(patients.values()))} patients.")
     for path, tree in trees.items():
         lost = len(everyone) - sum(len(entries) for entries in tree.values() if isinstance(entries, list))
         if lost:

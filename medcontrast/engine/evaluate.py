@@ -18,6 +18,7 @@ from medcontrast.render import OverlayRow, overlay_grid_png
 from medcontrast.volume import KNOWN_SUFFIXES, Volume, output_stem, read_grid, read_volume, turns_onto, voxels_by_value
 from medcontrast.volume.segments import (
     SAVED_WHOLE,
+    how_to_place,
     is_own_export,
     named_segments,
     names_of_values,
@@ -236,7 +237,7 @@ def scored_cases(manifest: Manifest, split: str) -> dict[str, Case]:
             difference = own.difference(scan)
             raise VolumeError(
                 f"{case.label}: the label of case {case.name} does not lie on the grid of its scan {case.images[0]}: "
-                f"{difference}. Resample it onto that grid; `medcontrast data check` lists all such labels."
+                f"{difference}; {how_to_place(case.label, own, scan)}. `medcontrast data check` lists all such labels."
             )
         if named_segments(case.label, manifest.labels):  # what contradicts the manifest is refused now
             read_label_map(case.label, manifest.labels)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from medcontrast.bfloat16 import rounds_bfloat16
 from medcontrast.checkpoint import BEST, RESUME
-from medcontrast.data.fit import require_files, told_by_targets
+from medcontrast.data.fit import require_files, worth_saying
 from medcontrast.engine.build import make_fabric, resolve_precision
 from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run
@@ -84,9 +84,8 @@ def train_run(
                 run.keep_recipe()
         else:
             trainer.initialise()
-            told = told_by_targets(run.recipe, run.manifest)
-            if told is not None and fabric.is_global_zero:
-                say(console, told)
+            if fabric.is_global_zero:
+                say(console, *worth_saying(run.recipe, run.manifest))
         if fabric.is_global_zero:
             if rounds_bfloat16(chosen, fabric.device):
                 say(

@@ -22,6 +22,7 @@ from medcontrast.errors import VolumeError
 from medcontrast.labels import IGNORE_INDEX, LabelTable
 from medcontrast.settings.data import IntensitySettings
 from medcontrast.volume import Grid, Volume, to_metatensor, turns_onto
+from medcontrast.volume.segments import how_to_place
 
 Affine = NDArray[np.float64]
 SpacingMm = tuple[float, float, float]
@@ -157,7 +158,7 @@ def on_grid_of(volume: Volume, reference: Volume) -> Volume:
     if stored is None:
         raise VolumeError(
             f"{volume.path}: {volume.grid.difference(reference.grid)}; all files of a case must lie on the grid of "
-            f"{reference.path}. Resample it onto that grid."
+            f"{reference.path}; {how_to_place(volume.path, volume.grid, reference.grid)}."
         )
     return stored
 

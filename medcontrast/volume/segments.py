@@ -10,6 +10,7 @@ from pathlib import Path
 from medcontrast.errors import ManifestError, OutputError, VolumeError
 from medcontrast.files import read_json
 from medcontrast.labels import Label, LabelTable
+from medcontrast.volume.grid import Grid
 from medcontrast.volume.read import Volume, read_volume
 from medcontrast.volume.values import voxels_by_value
 from medcontrast.volume_names import output_stem
@@ -32,6 +33,19 @@ class Segment:
 
     name: str
     value: int
+
+
+def how_to_place(path: Path, grid: Grid, scan: Grid) -> str:
+    """What to do with a file of a case that does not lie on the grid of its scan, as the end of a sentence."""
+    if path.name.lower().endswith(".seg.nrrd"):
+        return f"in 3D Slicer, {SAVED_WHOLE}"
+    if grid.shape != scan.shape:
+        return "resample it onto that grid"
+    # resampled by a header that is wrong, a label would lie beside what it was drawn around, or be empty
+    return (
+        "if it was drawn on this scan, its header was lost: copy the scan's header onto it, and do not resample it; "
+        "else resample it onto that grid"
+    )
 
 
 def is_own_export(path: Path) -> bool:

@@ -101,6 +101,26 @@ def test_which_class_is_healthy_is_said_before_and_in_training(cli, tiny, tmp_pa
     assert said in trained.out.splitlines()
 
 
+def test_sides_that_mirroring_exchanges_are_said_before_and_in_training(cli, place):
+    path = place.parent / "data" / "manifest.json"
+    tree = json.loads(path.read_text())
+    tree["labels"] = {"0": "background", "1": "kidney_L", "2": "kidney_R"}
+    path.write_text(json.dumps(tree))
+    said = (
+        "Warning: augment.spatial.flip_axes mirrors along axis 0, where kidney_L comes to look like kidney_R and keeps "
+        "its label, so that the network cannot learn which is which; take 0 out."
+    )
+    mirrored, free = (("--set", f"augment.spatial.flip_axes=[{axes}]") for axes in ("0, 1", "1, 2"))
+    assert cli("check", place, *mirrored).out.splitlines()[-1] == said
+    assert "Warning" not in cli("check", place, *free).out
+    trained = cli("train", place, "-o", place.parent / "run", *mirrored)
+    assert trained.code == 0, trained.err
+    assert said in trained.out.splitlines()
+    tree["labels"] = {"0": "background", "1": "left atrium", "2": "wall"}  # one side alone is mirrored by choice
+    path.write_text(json.dumps(tree))
+    assert "Warning" not in cli("check", place, *mirrored).out
+
+
 def test_recipes_lists_what_comes_along(cli):
     result = cli("recipes")
     assert result.code == 0

@@ -177,11 +177,17 @@ def test_patients(decathlon: Path, cli: Cli, tmp_path: Path) -> None:
     held = set(names(out, "validation"))
     lost = [name for name in ("t0", "t1") if name.replace("t", "c") in held]
     assert lost
-    assert answer.out.splitlines()[2] == (
+    assert answer.out.splitlines()[1] == f"{decathlon}: 12 cases of 10 patients."
+    assert answer.out.splitlines()[3] == (
         f"{out}: {len(lost)} scan(s) without labels left out, whose patients are in validation or test."
     )
     assert {case.patient for case in load_manifest(out).validation} == {name[1:] for name in held}
     table = tmp_path / "p.csv"
+    lines = ["Case;scan_date;Patient", *(f"c{day};2024-01-0{day};{day // 5}" for day in range(10)), "t0;;p", "t1;;p"]
+    table.write_text("\n".join(lines))
+    answer = cli(*words[:-4], "--validation", 1, "--patients", table, "--overwrite")
+    assert (answer.code, answer.out.splitlines()[1]) == (0, f"{decathlon}: 12 cases of 3 patients."), answer.err
+    assert len({case.patient for case in load_manifest(out).validation}) == 1 and len(names(out, "validation")) == 5
     table.write_text("c0,a\n")
     answer = cli(*words[:-2], "--patients", table, "--overwrite")
     assert (answer.code, answer.err) == (2, f"{table}: no patient for 11 case(s), the first is c1.\n")

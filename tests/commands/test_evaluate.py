@@ -151,7 +151,8 @@ def test_a_label_off_its_scans_grid_is_what_is_at_fault(cli, refused, tiny, trai
     refused(
         cli("evaluate", "--ckpt", trained.folder, *words),
         f"{label}: the label of case case_01 does not lie on the grid of its scan {scan}: its corners lie up to ",
-        "Resample it onto that grid; `medcontrast data check` lists all such labels.",
+        "; if it was drawn on this scan, its header was lost: copy the scan's header onto it, and do not resample it; "
+        "else resample it onto that grid. `medcontrast data check` lists all such labels.",
     )
 
 

@@ -23,6 +23,20 @@ def test_a_recipe_for_the_hippocampus(data_root: Path, cli: Cli, tmp_path: Path)
     assert (recipe.data.intensity.kind, recipe.method.name) == ("zscore", "fba_net")
 
 
+def test_sides_are_not_mirrored_by_a_recipe_like_another(tiny: SimpleNamespace, cli: Cli, tmp_path: Path) -> None:
+    manifest = tiny.write_data(tmp_path / "data")
+    manifest.write_text(manifest.read_text().replace('"front"', '"lh"').replace('"back"', '"rh"'))
+    tree = tiny.set_key(tiny.recipe_tree("mean_teacher"), "augment.spatial.flip_axes", [0])
+    like = tiny.write_recipe(tmp_path / "like.yaml", tiny.set_key(tree, "inference.flips", True))
+    answer = cli("recipe", "new", "--manifest", manifest, "-o", tmp_path / "x.yaml", "--like", like)
+    assert (answer.code, answer.err) == (0, "")
+    reason = "labels name a side, so axis 0 of the other recipe, left and right, is not mirrored"
+    assert answer.out.splitlines()[1] == f"Note: augment.spatial.flip_axes is []: {reason}."
+    recipe = load_recipe(tmp_path / "x.yaml")
+    assert recipe.augment.spatial.flip_axes == () and not recipe.inference.flips
+    assert reason in " ".join((tmp_path / "x.yaml").read_text().replace("#", " ").split())
+
+
 @pytest.mark.slow
 def test_images_are_sent_to_the_recipes_that_pre_train(tiny: SimpleNamespace, cli: Cli, tmp_path: Path) -> None:
     manifest = tiny.write_images(tmp_path / "data")

@@ -15,6 +15,8 @@ from medcontrast.data import check
 from medcontrast.data.check import CheckReport, check_manifest
 from medcontrast.data.manifest import load_manifest
 from medcontrast.errors import ManifestError
+from medcontrast.export.slicer import write_seg_nrrd
+from medcontrast.volume import Grid
 
 
 @pytest.fixture
@@ -128,8 +130,32 @@ def test_a_label_on_another_grid_is_a_fault(data: Path) -> None:
         f"labels/case_00.nii does not lie on the grid of {folder}/images/case_00_0.nii: its corners lie up to 0.5 mm"
     )
     assert place in found[0]
-    assert "its shape is 19 x 18 x 22, not 20 x 18 x 22" in found[1]
+    assert found[1].endswith("its shape is 19 x 18 x 22, not 20 x 18 x 22; resample it onto that grid")
     assert "axes towards LAS" in found[2]
+
+
+def test_a_label_that_lost_its_header_is_not_resampled(data: Path) -> None:
+    """Saved with an identity affine, it holds the scan's voxels; resampled by it, it would lie elsewhere."""
+    for channel in range(2):
+        change(data.parent / f"images/case_00_{channel}.nii", affine=np.diag([1.0, 1.0, 2.5, 1.0]))
+    (fault,) = texts(report_of(data).faults)
+    assert fault.endswith(
+        "; if it was drawn on this scan, its header was lost: copy the scan's header onto it, and do not resample it; "
+        "else resample it onto that grid"
+    )
+
+
+def test_a_label_that_3d_slicer_cropped_is_saved_again(data: Path) -> None:
+    cropped = label_of(data.parent, 0)[2:-2, 2:-2, 2:-2]
+    path = data.parent / "labels/case_00.seg.nrrd"
+    write_seg_nrrd(path, cropped, Grid(cropped.shape, np.eye(4)), load_manifest(data).labels)
+    data.write_text(data.read_text().replace("labels/case_00.nii", "labels/case_00.seg.nrrd"))
+    (fault,) = texts(report_of(data).faults)
+    assert fault.startswith(f"labeled case_00: {path} does not lie on the grid of ")
+    assert fault.endswith(
+        "; in 3D Slicer, make the scan its reference geometry there (Segment Editor, Specify geometry) and save it "
+        'again with "Crop to minimum extent" off'
+    )
 
 
 def test_a_label_whose_axes_are_stored_in_another_order_is_no_fault(data: Path) -> None:
@@ -208,6 +234,33 @@ def test_far_voxels_are_worth_a_look(data: Path) -> None:
     (warning,) = texts(report.warnings)
     assert "case_00_0.nii: 1 of 7920 voxels are more than 1,000 times" in warning
     assert "at index (3, 2, 1), is 1e+30" in warning
+
+
+def test_a_scan_in_another_unit_than_the_others_is_worth_a_look(data: Path) -> None:
+    for file in ("images/case_02_0.nii", "images/case_02_1.nii"):
+        change(data.parent / file, affine=np.diag([0.1, 0.1, 0.1, 1.0]))
+    report = report_of(data)
+    assert report.ok
+    assert texts(report.warnings) == [
+        "splits: the voxels of 1 of 6 scans are more than 4 times as long or as short along every axis as the median "
+        "(1 x 1 x 1 mm): case_02 (0.1 x 0.1 x 0.1 mm); if those headers mean another unit than mm, correct them"
+    ]
+
+
+@pytest.mark.parametrize("channel", ["CT", "channel 1"])
+def test_a_ct_stored_1024_too_high_is_worth_a_look(data: Path, channel: str) -> None:
+    """Known as CT by the channel's name, or by what most of its scans hold; the first channel is none."""
+    data.write_text(data.read_text().replace('"channel 1"', f'"{channel}"'))
+    for number in range(6):
+        values = np.linspace(-1024, 400, 20 * 18 * 22).reshape(20, 18, 22).astype(np.int16) + 10 * number
+        values[0, 0, 0] = -1024 + number
+        change(data.parent / f"images/case_{number:02d}_1.nii", array=values + (1024 if number == 4 else 0))
+    report = report_of(data)
+    assert report.ok
+    assert texts(report.warnings) == [
+        f"splits: the mean of channel {channel} lies more than 600 Hounsfield units from the median (-292) in 1 of 6 "
+        "scans: case_04 (752); if their intercept, most often 1024, was lost or added twice, correct it"
+    ]
 
 
 def test_a_label_that_is_not_whole_numbers_is_a_fault(data: Path) -> None:

@@ -224,15 +224,19 @@ def test_the_method_follows_the_splits(tmp_path: Path, tiny: SimpleNamespace) ->
     assert both.augment.spatial.beyond_patch == alone.augment.spatial.beyond_patch == "scan"
 
 
+def named(plain: Manifest, *labels: str) -> Manifest:
+    table = {"0": "background", **{str(value): name for value, name in enumerate(labels, 1)}}
+    return replace(plain, labels=LabelTable.from_json({"labels": table}))
+
+
 def test_what_names_a_side_is_not_mirrored(plain: Manifest) -> None:
     def flips(*labels: str) -> tuple[int, ...]:
-        table = {"0": "background", **{str(value): name for value, name in enumerate(labels, 1)}}
-        labeled = replace(plain, labels=LabelTable.from_json({"labels": table}))
-        return propose(labeled, scan()).recipe.augment.spatial.flip_axes
+        return propose(named(plain, *labels), scan()).recipe.augment.spatial.flip_axes
 
     assert flips("left lung", "right lung") == flips("kidney_left", "kidney_right") == ()
     assert flips("Left atrium") == flips("myocardium", "ventricle_right") == ()  # its mirrored version is background
-    assert flips("hippocampus") == flips("bright spots", "copyright") == (0,)
+    assert flips("hippocampus_L", "hippocampus_R") == flips("lh", "rh") == flips("linke Niere", "rechte Niere") == ()
+    assert flips("hippocampus") == flips("bright spots", "copyright") == flips("hippocampus L") == (0,)
 
 
 def like_recipe(**changes: Any) -> Recipe:
@@ -262,6 +266,19 @@ def test_like_keeps_what_does_not_depend_on_the_data(plain: Manifest) -> None:
     assert recipe.train.init_from is None and recipe.train.validate_every == 10
     square = scan(shape=np.array([80.0, 80.0, 40.0]))
     assert propose(plain, square, like=like_recipe()).recipe.augment.spatial.rotate90_axes == (2,)
+
+
+@pytest.mark.parametrize(("axes", "kept"), [([0], ()), ([0, 1, 2], (1, 2)), ([1], (1,)), ([], ())])
+def test_like_does_not_mirror_what_names_a_side(plain: Manifest, axes: list[int], kept: tuple[int, ...]) -> None:
+    """Without an axis, a recipe that averages mirrored versions would be refused."""
+    like = like_recipe(augment={"spatial": {"flip_axes": axes}}, inference={"flips": bool(axes)})
+    proposal = propose(named(plain, "Lung-L", "Lung-R"), scan(), like=like)
+    assert proposal.recipe.augment.spatial.flip_axes == kept
+    assert proposal.recipe.inference.flips == bool(kept)
+    assert ("augment.spatial.flip_axes" in proposal.reasons) == (0 in axes)
+    assert ("inference.flips" in proposal.reasons) == (axes == [0])
+    other = propose(named(plain, "anterior", "posterior"), scan(), like=like)
+    assert other.recipe.augment.spatial.flip_axes == tuple(axes) and other.recipe.inference.flips == bool(axes)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -157,11 +157,48 @@ def test_patients_from_csv_and_json(tmp_path: Path) -> None:
     tree.write_text("[1]")
     with pytest.raises(ManifestError, match=r"expected lines `case,patient`"):
         patients_from_file(tree, ["a"])
-    table.write_text("case;patient\na;p1\n")
-    with pytest.raises(ManifestError, match=r"lines `case,patient` .*\(the line 'case;patient' has no comma\)\.$"):
+    table.write_text("")
+    with pytest.raises(ManifestError, match=r"no patient for 1 case\(s\), the first is a"):
         patients_from_file(table, ["a"])
     with pytest.raises(ManifestError, match=r"none\.csv: there is no such file; name the list of cases"):
         patients_from_file(tmp_path / "none.csv", ["a"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "case,scan_date,patient\na,2024-01-01,1\nb,2024-01-02,2\n",
+        "Patient , CASE\n1,a\n2,b\n",
+        "age;patient;case\n44;1;a\n\n44;2;b\n",
+        "a;1\nb;2\n",
+        'case,patient,"seen, where"\na,1,"x; y; z; w"\nb,2,\n',
+        "\ufeffcase;patient\na;1\nb;2\n",
+    ],
+)
+def test_columns_of_a_csv_are_found_by_their_header(tmp_path: Path, text: str) -> None:
+    """The second column may be a date: patients would leak from split to split."""
+    table = tmp_path / "p.csv"
+    table.write_text(text, encoding="utf-8")
+    assert patients_from_file(table, ["a", "b"]) == {"a": "1", "b": "2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "case,scan_date,subject\na,2024-01-01,1\n",
+            "it has 3 columns; begin it with a header that calls two of them case and patient",
+        ),
+        ("a;1;x\n", "it has 3 columns; begin it with a header that calls two of them case and patient"),
+        ("case,patient,patient\na,1,2\n", "it has 3 columns; begin it with .* case and patient"),
+        ("case,age,patient\na,44\n", "the line of 'a' has too few columns"),
+    ],
+)
+def test_columns_that_do_not_say_what_they_are(tmp_path: Path, text: str, reason: str) -> None:
+    table = tmp_path / "p.csv"
+    table.write_text(text)
+    with pytest.raises(ManifestError, match=rf"p\.csv: expected lines `case,patient` .*\({reason}\)\.$"):
+        patients_from_file(table, ["a"])
 
 
 def test_patients_from_a_pattern() -> None:

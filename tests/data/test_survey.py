@@ -72,7 +72,7 @@ def test_survey_needs_training_scans_that_can_be_used(tmp_path: Path, tiny: Simp
 
 @pytest.mark.parametrize(
     ("side", "value", "words"),
-    [(1.5, 1, r"its corners lie up to .* Resample it onto that grid"), (1.0, 7, r"label value 7 .* is not in the")],
+    [(1.5, 1, r"its corners lie up to .*; if it was drawn on this scan"), (1.0, 7, r"label value 7 .* is not in the")],
 )
 def test_survey_takes_labels_that_training_would_take(
     tmp_path: Path, tiny: SimpleNamespace, side: float, value: int, words: str

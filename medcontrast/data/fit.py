@@ -21,6 +21,7 @@ from medcontrast.data.sides import LEFT_RIGHT_AXIS, sided_pair
 from medcontrast.errors import ManifestError, RecipeError
 from medcontrast.files import read_json
 from medcontrast.settings import AnyRecipe, PretrainRecipe, Recipe
+from medcontrast.settings.compare import leaves
 from medcontrast.settings.multi_level import MultiLevelSettings
 from medcontrast.settings.pretraining import LeOCLRSettings, MoCoSettings
 
@@ -173,7 +174,18 @@ def _target_faults(method: MultiLevelSettings, manifest: ImageManifest, cases: S
 
 def worth_saying(recipe: AnyRecipe, manifest: Manifest | ImageManifest) -> list[str]:
     """Sentences on what is no fault, and yet nobody may have meant."""
-    return [said for said in (told_by_targets(recipe, manifest), mirrored_sides(recipe, manifest)) if said is not None]
+    told = [told_by_targets(recipe, manifest), mirrored_sides(recipe, manifest)]
+    return [*(said for said in told if said is not None), *unfinished_ramps(recipe)]
+
+
+def unfinished_ramps(recipe: AnyRecipe) -> list[str]:
+    """A sentence for each ramp that ends after training: a shorter run of a recipe keeps its ramps."""
+    steps = recipe.train.steps
+    return [
+        f"Warning: {key} {value} is longer than train.steps {steps}, so that what it ramps up never has its full value."
+        for key, value in leaves(recipe.model_dump()).items()
+        if key.endswith(("ramp_up_steps", "warm_up_steps")) and value > steps
+    ]
 
 
 def mirrored_sides(recipe: AnyRecipe, manifest: Manifest | ImageManifest) -> str | None:

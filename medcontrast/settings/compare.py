@@ -1,4 +1,4 @@
-"""Which setting tells two recipes apart."""
+"""Which setting tells two recipes apart, and a tree of settings by dotted keys."""
 
 from __future__ import annotations
 
@@ -73,3 +73,11 @@ def tree_difference(
 
 def _shown(value: Any) -> str:
     return "nothing" if value is _ABSENT or value is None else str(value)
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of dicts as one dict with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found

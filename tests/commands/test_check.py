@@ -136,3 +136,23 @@ def test_recipes_by_name_and_by_method(cli, refused):
     assert "quickstart" not in result.out
     assert "needs  Medical Segmentation Decathlon Task04" in result.out
     refused(cli("recipes", "abacus"), "No recipe has abacus in its name; `medcontrast recipes` lists them all.")
+
+
+def test_ramps_that_outlast_training_are_said(cli, tiny, place):
+    """As in a run that was made shorter: its unlabeled scans never count fully."""
+    place = tiny.write_recipe(
+        place.parent / "ramps.yaml", tiny.set_key(tiny.recipe_tree("fba_net"), "train.steps", 300)
+    )
+    keys = ("method.consistency.ramp_up_steps", "method.contrast.ramp_up_steps", "train.schedule.warm_up_steps")
+
+    def said(*steps):
+        words = [word for key, value in zip(keys, steps, strict=True) for word in ("--set", f"{key}={value}")]
+        result = cli("check", place, *words)
+        assert result.code == 0
+        return [line for line in result.out.splitlines() if line.startswith("Warning")]
+
+    assert said(300, 0, 300) == []
+    assert said(301, 0, 400) == [
+        f"Warning: {key} {value} is longer than train.steps 300, so that what it ramps up never has its full value."
+        for key, value in ((keys[0], 301), (keys[2], 400))
+    ]

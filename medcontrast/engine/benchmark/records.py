@@ -15,7 +15,7 @@ from medcontrast.errors import InputError
 from medcontrast.files import write_text
 from medcontrast.metrics.report import Report
 from medcontrast.settings import Recipe
-from medcontrast.settings.compare import first_difference
+from medcontrast.settings.compare import first_difference, leaves
 from medcontrast.settings.grid import Cell
 
 Made = TypeVar("Made")
@@ -256,15 +256,7 @@ def recipe_digest(settings: dict[str, Any]) -> str:
 
 def deciding(tree: dict[str, Any]) -> dict[str, Any]:
     """The settings that decide the result, with dotted keys."""
-    return {key: value for key, value in _leaves(tree).items() if not (decides_nothing(key) or key[:6] == "about.")}
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of dicts as one dict with dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
+    return {key: value for key, value in leaves(tree).items() if not (decides_nothing(key) or key[:6] == "about.")}
 
 
 def names_digest(names: Sequence[str]) -> str:

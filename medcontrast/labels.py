@@ -10,6 +10,12 @@ from medcontrast.errors import ManifestError
 IGNORE_INDEX = -1
 """Class index of voxels that no loss and no metric looks at: ignored voxels and whole unlabeled rows."""
 
+
+def is_known(label: Any) -> Any:
+    """Where class indices, a tensor or an array, count: every negative one is ignored, -1 here and PyTorch's -100."""
+    return label >= 0
+
+
 # Distinct, colour-blind safe hues (Okabe and Ito 2008) for labels that name no colour of their own.
 _DEFAULT_COLORS = (
     (230, 159, 0),

@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from medcontrast import losses
 from medcontrast.settings import load_recipe
 from medcontrast.settings.shipped import shipped_recipes
 
@@ -66,3 +68,19 @@ def test_what_a_page_names_is_there(page, settings):
 def test_a_name_that_is_nowhere_is_noticed():
     assert found("networks.ema.update_teacher") and found("methods.fba_net.FBANet.losses")
     assert not found("networks.ema.update_student") and not found("engine.nowhere.thing")
+
+
+def test_the_example_of_the_library_runs_as_it_stands(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(encoding="utf-8"), re.S)
+    names = {}
+    exec(compile(example, "library.md", "exec"), names)
+    assert len(re.findall(r"step \d: supervised \d\.\d{3}, consistency 0\.\d{4}", capsys.readouterr().out)) == 3
+    student, teacher = (list(names[name].parameters()) for name in ("student", "teacher"))
+    assert all(parameter.grad is not None for parameter in student)
+    assert not any(parameter.requires_grad for parameter in teacher)
+    assert any(not torch.equal(one, other) for one, other in zip(student, teacher, strict=True))
+
+
+def test_the_library_page_names_every_loss():
+    page = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    assert [name for name in losses.__all__ if name.islower() and f"`losses.{name}`" not in page] == []

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import torch
 
 from medcontrast.errors import ManifestError
-from medcontrast.labels import ANATOMICAL_STRUCTURE, Code, LabelTable
+from medcontrast.labels import ANATOMICAL_STRUCTURE, IGNORE_INDEX, Code, LabelTable, is_known
 
 HEART = {
     "labels": {
@@ -125,3 +126,7 @@ def test_two_spellings_of_one_value():
 def test_the_background_by_its_names(entry):
     labels = {"1": "a"} if entry is None else {"0": entry, "1": "a"}
     assert LabelTable.from_json({"labels": labels}).values == (0, 1)
+
+
+def test_every_negative_class_index_is_ignored():
+    assert is_known(torch.tensor([IGNORE_INDEX, -100, -2, 0, 7])).tolist() == [False, False, False, True, True]

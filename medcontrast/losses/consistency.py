@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medcontrast.errors import InputError
+from medcontrast.losses.arguments import require_shape
 from medcontrast.losses.precision import in_full_precision
 from medcontrast.losses.reduction import mean_over, row_means
 
@@ -48,8 +49,12 @@ def mse_consistency(student_logits: Tensor, target_probabilities: Tensor, weight
         target_probabilities: (b, k, *spatial), for example a teacher's soft-max, sharpened or not.
         weight: (b, 1, *spatial), at least 0, relative to its row; default 1.
 
+    Raises:
+        InputError: A target of another shape.
+
     Paper: Tarvainen and Valpola 2017, section 2.
     """
+    require_shape("target_probabilities", target_probabilities, student_logits.shape, "that of student_logits")
     target = target_probabilities.detach().to(student_logits.dtype)
     means, counted = row_means((_probabilities(student_logits) - target).square(), weight)
     return mean_over(means, counted)
@@ -60,11 +65,18 @@ def mutual_consistency(logits: Sequence[Tensor], temperature: float) -> Tensor:
     """Sum over ordered pairs i != j of the squared difference of p_i to the sharpened p_j, which gets no gradient.
 
     Args:
-        logits: (b, k, *spatial) of each decoder.
+        logits: (b, k, *spatial) of each decoder, two or more.
         temperature: Of `sharpen`.
+
+    Raises:
+        InputError: A single decoder, or decoders of different shapes.
 
     Paper: MC-Net+ (Wu 2022), equation 4, and FBA-Net (Chung 2023).
     """
+    if len(logits) < 2:
+        raise InputError(f"mutual consistency compares 2 decoders or more, but got the logits of {len(logits)}.")
+    for place, each in enumerate(logits):
+        require_shape(f"logits[{place}]", each, logits[0].shape, "that of logits[0]")
     targets = [sharpen(_probabilities(each.detach()), temperature) for each in logits]
     pairs = [(i, j) for i in range(len(logits)) for j in range(len(logits)) if i != j]
     return torch.stack([mse_consistency(logits[i], targets[j]) for i, j in pairs]).sum()

@@ -5,11 +5,13 @@ Letters: n and m embeddings, d channels.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from medcontrast.errors import InputError, unknown_name
+from medcontrast.losses.arguments import require_embeddings, require_mask
 from medcontrast.losses.precision import in_full_precision
 from medcontrast.losses.similarity import cosine_matrix
 
@@ -39,16 +41,23 @@ def push(
         background: (m, d).
         rank_decay: 0 gives the plain mean.
         rank_start: Rank of the most similar pair.
-        clamp: Range of s.
+        clamp: Range of s, low before high, which is below 1.
         form: Above clamp[1]: "tangent" goes on in a straight line, "clamp" stays constant, without gradient.
         foreground_valid: (n,) bool; default: all.
         background_valid: (m,) bool; default: all.
+
+    Raises:
+        InputError: An unknown form, a range that is none, or shapes or types that do not fit.
 
     Paper: FBA-Net (Chung 2023), L_push.
     Deviation: ranks start at 0 and weights never exceed 1; the public code starts at -1 (rank_start=-1). The tangent
         parts foregrounds and backgrounds that begin alike, where the clamp has no gradient (form="clamp").
     """
     low, high = clamp
+    _require_form(form, clamp, fits=low < high < 1.0, wanted="low < high < 1")
+    require_embeddings(foreground=foreground, background=background)
+    require_mask("foreground_valid", foreground_valid, (len(foreground),), "one an embedding")
+    require_mask("background_valid", background_valid, (len(background),), "one an embedding")
     similarity = cosine_matrix(foreground, background)
     if form == "clamp":
         terms = -torch.log(1.0 - similarity.clamp(low, high))
@@ -82,13 +91,16 @@ def pull(
         reference: (m, d), for example a teacher's or a memory's; default: the embeddings themselves.
         rank_decay: 0 gives the plain mean.
         rank_start: Rank of the most similar pair.
-        clamp: Range of s; with form "tangent" its lower end is not used.
+        clamp: Range of s, low above 0 and before high; with form "tangent" its lower end is not used.
         form: Below `knot` ("tangent") -log s goes on in a straight line, down to s = -1; "clamp" stays constant below
             clamp[0], without gradient.
-        knot: Where the straight line begins, for form "tangent".
+        knot: Where the straight line begins, above 0, for form "tangent".
         exclude_diagonal: Whether an embedding's pair with itself is left out; only where there is no reference.
         valid: (n,) bool; default: all.
         reference_valid: (m,) bool; default: all (`valid`, where there is no reference).
+
+    Raises:
+        InputError: An unknown form, a range that is none, or shapes or types that do not fit.
 
     Paper: FBA-Net (Chung 2023), L_pull.
     Deviation: below similarity 0.1 the tangent replaces -log s, so that opposed pairs come together as well: the
@@ -97,7 +109,11 @@ def pull(
         first rank, is left out. Ranks start at 0. The public code: form="clamp", exclude_diagonal=False, rank_start=-1.
     """
     low, high = clamp
+    _require_form(form, clamp, fits=0.0 < low < high, wanted="0 < low < high")
     others, others_valid = (embeddings, valid) if reference is None else (reference, reference_valid)
+    require_embeddings(embeddings=embeddings, reference=others)
+    require_mask("valid", valid, (len(embeddings),), "one an embedding")
+    require_mask("reference_valid", others_valid, (len(others),), "one a reference")
     similarity = cosine_matrix(embeddings, others)
     if form == "clamp":
         terms = -torch.log(similarity.clamp(low, high))
@@ -107,6 +123,13 @@ def pull(
     if reference is None and exclude_diagonal:
         pairs = pairs & ~torch.eye(len(pairs), dtype=torch.bool, device=pairs.device)
     return _ranked_mean(terms, similarity, pairs, rank_decay, rank_start)
+
+
+def _require_form(form: str, clamp: tuple[float, float], *, fits: bool, wanted: str) -> None:
+    if form not in get_args(Form):
+        raise unknown_name("form", form, get_args(Form))
+    if not fits:
+        raise InputError(f"clamp must be a range of similarities, {wanted}, but got {clamp}.")
 
 
 def _tangent_log(value: Tensor, *, knot: float) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medcontrast.errors import InputError
+from medcontrast.losses.arguments import require_embeddings, require_mask, require_shape
 from medcontrast.losses.precision import in_full_precision
 from medcontrast.losses.similarity import cosine_matrix
 
@@ -41,16 +42,16 @@ def info_nce(
         anchor_weight: (n,) at least 0, how much each anchor counts in the mean. Default: all alike.
 
     Raises:
-        InputError: Shapes that do not fit, or a temperature that is not positive.
+        InputError: Shapes or types that do not fit, or a temperature that is not positive.
 
     Paper: van den Oord 2018, equation 4; Khosla 2020 (SupCon), equation 2, for several positives.
     """
     if not temperature > 0.0:
         raise InputError(f"temperature must be above 0, but got {temperature}.")
-    wanted = (len(anchor), len(candidates))
-    for name, matrix in (("targets", targets), ("allowed", allowed)):
-        if matrix is not None and tuple(matrix.shape) != wanted:
-            raise InputError(f"{name} must have shape {wanted}, anchors x candidates, but got {tuple(matrix.shape)}.")
+    require_embeddings(anchor=anchor, candidates=candidates)
+    require_shape("targets", targets, (len(anchor), len(candidates)), "anchors x candidates")
+    require_mask("allowed", allowed, (len(anchor), len(candidates)), "anchors x candidates")
+    require_shape("anchor_weight", anchor_weight, (len(anchor),), "one an anchor")
     similarity = cosine_matrix(anchor, candidates) / temperature
     share = targets.to(similarity.dtype)
     if allowed is not None:
@@ -76,8 +77,13 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
         second: (n, d), row i of the same image.
         temperature: Above 0; SimCLR takes 0.1 to 0.5.
 
+    Raises:
+        InputError: Shapes or types that do not fit, or a temperature that is not positive.
+
     Paper: Chen 2020 (SimCLR), equation 1.
     """
+    require_embeddings(first=first, second=second)
+    require_shape("second", second, first.shape, "that of first")
     views = torch.cat([first, second])
     count = len(first)
     places = torch.arange(2 * count, device=views.device)
@@ -108,14 +114,21 @@ def queue_nce(
         negatives: (n, q) bool, the queued keys that count against each query. Default: all.
         anchor_weight: (n,) at least 0. Default: all alike.
 
+    Raises:
+        InputError: Shapes or types that do not fit, or a temperature that is not positive.
+
     Paper: He 2020 (MoCo), equation 1.
     """
+    queued = queue.detach().to(key.dtype)
+    require_embeddings(query=query, key=key, queue=queued)
+    require_shape("key", key, query.shape, "that of query")
+    require_mask("negatives", negatives, (len(query), len(queue)), "queries x queue")
     count = len(query)
     own = torch.eye(count, dtype=torch.bool, device=query.device)
     past = torch.ones(count, len(queue), dtype=torch.bool, device=query.device) if negatives is None else negatives
     return info_nce(
         query,
-        torch.cat([key.detach(), queue.detach().to(key.dtype)]),
+        torch.cat([key.detach(), queued]),
         torch.cat([own, torch.zeros_like(past)], dim=1),
         temperature=temperature,
         allowed=torch.cat([own, past], dim=1),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from medcontrast.losses.arguments import require_embeddings, require_shape
 from medcontrast.losses.info_nce import queue_nce
 from medcontrast.losses.precision import in_full_precision
 from medcontrast.losses.similarity import cosine_matrix, unit
@@ -58,10 +59,15 @@ def level_nce(
         loss_pace: Only queries count whose loss, over the kept negatives, is below this. Default: all.
         soft: Queries count by 1 - loss / loss_pace instead of 1.
 
+    Raises:
+        InputError: Shapes or types that do not fit, or a temperature that is not positive.
+
     Paper: CoMCL (Hou 2024), from its abstract; the InfoNCE against healthy keys is that of its public code.
     Deviation: The paper's equations of levels and mining were not to be had; docs/pretraining.md says what stands for
         them.
     """
+    require_embeddings(query=query, key=key, negatives=negatives)
+    require_shape("key", key, query.shape, "that of query")
     with torch.no_grad():
         similarity = cosine_matrix(query, negatives)
         kept = torch.ones_like(similarity, dtype=torch.bool)

@@ -11,7 +11,9 @@ from monai.losses.dice import DiceLoss
 from torch import Tensor
 from torch.nn import functional
 
-from medcontrast.labels import IGNORE_INDEX
+from medcontrast.errors import InputError
+from medcontrast.labels import is_known
+from medcontrast.losses.arguments import require_classes, require_shape
 from medcontrast.losses.precision import in_full_precision
 from medcontrast.losses.reduction import mean_over, row_means
 
@@ -31,14 +33,21 @@ def dice_cross_entropy(
     A row without a labeled voxel, such as an unlabeled one, does not count; where none counts the loss is 0.
 
     Args:
-        logits: (b, k, *spatial).
-        label: (b, 1, *spatial) int64 class indices; -1 is left out of both terms.
+        logits: (b, k, *spatial), two classes or more.
+        label: (b, 1, *spatial) int64 class indices; negative ones are left out of both terms.
         dice_weight: Of 1 - Dice, the mean over classes.
         cross_entropy_weight: Of the cross-entropy, the mean over voxels.
         include_background: Whether Dice counts class 0.
         weight: (b, 1, *spatial) or broadcast to it, at least 0: how much each voxel counts, relative to its row.
+
+    Raises:
+        InputError: A single class, or a label of another shape or type.
     """
-    labeled = label != IGNORE_INDEX
+    require_classes(logits)
+    require_shape("label", label, (len(logits), 1, *logits.shape[2:]), "that of the logits with one channel")
+    if label.dtype != torch.int64:
+        raise InputError(f"label must hold class indices of torch.int64, but got {label.dtype}: take label.long().")
+    labeled = is_known(label)
     classes = label.clamp_min(0)
     target = torch.zeros_like(logits).scatter_(1, classes, 1.0)
     counts = labeled.to(logits.dtype) if weight is None else labeled * weight.to(logits.dtype)
@@ -63,15 +72,20 @@ def soft_dice_cross_entropy(
     Dice is least where the prediction equals the soft target; the usual form pushes beyond it.
 
     Args:
-        logits: (b, k, *spatial).
+        logits: (b, k, *spatial), two classes or more.
         target_probabilities: (b, k, *spatial).
         dice_weight: Of 1 - Dice, the mean over classes.
         cross_entropy_weight: Of the cross-entropy, the mean over voxels.
         include_background: Whether Dice counts class 0.
         weight: (b, 1, *spatial) or broadcast to it, at least 0; rows without any do not count.
 
+    Raises:
+        InputError: A single class, or a target of another shape.
+
     Paper: Wang 2023, Dice Semimetric Losses (MONAI's soft_label).
     """
+    require_classes(logits)
+    require_shape("target_probabilities", target_probabilities, logits.shape, "that of the logits")
     target = target_probabilities.detach().to(logits.dtype)
     counts = torch.ones_like(logits[:, :1]) if weight is None else weight.to(logits.dtype)
     counts = counts.expand(-1, 1, *logits.shape[2:])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from medcontrast.batch import Batch, StepInfo
 from medcontrast.distributed import gather, rank, share_of_mean, world_size
+from medcontrast.labels import is_known
 from medcontrast.losses.segmentation import dice_cross_entropy
 from medcontrast.networks.ema import make_teacher, update_teacher
 from medcontrast.settings.methods import SegmentationLossSettings
@@ -89,7 +90,7 @@ def supervised_loss(logits: Tensor, label: Tensor, settings: SegmentationLossSet
 
     Args:
         logits: (b, k, x, y, z).
-        label: (b, 1, x, y, z) class indices, -1 where ignored.
+        label: (b, 1, x, y, z) class indices, negative where ignored.
         settings: Weights of the two parts.
     """
     loss = dice_cross_entropy(
@@ -99,7 +100,7 @@ def supervised_loss(logits: Tensor, label: Tensor, settings: SegmentationLossSet
         cross_entropy_weight=settings.cross_entropy_weight,
         include_background=settings.include_background,
     )
-    return share_over_rows(loss, label >= 0)
+    return share_over_rows(loss, is_known(label))
 
 
 def share_over_rows(mean: Tensor, where: Tensor) -> Tensor:
@@ -131,7 +132,7 @@ def strong_and_weak(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def one_hot(label: Tensor, classes: int) -> Tensor:
-    """(b, 1, x, y, z) class indices as (b, k, x, y, z) float32 of 0 and 1; all 0 where ignored (-1)."""
-    known = label >= 0
+    """(b, 1, x, y, z) class indices as (b, k, x, y, z) float32 of 0 and 1; all 0 where ignored."""
+    known = is_known(label)
     shape = (len(label), classes, *label.shape[2:])
     return torch.zeros(shape, device=label.device).scatter_(1, label.clamp_min(0), known.float())

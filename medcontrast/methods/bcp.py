@@ -7,6 +7,7 @@ from torch import Tensor
 
 from medcontrast.batch import Batch, StepInfo
 from medcontrast.components import keep_largest
+from medcontrast.labels import is_known
 from medcontrast.losses.segmentation import dice_cross_entropy
 from medcontrast.methods.base import (
     MakeNetwork,
@@ -79,7 +80,7 @@ class BCP(TeacherMethod):
             include_background=segmentation.include_background,
             weight=where,
         )
-        return share_over_rows(loss, where & (label >= 0))
+        return share_over_rows(loss, where & is_known(label))
 
     def _target(self, logits: Tensor) -> Tensor:
         """The teacher's arg-max (b, 1, x, y, z), stray pieces removed."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from medcontrast.batch import Batch, StepInfo
+from medcontrast.labels import is_known
 from medcontrast.losses.consistency import entropy, maximum_entropy, mse_consistency, mutual_consistency, sharpen
 from medcontrast.losses.segmentation import soft_dice_cross_entropy
 from medcontrast.methods.base import MakeNetwork, TeacherMethod, one_hot, rows_in_turn, strong_and_weak, supervised_loss
@@ -76,7 +77,7 @@ class FBANet(TeacherMethod):
     def _contrast(self, pooled: Tensor, label: Tensor, target: Tensor, confidence: Tensor) -> dict[str, Tensor]:
         """Pull and push of what the student's head pools, by labels and the unlabeled rows' targets."""
         maps = torch.cat([one_hot(label, target.shape[1]), target])[:, 1:]
-        known = torch.cat([label >= 0, torch.ones_like(target[:, :1], dtype=torch.bool)])
+        known = torch.cat([is_known(label), torch.ones_like(target[:, :1], dtype=torch.bool)])
         weigh = self.settings.contrast.weigh_by_confidence
         weight = torch.cat([torch.ones_like(label, dtype=confidence.dtype), confidence]) if weigh else None
         terms: dict[str, Tensor] = self.contrast(pooled, maps, known, labeled_rows=len(label), confidence=weight)
@@ -115,7 +116,7 @@ class FBANet(TeacherMethod):
             theirs = [rows_in_turn(each, len(unlabeled), first=1) for each in ours]
         else:
             partner, label = (rows_in_turn(each[labeled], len(unlabeled)) for each in (strong, batch["label"]))
-            boxes = boxes & (label >= 0)  # nothing is pasted from where the label is ignored
+            boxes = boxes & is_known(label)  # nothing is pasted from where the label is ignored
             theirs = [partner, one_hot(label, target.shape[1]).to(target.dtype), torch.ones_like(confidence)]
         partner, target, confidence = (
             mix(inside, outside, boxes) for inside, outside in zip(theirs, ours, strict=True)

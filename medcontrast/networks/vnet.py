@@ -63,7 +63,7 @@ class VNet(Network):
         if not 1 <= decoders <= len(UP_SAMPLINGS):
             raise InputError(f"vnet has 1, 2 or 3 decoders, but got {decoders}.")
         widths = [filters * 2**level for level in range(5)]
-        self.encoder = Encoder(in_channels, widths, norm, dropout)
+        self.encoder = VNetEncoder(in_channels, widths, norm, dropout)
         self.decoders = nn.ModuleList(Decoder(widths, classes, norm, dropout, up) for up in UP_SAMPLINGS[:decoders])
 
     def forward(self, image: Tensor) -> Output:
@@ -81,7 +81,7 @@ class VNet(Network):
         return [decoder(levels) for decoder in self.decoders]
 
 
-class Encoder(nn.Module):
+class VNetEncoder(nn.Module):
     """Five levels; gives the result of each, the finest first."""
 
     def __init__(self, in_channels: int, widths: Sequence[int], norm: str, dropout: float) -> None:

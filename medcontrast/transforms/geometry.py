@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medcontrast.errors import InputError
-from medcontrast.labels import IGNORE_INDEX
+from medcontrast.labels import is_known
 from medcontrast.settings.data import SpatialSettings
 from medcontrast.transforms.draws import row_generator
 from medcontrast.transforms.rotation import rotation
@@ -135,7 +135,7 @@ def _middle(tensor: Tensor, patch: Sequence[int]) -> Tensor:
 def _sample_label(source: Tensor, label: Tensor, rows: Tensor, grid: Tensor) -> None:
     """Samples the rows of `source` that have any class into `label`; an unlabeled row has nothing to sample."""
     part = source.index_select(0, rows)
-    known = (part.flatten(1).amax(1) != IGNORE_INDEX).nonzero()[:, 0]
+    known = is_known(part).flatten(1).any(1).nonzero()[:, 0]
     # class indices are exact in float32, and the nearest voxel's value is taken unchanged
     part = part.index_select(0, known).to(torch.float32)
     part = F.grid_sample(part, grid.index_select(0, known), "nearest", "zeros", align_corners=True)

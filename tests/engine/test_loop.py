@@ -167,6 +167,28 @@ def test_dropout_draws_are_a_function_of_the_step(tiny, tmp_path):
     assert_same_run(tiny, complete, run)
 
 
+def test_every_micro_batch_of_every_step_has_its_own_dropout(tiny, tmp_path):
+    tree = tiny.recipe_tree(labeled_rows=4, accumulate=2, steps=4)
+    tree["network"] = {"name": "vnet", "filters": 2, "norm": "group", "dropout": 0.5}
+
+    def masks_of(run, *, steps, resume=False):
+        trainer, masks = Trainer(run, Fabric(accelerator="cpu", devices=1), Console(quiet=True)), []
+        dropout = trainer.method.student.encoder.dropout
+        dropout.register_forward_pre_hook(lambda _, inputs: (torch.ones_like(inputs[0]),))  # what comes out is the mask
+        dropout.register_forward_hook(lambda _, inputs, output: masks.append(tuple(output.flatten().tolist())))
+        if resume:
+            trainer.resume()
+        trainer.fit(tiny.stop_after(steps))
+        return masks
+
+    whole = masks_of(tiny.make_run(tmp_path, tree, name="whole"), steps=4)
+    assert len(whole) == len(set(whole)) == 8
+    parts = tiny.make_run(tmp_path, tree, name="parts")
+    first = masks_of(parts, steps=2)
+    torch.rand(7)  # somebody else draws from the global generator in between
+    assert first + masks_of(Run.open(parts.folder), steps=2, resume=True) == whole
+
+
 def test_label_files_of_unlabeled_cases_are_never_opened(tiny, whole):
     complete = whole("fba_net")
     for case in complete.manifest.unlabeled:

@@ -47,6 +47,19 @@ def test_the_last_step_is_validated_whatever_the_interval(tiny, tmp_path):
         assert (run.folder / "best.safetensors").is_file()
 
 
+def test_an_equal_dice_later_does_not_replace_the_best(tiny, tmp_path, monkeypatch):
+    found, plain = iter([0.25, 0.5, 0.5, 0.25]), Validator.__call__
+    monkeypatch.setattr(
+        Validator,
+        "__call__",
+        lambda self, network, step: dataclasses.replace(plain(self, network, step), mean_dice=next(found)),
+    )
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=4, validate_every=1), validation=1)
+    state = tiny.train(run).state
+    assert (state.best_step, state.best_dice) == (2, 0.5)
+    assert read_header(run.folder / "best.safetensors")["step"] == 2
+
+
 def test_a_run_is_saved_before_it_is_validated(tiny, tmp_path, monkeypatch):
     """Whoever sends a signal, before or meanwhile, may kill what does not end soon."""
     saved, plain = [], Validator.__call__

@@ -1,6 +1,7 @@
 """Tests of consistency losses: reference (plain float64 loops), by hand, property, gradient."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -202,3 +203,19 @@ def test_sharpen_and_entropy_keep_probabilities_far_below_one():
     torch.testing.assert_close(sharpen(two(1e-9), 2.0), two(1e-9**0.5 / (1e-9**0.5 + (1 - 1e-9) ** 0.5)))
     expected = -1e-9 * math.log(1e-9) - (1 - 1e-9) * math.log1p(-1e-9)
     assert entropy(two(1e-9)).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 4, 4, 4), (1, 3, 4, 4, 4), (2, 3, 1, 1, 1), (3, 4, 4, 4)])
+def test_a_target_that_pytorch_would_broadcast_is_refused(shape):
+    sentence = f"target_probabilities must have shape (2, 3, 4, 4, 4), that of student_logits, but got {shape}."
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        mse_consistency(torch.randn(2, 3, 4, 4, 4), torch.rand(shape))
+
+
+def test_mutual_consistency_wants_two_decoders_of_one_shape():
+    logits = torch.randn(2, 3, 4, 4, 4)
+    with pytest.raises(InputError, match="compares 2 decoders or more, but got the logits of 1"):
+        mutual_consistency([logits], 0.5)
+    sentence = "logits[1] must have shape (2, 3, 4, 4, 4), that of logits[0], but got (1, 3, 4, 4, 4)."
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        mutual_consistency([logits, logits[:1]], 0.5)

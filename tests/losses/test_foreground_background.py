@@ -1,10 +1,12 @@
 """Tests of push and pull: reference (plain float64 loops), by hand on the unit circle, property, gradient."""
 
 import math
+import re
 
 import pytest
 import torch
 
+from medcontrast.errors import InputError
 from medcontrast.losses.foreground_background import pull, push
 
 PUSH_FLOOR = -math.log(1 - 0.0005)
@@ -226,3 +228,60 @@ def test_bfloat16_stays_finite_and_equals_float32_under_autocast():
         torch.testing.assert_close(loss, push(full, full, form=form) + pull(full, form=form))
         loss.backward()
         assert low.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "loss", [lambda form: push(circle(0), circle(9), form=form), lambda form: pull(circle(0), form=form)]
+)
+def test_an_unknown_form_is_refused(loss):
+    with pytest.raises(InputError, match=r"There is no form 'tangens'; the forms are tangent, clamp\. Did you mean"):
+        loss("tangens")
+
+
+def test_a_range_that_is_none_is_refused():
+    sentence = "clamp must be a range of similarities, low < high < 1, but got (0.9, 0.1)."
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        push(circle(0), circle(9), clamp=(0.9, 0.1))
+    for clamp in ((0.9, 0.1), (0.5, 0.5), (0.0, 0.9), (math.nan, 0.9)):
+        sentence = f"clamp must be a range of similarities, 0 < low < high, but got {clamp}."
+        with pytest.raises(InputError, match=re.escape(sentence)):
+            pull(circle(0, 9), clamp=clamp)
+    with pytest.raises(InputError, match="low < high < 1"):  # where all are alike it would be infinite
+        push(circle(0), circle(0), clamp=(0.1, 1.0), form="clamp")
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        (torch.zeros(3, 7), "{} must have as many channels as {}, 8, but got 7."),
+        (torch.zeros(3, 8, dtype=torch.float64), "{} must have the type of {}, torch.float32, but got torch.float64."),
+        (torch.zeros(3, 8, dtype=torch.int64), "{} must be embeddings, rows x channels of a floating type, but got"),
+        (torch.zeros(3, 8, 1), "{} must be embeddings, rows x channels of a floating type, but got shape (3, 8, 1) of"),
+    ],
+)
+def test_embeddings_that_have_no_cosine_are_named(other, sentence):
+    one = torch.zeros(4, 8)
+    with pytest.raises(InputError, match=re.escape(sentence.format("background", "foreground"))):
+        push(one, other)
+    with pytest.raises(InputError, match=re.escape(sentence.format("reference", "embeddings"))):
+        pull(one, other)
+
+
+def test_what_says_which_embeddings_are_valid_is_bool_and_one_each():
+    one, two = torch.rand(4, 8), torch.rand(3, 8)
+    calls = {
+        "foreground_valid": (4, lambda valid: push(one, two, foreground_valid=valid)),
+        "background_valid": (3, lambda valid: push(one, two, background_valid=valid)),
+        "valid": (4, lambda valid: pull(one, valid=valid)),
+        "reference_valid": (3, lambda valid: pull(one, two, reference_valid=valid)),
+    }
+    for name, (count, call) in calls.items():
+        with pytest.raises(InputError, match=f"^{name} must be bool, but got torch.float32"):
+            call(torch.ones(count))
+        with pytest.raises(InputError, match=rf"^{name} must have shape \({count},\), one an? \w+, but got \(5,\)"):
+            call(torch.ones(5, dtype=torch.bool))
+
+
+def test_half_precision_goes_with_full_precision():
+    one, two = torch.rand(4, 8), torch.rand(3, 8).bfloat16()
+    torch.testing.assert_close(push(one, two), push(one, two.float()))

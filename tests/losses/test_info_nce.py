@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -175,3 +176,56 @@ def test_faults_are_named():
         info_nce(anchor, candidates, torch.ones(4, 2), temperature=0.1)
     with pytest.raises(InputError, match="temperature must be above 0, but got 0"):
         nt_xent(anchor, anchor, temperature=0)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "call"),
+    [
+        ("second must have shape (4, 8), that of first, but got (3, 8).", lambda a, b: nt_xent(a, b, temperature=0.1)),
+        (
+            "key must have shape (4, 8), that of query, but got (3, 8).",
+            lambda a, b: queue_nce(a, b, b, temperature=0.1),
+        ),
+        (
+            "queue must have as many channels as query, 8, but got 7.",
+            lambda a, b: queue_nce(a, a, b[:, :7], temperature=0.1),
+        ),
+        (
+            "key must have the type of query, torch.float64, but got torch.float32.",
+            lambda a, b: queue_nce(a, a.float(), b, temperature=0.1),
+        ),
+        (
+            "second must have the type of first, torch.float64, but got torch.bfloat16.",
+            lambda a, b: nt_xent(a, a.bfloat16(), temperature=0.1),
+        ),
+        (
+            "negatives must have shape (4, 3), queries x queue, but got (3, 4).",
+            lambda a, b: queue_nce(a, a, b, temperature=0.1, negatives=torch.ones(3, 4, dtype=torch.bool)),
+        ),
+        (
+            "negatives must be bool, but got torch.float32.",
+            lambda a, b: queue_nce(a, a, b, temperature=0.1, negatives=torch.ones(4, 3)),
+        ),
+        (
+            "candidates must have the type of anchor, torch.float64, but got torch.float32.",
+            lambda a, b: info_nce(a, b.float(), torch.ones(4, 3), temperature=0.1),
+        ),
+        (
+            "allowed must be bool, but got torch.float32.",
+            lambda a, b: info_nce(a, b, torch.ones(4, 3), temperature=0.1, allowed=torch.ones(4, 3)),
+        ),
+        (
+            "anchor_weight must have shape (4,), one an anchor, but got (4, 1).",
+            lambda a, b: info_nce(a, b, torch.ones(4, 3), temperature=0.1, anchor_weight=torch.ones(4, 1)),
+        ),
+    ],
+)
+def test_an_argument_that_does_not_fit_is_named_as_the_caller_knows_it(sentence, call):
+    with pytest.raises(InputError, match=f"^{re.escape(sentence)}"):
+        call(random(4, 8), random(3, 8))
+
+
+def test_a_queue_of_another_precision_is_taken_as_the_keys():
+    query, key, queue = random(3, 5), random(3, 5, seed=1), random(6, 5, seed=2)
+    found = queue_nce(query, key, queue.float(), temperature=0.2)
+    torch.testing.assert_close(found, queue_nce(query, key, queue.float().double(), temperature=0.2))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
 
+from medcontrast.errors import InputError
 from medcontrast.losses.info_nce import queue_nce
 from medcontrast.losses.multi_level import level_nce, self_paced_weights
 
@@ -191,3 +193,11 @@ def test_a_share_of_whole_negatives_is_not_rounded_up_by_floating_point():
 
 def test_a_loss_at_the_pace_does_not_count():
     assert self_paced_weights(torch.tensor([0.5, 1.0, 1.5]), 1.0).tolist() == [1.0, 0.0, 0.0]
+
+
+def test_an_argument_that_does_not_fit_is_named_as_the_caller_knows_it():
+    query, key, negatives = level()
+    with pytest.raises(InputError, match="negatives must have as many channels as query, 6, but got 5"):
+        level_nce(query, key, negatives[:, :5], temperature=0.2)
+    with pytest.raises(InputError, match=re.escape("key must have shape (5, 6), that of query, but got (4, 6)")):
+        level_nce(query, key[:4], negatives, temperature=0.2)

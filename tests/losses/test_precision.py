@@ -5,6 +5,7 @@ import pkgutil
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from medcontrast import losses
@@ -134,3 +135,17 @@ def test_what_a_loss_makes_of_bfloat16_is_what_it_makes_of_the_same_numbers_in_f
     expected = tree_leaves(CALLS[name](lambda tensor: tensor.bfloat16().float()))
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == torch.float32 and torch.equal(one, other)
+
+
+class NothingRead(TorchDispatchMode):
+    """Fails where a value is taken from its device, for which the CPU would wait."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function is not torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_no_loss_waits_for_a_value(name):
+    with NothingRead():
+        CALLS[name](lambda tensor: tensor)

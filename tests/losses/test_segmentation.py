@@ -1,11 +1,13 @@
 """Tests of Dice and cross-entropy: reference (plain float64 loops, MONAI's DiceCELoss), by hand, property, gradient."""
 
 import math
+import re
 
 import pytest
 import torch
 from monai.losses import DiceCELoss
 
+from medcontrast.errors import InputError
 from medcontrast.losses.segmentation import dice_cross_entropy, soft_dice_cross_entropy
 
 DICE = {"dice_weight": 1.0, "cross_entropy_weight": 0.0}
@@ -189,3 +191,54 @@ def test_bfloat16_under_autocast_runs_in_float32():
     torch.testing.assert_close(hard, dice_cross_entropy(low.detach().float(), label))
     (hard + soft).backward()
     assert hard.dtype == soft.dtype == torch.float32 and low.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("ignored", [-100, -2])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_every_negative_number_is_ignored(ignored, weighted):
+    """-100 is PyTorch's own."""
+    logits, label = batch(b=4)
+    label[2] = -1
+    weight = torch.rand(label.shape, dtype=torch.float64) if weighted else None
+    other = label.masked_fill(label == -1, ignored)
+    for background in (False, True):
+        expected = dice_cross_entropy(logits, label, include_background=background, weight=weight)
+        assert torch.equal(dice_cross_entropy(logits, other, include_background=background, weight=weight), expected)
+
+
+def test_a_row_that_is_ignored_by_pytorchs_number_has_no_gradient():
+    logits = torch.zeros(1, 2, 4, 4, 4, requires_grad=True)
+    dice_cross_entropy(logits, torch.full((1, 1, 4, 4, 4), -100)).backward()
+    assert not logits.grad.any()
+
+
+def test_one_class_is_refused():
+    one, sentence = (
+        torch.randn(2, 1, 4, 4, 4),
+        re.escape("2 classes or more, background first, but got (2, 1, 4, 4, 4): "),
+    )
+    with pytest.raises(InputError, match=f"^logits must have shape .*{sentence}"):
+        dice_cross_entropy(one, torch.zeros(2, 1, 4, 4, 4, dtype=torch.int64))
+    with pytest.raises(InputError, match=sentence):
+        soft_dice_cross_entropy(one, one.sigmoid())
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 4), (2, 1, 4, 4), (2, 2, 4, 4, 4), (1, 1, 4, 4, 4), (2, 1, 2, 4, 4)])
+def test_a_label_of_another_shape_is_refused(shape):
+    sentence = f"label must have shape (2, 1, 4, 4, 4), that of the logits with one channel, but got {shape}."
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        dice_cross_entropy(torch.randn(2, 2, 4, 4, 4), torch.zeros(shape, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.uint8, torch.bool])
+def test_a_label_of_another_type_is_refused(dtype):
+    sentence = f"label must hold class indices of torch.int64, but got {dtype}: take label.long()."
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        dice_cross_entropy(torch.randn(2, 2, 4, 4, 4), torch.zeros(2, 1, 4, 4, 4, dtype=dtype))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 4, 4, 4), (1, 2, 4, 4, 4), (2, 4, 4, 4)])
+def test_a_soft_target_of_another_shape_is_refused(shape):
+    sentence = f"target_probabilities must have shape (2, 2, 4, 4, 4), that of the logits, but got {shape}."
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        soft_dice_cross_entropy(torch.randn(2, 2, 4, 4, 4), torch.rand(shape))

@@ -174,3 +174,17 @@ def test_the_head_takes_a_gradient_only_where_the_contrast_counts(tiny, weight):
     method.losses(tiny.make_batch(), INFO)["loss"].backward()
     unreached = [name for name, value in method.named_parameters() if value.requires_grad and value.grad is None]
     assert unreached == []
+
+
+def test_labeled_voxels_count_fully_in_the_weighed_contrast(tiny):
+    """By hand: 1 in labeled rows, 1 - entropy / ln(classes) of the teacher in the others."""
+    changes = {"contrast.weigh_by_confidence": True, "consistency.perturbation": "noise"}
+    method, batch, seen = make(tiny, **changes), tiny.make_batch(), []
+    method.contrast.register_forward_pre_hook(
+        lambda _, words, named: seen.append(named["confidence"]), with_kwargs=True
+    )
+    with torch.no_grad():
+        method.losses(batch, INFO)
+        share = method.teacher(batch["views"]["weak"][2:]).logits.softmax(1)
+    assert (seen[0][:2] == 1).all()
+    torch.testing.assert_close(seen[0][2:], 1 + (share * share.log()).sum(1, keepdim=True) / math.log(3))

@@ -319,3 +319,14 @@ def test_fba_net_with_one_foreground_class(tiny, make):
     method = make("fba_net")
     batch = tiny.make_batch(classes=2)
     assert all(bool(torch.isfinite(value)) for value in step(method, batch).values())
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_voxels_that_pytorchs_number_ignores_are_ignored(tiny, make, name):
+    changes = {"consistency.paste_probability": 1.0} if name == "fba_net" else {}
+    batch = tiny.make_batch()
+    batch["label"][:2, :, 9:] = -1
+    other = {**batch, "label": batch["label"].masked_fill(batch["label"] == -1, -100)}
+    with torch.no_grad():
+        terms, found = (make(name, **changes).losses(each, INFO) for each in (batch, other))
+    assert [term for term, value in terms.items() if not torch.equal(found[term], value)] == []

@@ -230,3 +230,10 @@ def test_a_weight_below_one_is_a_weight_all_the_same():
     features, weight = torch.full((1, 2, 1, 1, 1), 4.0), torch.full((1, 1, 1, 1, 1), 0.5)
     average, voxels = masked_average(features, weight)
     assert average.flatten().tolist() == [4.0, 4.0] and voxels.item() == 0.5
+
+
+def test_less_weight_than_a_thousandth_of_a_voxel_is_divided_by_that():
+    features, weight = torch.full((1, 2, 1, 1, 1), 4.0), torch.tensor([1e-3, 1e-4]).view(1, 2, 1, 1, 1)
+    average, voxels = masked_average(features, weight)
+    torch.testing.assert_close(average, torch.tensor([[[4.0, 4.0], [0.4, 0.4]]]))
+    torch.testing.assert_close(voxels, torch.tensor([[1e-3, 1e-4]]))

@@ -28,6 +28,14 @@ def test_widths_and_convolution_counts_by_level():
     assert dropouts == [0.5, 0.5]
 
 
+@pytest.mark.parametrize(("filters", "groups"), [(16, [8, 8, 8, 8, 8]), (4, [4, 8, 8, 8, 8]), (6, [2, 4, 8, 8, 8])])
+def test_group_norm_has_eight_groups_or_as_many_as_divide_the_width(filters, groups):
+    network = VNet(filters=filters, norm="group")
+    levels = [{block[1].num_groups for block in level} for level in network.encoder.levels]
+    assert levels == [{count} for count in groups]
+    assert [up[1].num_groups for up in network.decoders[0].ups] == groups[-2::-1]
+
+
 def test_each_decoder_goes_up_in_its_own_way():
     network = VNet(decoders=3)
     kinds = [type(decoder.ups[0][0]) for decoder in network.decoders]

@@ -267,3 +267,11 @@ def test_a_label_is_turned_as_its_own_row_whatever_rows_stand_before_it():
     _, both = apply_geometry(noise(), label, geometries, None)
     _, alone = apply_geometry(noise()[1:], label[1:], geometries[1:], None)
     assert torch.equal(both[1:], alone) and len(alone.unique()) == 3
+
+
+def test_a_row_that_pytorchs_number_ignores_stays_ignored():
+    geometries = [draw_geometry(SpatialSettings(rotation_degrees=25.0), 0, 1, row) for row in (0, 1)]
+    label = torch.full((2, 1, *SHAPE), -100)
+    label[0] = 1
+    _, moved = apply_geometry(noise(), label, geometries, None)
+    assert (moved[0] == 0).any() and (moved[1] == -100).all()

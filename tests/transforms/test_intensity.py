@@ -106,6 +106,17 @@ def test_noise_is_scaled_by_the_row_and_differs_between_channels():
     assert not torch.allclose(noise[:, 0], noise[:, 1], atol=0.05)
 
 
+def test_noise_has_a_strength_a_row():
+    image = images()
+    noise = change(image, noise_std=0.2) - image
+    shares = noise.std((2, 3, 4)) / image.std((2, 3, 4))
+    assert torch.allclose(shares[:, 0], shares[:, 1], rtol=0.2)  # one strength a row
+    assert shares[:, 0].min() < 0.04
+    assert 0.16 < shares.max() < 0.22
+    row = change(image[7:8], rows=[7], noise_std=0.2) - image[7:8]
+    torch.testing.assert_close(row, noise[7:8])
+
+
 def test_blur_agrees_with_scipy_and_has_a_width_a_row():
     image = images(3)
     sigmas = torch.tensor([0.0, 0.6, 1.5]).view(-1, 1, 1, 1, 1)

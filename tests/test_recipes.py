@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from far_device import train_far
 
-from medcontrast.data.fit import recipe_manifest, require_fit
+from medcontrast.data.fit import recipe_manifest, require_fit, worth_saying
 from medcontrast.engine.build import make_method
 from medcontrast.engine.job import job_of
 from medcontrast.engine.run import Run
@@ -51,6 +51,7 @@ def test_its_manifest_fits_and_its_network_is_built(path):
         pytest.skip(f"{recipe.data.manifest} is made by a command first")
     manifest = recipe_manifest(recipe, path)
     require_fit(recipe, manifest, where=str(path))
+    assert not any(sentence.startswith("Warning") for sentence in worth_saying(recipe, manifest))
     made = job_of(Run(path.parent, recipe, manifest)).method if path in PRETRAINING else make_method(recipe, manifest)
     assert made.student is not None
 

@@ -14,6 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from medcontrast import checkpoint
 from medcontrast.allocator import freed_memory_kept
@@ -146,16 +147,7 @@ class Trainer:
         # what a resume loaded lies on the CPU; loading it once more takes it to where the parameters are now
         self.optimizer.load_state_dict(self.optimizer.state_dict())
         wrapped.mark_forward_method("losses")
-        loader, sampler = self.job.loader(
-            rank=fabric.global_rank, world_size=fabric.world_size, start_step=self.state.step
-        )
-        self.job.header()  # reads scans, which are surely there now: saving a checkpoint must not fail for one
-        validator = self.job.validator(fabric.device, fabric.autocast)
-        if validator is not None and fabric.is_global_zero:
-            validator.open()  # a file that cannot be used is named before training starts
-        if fabric.is_global_zero:
-            for sentence in self.job.warnings(loader, validator):
-                self._say(f"Warning: {sentence}")
+        loader, sampler, validator = self._opened()
         curves = Curves(self.run.folder, self.state.step) if fabric.is_global_zero else None
         if self.state.step == 0:
             self.save()  # from the first moment on there is something to resume from
@@ -189,6 +181,21 @@ class Trainer:
         if curves is not None:
             curves.close()
         return self.state
+
+    def _opened(self) -> tuple[DataLoader[Any], TwoStreamSampler, Validator | None]:
+        """Batches and validation; every file that cannot be used is named before training starts."""
+        fabric = self.fabric
+        loader, sampler = self.job.loader(
+            rank=fabric.global_rank, world_size=fabric.world_size, start_step=self.state.step
+        )
+        self.job.header()  # reads scans, which are surely there now: saving a checkpoint must not fail for one
+        validator = self.job.validator(fabric.device, fabric.autocast)
+        if fabric.is_global_zero:
+            if validator is not None:
+                validator.open()
+            for sentence in self.job.warnings(loader, validator):
+                self._say(f"Warning: {sentence}")
+        return loader, sampler, validator
 
     def _infos(self, sampler: TwoStreamSampler) -> list[StepInfo]:
         """Of every step that is left."""

@@ -93,6 +93,11 @@ def test_the_default_is_the_best_on_the_cases_that_choose(target: str) -> None:
     assert target.endswith("anterior") or ahead.interval.low > 0
 
 
+def test_the_public_fba_net_loss_is_far_behind_supervised_training_of_its_network() -> None:
+    loss = gain_in_dice("hippocampus_vnet", "hippocampus", "fba_legacy", "supervised")
+    assert loss.interval.high is not None and loss.interval.high < -0.18
+
+
 def test_one_scan_is_what_the_default_fails_on() -> None:
     losses = {}
     for row in ("fba_net", "cps"):

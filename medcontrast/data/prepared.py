@@ -125,6 +125,8 @@ class PreparedCases:
     ) -> None:
         self.cases, self.data, self.labels, self.read_labels = tuple(cases), data, labels, read_labels
         self.folder = default_cache_folder() if folder is None else folder
+        self.lost: dict[str, tuple[str, ...]] = {}
+        """Cases prepared so far whose label lost structures in resampling, and which."""
         self._memory: dict[int, PreparedCase] = {}
         self._files: dict[int, Path] = {}
 
@@ -136,6 +138,8 @@ class PreparedCases:
         if kept is not None:
             return kept
         case = self._from_disk(index) if self.data.cache == "disk" else self._load(self.cases[index])
+        if case.lost:
+            self.lost[case.name] = case.lost
         if self.data.cache == "memory":
             self._memory[index] = case
         return case

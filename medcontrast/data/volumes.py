@@ -152,13 +152,13 @@ def lost_structures(cases: PreparedCases, use: str) -> str | None:
     """A sentence on structures that resampling took from some of these cases; None where it took none.
 
     Args:
-        cases: With their labels.
+        cases: All prepared once, with their labels.
         use: What the cases are for, in a word.
     """
-    lost = {case.name: case.lost for case in cases if case.lost}
+    lost = cases.lost
     if not lost:
         return None
-    shown = [f"{name} ({', '.join(structures)})" for name, structures in list(lost.items())[:3]]
+    shown = [f"{name} ({', '.join(structures)})" for name, structures in sorted(lost.items())[:3]]
     more = f" and {len(lost) - len(shown)} more" if len(lost) > len(shown) else ""
     return (
         f"In {len(lost)} of {len(cases)} {use} case(s) a structure falls between the voxels of data.spacing_mm "
@@ -169,11 +169,10 @@ def lost_structures(cases: PreparedCases, use: str) -> str | None:
 def _require_structures(labeled: PreparedCases, manifest: Manifest) -> None:
     """Labels without a voxel of any structure would train to the end, and a network that finds nothing."""
     found: set[int] = set()
-    lost: set[str] = set()
     for case in labeled:
         assert case.label is not None
         found.update(np.unique(case.label).tolist())
-        lost.update(case.lost)
+    lost = {name for structures in labeled.lost.values() for name in structures}
     gone = [label.name for index, label in enumerate(manifest.labels.labels, 1) if index not in found]
     thin = [name for name in gone if name in lost]
     if thin:

@@ -123,7 +123,8 @@ def split(
         typer.echo(
             "One recipe serves all folds, so that their networks can be averaged: make it of the first with "
             f"`medcontrast recipe new --manifest {first} -o my.yaml`, and train the others with "
-            "`--set data.manifest=FOLD -o runs/FOLD`."
+            "`--set data.manifest=FOLD -o runs/FOLD`. `medcontrast evaluate --pool RUN --pool RUN ...` joins the "
+            "scores of evaluated folds into one over all cases."
         )
     for note in notes:
         typer.echo(note)

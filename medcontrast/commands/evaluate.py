@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,10 @@ def evaluate(
     ] = None,
     predictions: Annotated[Path | None, typer.Option("--predictions", help="Folder of masks, by anybody.")] = None,
     labels: Annotated[Path | None, typer.Option("--labels", help="Folder of label files beside --predictions.")] = None,
+    pool: Annotated[
+        list[Path] | None,
+        typer.Option("--pool", help="Evaluated run (or report.json) of one fold; repeat it, and get one score of all."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="Folder for tables, and with --ckpt a picture of the worst cases."),
@@ -37,9 +42,24 @@ def evaluate(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing evaluation.")] = False,
 ) -> None:
-    """Score a checkpoint on a split, or masks against label files."""
-    if bool(checkpoints) == (predictions is not None):
-        raise InputError("Say what to score: --ckpt RUN (with --split), or --predictions FOLDER with --labels FOLDER.")
+    """Score a checkpoint on a split, or masks against label files; or join the scores of folds."""
+    if [bool(checkpoints), predictions is not None, bool(pool)].count(True) != 1:
+        raise InputError(
+            "Say what to score: --ckpt RUN (with --split), or --predictions FOLDER with --labels FOLDER, or --pool RUN "
+            "for every evaluated fold."
+        )
+    if tolerance_mm is not None and tolerance_mm <= 0:
+        raise InputError(f"--tolerance-mm {tolerance_mm}: must be positive.")
+    predicting = {"--split": split, "--flips": flips, "--device": device, "--root": root}
+    if pool:
+        measuring = {"--manifest": manifest, "--tolerance-mm": tolerance_mm, "--voxels": voxels or None}
+        _refuse(
+            predicting | measuring | {"--labels": labels}, "cannot go with --pool: folds are joined as they were scored"
+        )
+        from medcontrast.engine.pooling import pool_evaluations
+
+        pool_evaluations(pool, output=output, against=against, overwrite=overwrite)
+        return
     if predictions is not None and labels is None:
         raise InputError("--predictions goes with --labels: the folder of label files to score against.")
     if checkpoints and labels is not None:
@@ -47,14 +67,8 @@ def evaluate(
             "--labels goes with --predictions; a checkpoint is scored on the labels of its manifest "
             "(--manifest, --split)."
         )
-    alien = {"--split": split, "--flips": flips, "--device": device, "--root": root}
-    unused = [option for option, value in alien.items() if value is not None]
-    if predictions is not None and unused:
-        raise InputError(
-            f"{', '.join(unused)} goes with --ckpt; masks of --predictions are scored as they are, all of them."
-        )
-    if tolerance_mm is not None and tolerance_mm <= 0:
-        raise InputError(f"--tolerance-mm {tolerance_mm}: must be positive.")
+    if predictions is not None:
+        _refuse(predicting, "goes with --ckpt; masks of --predictions are scored as they are, all of them")
 
     from medcontrast.data.manifest import load_manifest
     from medcontrast.engine import scoring
@@ -84,3 +98,9 @@ def evaluate(
         against=against,
         overwrite=overwrite,
     )
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    given = [option for option, value in options.items() if value is not None]
+    if given:
+        raise InputError(f"{', '.join(given)} {why}.")

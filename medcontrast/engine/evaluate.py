@@ -13,7 +13,7 @@ from medcontrast.errors import InputError, ManifestError, VolumeError
 from medcontrast.files import read_json
 from medcontrast.labels import LabelTable
 from medcontrast.metrics.case import TargetScore, score_case
-from medcontrast.metrics.report import Report
+from medcontrast.metrics.report import Report, layout
 from medcontrast.render import OverlayRow, overlay_grid_png
 from medcontrast.volume import KNOWN_SUFFIXES, Volume, output_stem, read_grid, read_volume, turns_onto, voxels_by_value
 from medcontrast.volume.segments import (
@@ -43,6 +43,11 @@ class ScoringRules:
     labels: LabelTable
     tolerance_mm: float
     voxels: bool = False
+
+    @property
+    def layout(self) -> str:
+        """What is scored and how, in words, as a report says it."""
+        return layout(self.labels.targets, [self.tolerance_mm], voxels=self.voxels)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,18 +23,22 @@ from medcontrast.engine.evaluate import (
     table_of_values,
     without_label,
 )
+from medcontrast.engine.evaluation_files import (
+    PICTURE,
+    TABLES,
+    compared,
+    leave_no_picture,
+    other_report,
+    show,
+    write_facts,
+    write_scores,
+)
 from medcontrast.engine.run import run_beside
-from medcontrast.errors import InputError, OutputError
-from medcontrast.files import require_free, write_text
+from medcontrast.errors import InputError
+from medcontrast.files import require_free
 from medcontrast.labels import LabelTable
 from medcontrast.metrics.case import TargetScore
-from medcontrast.metrics.paired import (
-    difference_lines,
-    differences_to_json,
-    paired_differences,
-    require_comparable,
-)
-from medcontrast.metrics.report import Report, layout
+from medcontrast.metrics.report import Report
 from medcontrast.render import OverlayRow
 from medcontrast.say import say
 from medcontrast.settings import require_segmentation
@@ -46,9 +49,6 @@ from medcontrast.volume.segments import read_label_map
 if TYPE_CHECKING:  # scores of masks need no torch
     from medcontrast.inference.members import Member
     from medcontrast.inference.predict import Predictor
-
-TABLES = ("cases.csv", "report.json", "evaluation.json")
-PICTURE = "worst_cases.png"
 
 
 def score_folders(
@@ -77,7 +77,7 @@ def score_folders(
     files = folder_pairs(predictions, labels)
     table = _table(files, manifest)
     rules = ScoringRules(table, tolerance_mm or EvaluationSettings().tolerance_mm, voxels)
-    other = _other(against, [name for name, *_ in files], rules)
+    other = other_report(against, [name for name, *_ in files], rules.layout)
     warnings: list[str] = []
 
     def warn(sentence: str) -> None:
@@ -91,12 +91,12 @@ def score_folders(
         report = replace(report, patients=load_manifest(manifest).patients_of(report.cases))
     facts = {"predictions": str(predictions), "labels": str(labels), "label_table": table.to_json()}
     if output is not None:  # before anything is shown: whoever reads it may leave, as `head` does
-        _leave_no_picture(output / PICTURE, overwrite, warn)
-        _write_scores(output, report)
-    _show(console, report)
-    facts |= _compared(console, report, other, against)
+        leave_no_picture(output / PICTURE, overwrite, warn)
+        write_scores(output, report)
+    show(console, report)
+    facts |= compared(console, report, other, against)
     if output is not None:
-        _write_facts(output, {**facts, "warnings": warnings})
+        write_facts(output, {**facts, "warnings": warnings})
         say(console, f"Written to {output}")
     return report
 
@@ -149,7 +149,7 @@ def score_checkpoints(
     _require_same_labels(predictor.labels, manifest)
     _warn_of_training_cases(console, dict(zip(checkpoints, predictor.members, strict=True)), manifest, list(cases))
     rules = ScoringRules(manifest.labels, tolerance_mm or predictor.members[0].recipe.evaluation.tolerance_mm, voxels)
-    other = _other(against, cases, rules)
+    other = other_report(against, cases, rules.layout)
     worst, progress = WorstPredictions(), _progress(console, len(cases))
 
     def on_case(pair: Pair, scores: Sequence[TargetScore]) -> None:
@@ -158,8 +158,8 @@ def score_checkpoints(
 
     report = score_pairs(_predicted(predictor, cases, manifest.labels, console), rules, on_case=on_case)
     report = replace(report, patients=manifest.patients_of(cases))
-    _write_scores(folder, report)
-    _show(console, report)
+    write_scores(folder, report)
+    show(console, report)
     facts = {
         "checkpoints": [_describe(member) for member in predictor.members],
         "manifest": manifest.name,
@@ -167,7 +167,7 @@ def score_checkpoints(
         "label_table": manifest.labels.to_json(),
         "inference": predictor.settings.model_dump(mode="json"),
     }
-    _write_facts(folder, {**facts, **_compared(console, report, other, against)})
+    write_facts(folder, {**facts, **compared(console, report, other, against)})
 
     def row(case: str) -> OverlayRow:
         prediction = worst.predictions[case]
@@ -302,62 +302,6 @@ def _describe(member: Member) -> dict[str, Any]:
         "step": header["step"],
         "network": header["network"],
     }
-
-
-def _other(against: Path | None, cases: Iterable[str], rules: ScoringRules) -> Report | None:
-    """The report to compare with; one that cannot be compared with is refused before anything is predicted."""
-    if against is None:
-        return None
-    report = Report.from_json(against)
-    wanted = layout(rules.labels.targets, [rules.tolerance_mm], voxels=rules.voxels)
-    require_comparable(cases, wanted, report, where=str(against))
-    return report
-
-
-def _compared(console: Console, report: Report, other: Report | None, against: Path | None) -> dict[str, Any]:
-    """Shows the differences and gives them for the file."""
-    if other is None:
-        return {}
-    found = paired_differences(report, other)
-    lines = [
-        f"Difference to {against}, this minus that, on the same {len(report.cases)} cases",
-        *difference_lines(found, report.drawn),
-    ]
-    say(console, *lines)
-    return {"against": {"report": str(against), "differences": differences_to_json(found)}}
-
-
-def _show(console: Console, report: Report) -> None:
-    wide = console.width >= report.table_width
-    if wide:
-        console.print(report.table())
-    say(console, *(report.notes() if wide else report.lines()))
-
-
-def _write_scores(folder: Path, report: Report) -> None:
-    """Before anything is compared: labels that turn out to be others must not cost what was predicted."""
-    report.to_csv(folder / "cases.csv")
-    report.to_json(folder / "report.json")
-
-
-def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
-    write_text(folder / "evaluation.json", json.dumps(facts, indent=1) + "\n")
-
-
-def _leave_no_picture(path: Path, overwrite: bool, warn: Callable[[str], None]) -> None:
-    """A picture of an earlier evaluation goes with its tables; one that nobody allows to replace is said to be old."""
-    if not path.is_file():
-        return
-    if not overwrite:
-        warn(f"{path}: is of an earlier evaluation and shows other cases than these tables; move it away.")
-        return
-    try:
-        path.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"{path}: is of an earlier evaluation and cannot be removed ({error.strerror or error}); "
-            "name another output."
-        ) from None
 
 
 def _title(case: str, report: Report) -> str:

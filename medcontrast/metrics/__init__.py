@@ -6,6 +6,7 @@ from medcontrast.metrics.definitions import DEFINITIONS, EMPTY_RULE, SURFACE_RUL
 from medcontrast.metrics.masks import diagonal_mm
 from medcontrast.metrics.overlap import dice, jaccard, volume_error_ml, volume_error_percent, volume_ml
 from medcontrast.metrics.paired import paired_differences
+from medcontrast.metrics.pooling import pool_reports
 from medcontrast.metrics.report import Report, TargetSummary
 from medcontrast.metrics.surface import (
     SurfaceDistances,
@@ -37,6 +38,7 @@ __all__ = [
     "hd95_pooled_mm",
     "jaccard",
     "paired_differences",
+    "pool_reports",
     "score_case",
     "surface_dice",
     "surface_distances",

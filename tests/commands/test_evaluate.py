@@ -45,7 +45,7 @@ def test_evaluate_a_checkpoint(cli, refused, trained, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "Say what to score: --ckpt RUN (with --split), or --predictions FOLDER with --labels FOLDER."),
+        ([], "Say what to score: --ckpt RUN (with --split), or --predictions FOLDER with --labels FOLDER, or --pool"),
         (["--ckpt", "RUN", "--predictions", "x"], "Say what to score: "),
         (["--predictions", "x"], "--predictions goes with --labels: the folder of label files to score against."),
         (

@@ -1,0 +1,66 @@
+"""Reports joined: by hand, and exact sentences."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from medcontrast.errors import InputError
+from medcontrast.metrics import Report, TargetScore, pool_reports
+
+SCORE = TargetScore(
+    target="left atrium",
+    dice=0.5,
+    jaccard=1 / 3,
+    hd95_pooled_mm=1.0,
+    hd95_max_directed_mm=1.0,
+    asd_mm=1.0,
+    assd_mm=1.0,
+    surface_dice=0.5,
+    tolerance_mm=2.0,
+    volume_ml_prediction=50.0,
+    volume_ml_reference=40.0,
+    volume_error_ml=10.0,
+    volume_error_percent=25.0,
+    missed=False,
+    invented=False,
+)
+
+
+def report(**dices: float) -> Report:
+    return Report({case: [dataclasses.replace(SCORE, dice=dice)] for case, dice in dices.items()})
+
+
+def test_by_hand() -> None:
+    whole = pool_reports({"first": report(a=0.9, b=0.6, c=0.6), "second": report(d=0.3)})
+    assert list(whole.cases) == ["a", "b", "c", "d"]
+    assert whole.summary["left atrium"].cases == 4
+    assert whole.summary["left atrium"].metrics["dice"].mean == pytest.approx(0.6)  # of the folds' means it is 0.5
+
+
+def test_scans_of_a_patient_stay_together() -> None:
+    first = dataclasses.replace(report(a=0.9, b=0.8), patients={"a": "p", "b": "p"})
+    whole = pool_reports({"first": first, "second": report(c=0.1)})
+    assert whole.patients == {"a": "p", "b": "p"}
+    assert whole.drawn == "the 2 patients of 3 cases, scans of one together"
+
+
+@pytest.mark.parametrize(
+    ("reports", "sentence"),
+    [
+        ({"one": report(a=0.9)}, "Joining takes at least two reports, but got 1."),
+        (
+            {"one": report(a=0.9, b=0.8), "two": report(c=0.5), "three": report(b=0.7, c=0.7, d=0.7)},
+            "three: case b stands in one too (2 such); a case counts once, so join reports on different cases",
+        ),
+        (
+            {"one": report(a=0.9), "two": Report({"b": [dataclasses.replace(SCORE, tolerance_mm=1.0)]})},
+            "two: has targets 'left atrium' at 1.0 mm in mm, but one targets 'left atrium' at 2.0 mm in mm; reports",
+        ),
+    ],
+)
+def test_what_cannot_be_joined(reports: dict[str, Report], sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        pool_reports(reports)
+    assert str(caught.value).startswith(sentence)

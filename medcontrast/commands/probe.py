@@ -13,6 +13,9 @@ from medcontrast.errors import InputError
 def probe(
     checkpoint: Annotated[Path, typer.Option("--ckpt", help="Run folder or checkpoint of a pre-training run.")],
     manifest: Annotated[Path | None, typer.Option("--manifest", help="Other images than the run's own.")] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Folder that the manifest's paths start from now.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; default RUN/probe_SPLIT.")] = None,
     split: Annotated[str, typer.Option("--split", help="Scored: test or validation.")] = "test",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Subsets of labels and fine-tunings.")] = 3,
@@ -35,6 +38,7 @@ def probe(
         checkpoint,
         ProbeRequest(split, seeds, shares, finetune_steps if finetune else None, from_scratch, tuple(group_by or ())),
         manifest_path=manifest,
+        root=root,
         output=output,
         device=device,
         overwrite=overwrite,

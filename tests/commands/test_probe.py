@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -309,3 +310,16 @@ def test_a_view_that_shares_a_crop_is_mirrored_as_that_one_is(
     views = {"first": own, "second": {"same_crop_as": "first"}}
     recipe = tiny.recipe_from(tiny.set_key(tiny.pretrain_tree(), "augment.views", views))
     assert probe_run.fine_tuning(recipe, 5).mirror_axis == axis
+
+
+def test_a_run_whose_images_lie_elsewhere_now(cli: Cli, pretrained: Path, tmp_path: Path) -> None:
+    run, new = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(pretrained, run)
+    shutil.copytree(pretrained.parent / "data", new)
+    change(run / "manifest.json", lambda tree: tree.update(root=str(tmp_path / "gone")))
+    words = ("probe", "--ckpt", run, *QUICK, "--no-finetune")
+    answer = cli(*words)
+    assert answer.code == 2 and str(tmp_path / "gone") in answer.err
+    answer = cli(*words, "--root", new)
+    assert (answer.code, answer.err) == (0, "") and "Warning" not in answer.out
+    assert f"{run}/manifest.json: images: 24 fitted, 8 choosing, 12 scored." in answer.out

@@ -106,6 +106,7 @@ def probe_checkpoint(
     request: ProbeRequest,
     *,
     manifest_path: Path | None = None,
+    root: Path | None = None,
     output: Path | None = None,
     device: str | None = None,
     overwrite: bool = False,
@@ -117,6 +118,7 @@ def probe_checkpoint(
         checkpoint: Run folder or file of a pre-training run.
         request: What is asked for.
         manifest_path: Other images than the run's own.
+        root: Where the files of the manifest lie now.
         output: Folder to write to; default: in the run folder.
         device: cpu, cuda, cuda:N or mps.
         overwrite: Whether earlier results are replaced.
@@ -130,7 +132,7 @@ def probe_checkpoint(
     name, total = trained.recipe.network.name, len(trained.encoder.state_dict())
     about = [f"Loaded {trained.loaded} of {total} tensors of {name} from {trained.file}, step {trained.step}."]
     say(console, *about)
-    manifest = load_image_manifest(manifest_path) if manifest_path is not None else _own_manifest(trained)
+    manifest = load_image_manifest(manifest_path, root) if manifest_path is not None else _own_manifest(trained, root)
     folder = output or _default_output(trained, manifest_path, request.split)
     require_free(*(folder / name for name in FILES), overwrite=overwrite)
     images = probe_images(manifest, trained.recipe.data, split=request.split, group_by=request.group_by)
@@ -186,8 +188,8 @@ def fine_tuning(recipe: PretrainRecipe, steps: int | None) -> FineTuning | None:
     return FineTuning(steps=steps, mirror_axis=axes.pop() if len(axes) == 1 else None)
 
 
-def _own_manifest(trained: Trained) -> ImageManifest:
-    run = run_beside(trained.file, ask="which images to probe")
+def _own_manifest(trained: Trained, root: Path | None = None) -> ImageManifest:
+    run = run_beside(trained.file, ask="which images to probe", root=root)
     require_pretraining(run.recipe, where=str(run.folder))
     assert isinstance(run.manifest, ImageManifest)
     return run.manifest

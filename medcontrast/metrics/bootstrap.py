@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +63,25 @@ def bootstrap_intervals(
     tails = [50 * (1 - level), 50 * (1 + level)]
     low, high = np.percentile(_resampled_means(sums, sizes, resamples, seed), tails, axis=0)
     return [Interval(*map(float, row)) for row in zip(means, sd, low, high, strict=True)]
+
+
+def patient_units(cases: Iterable[str], patients: Mapping[str, str]) -> list[tuple[str, bool]] | None:
+    """Of every case what is drawn with it: its patient, or itself; None where no patient has several of the cases.
+
+    Args:
+        cases: Their names.
+        patients: Case -> its patient, as far as known.
+    """
+    found = [(patients.get(case, case), case in patients) for case in cases]
+    return found if len(set(found)) < len(found) else None
+
+
+def drawn_words(cases: int, units: Sequence[Hashable] | None) -> str:
+    """What intervals are over, in words."""
+    if units is None:
+        return "cases"
+    patients = len(set(units))
+    return f"the {patients} patient{'' if patients == 1 else 's'} of {cases} cases, scans of one together"
 
 
 def unit_sums(

@@ -51,16 +51,20 @@ class Difference:
     p: float
 
 
-def mean_over_runs(scores: Scores) -> Mean:
+def mean_over_runs(scores: Scores, units: Sequence[Hashable] | None = None) -> Mean:
     """Mean of a system's scores with its two spreads.
+
+    Args:
+        scores: Of the system.
+        units: Of every case its patient, where some have several: drawn together in the interval.
 
     Raises:
         InputError: There is no run, or runs do not hold the same number of cases.
     """
-    return means_over_runs([scores])[0]
+    return means_over_runs([scores], units)[0]
 
 
-def means_over_runs(systems: Sequence[Scores]) -> list[Mean]:
+def means_over_runs(systems: Sequence[Scores], units: Sequence[Hashable] | None = None) -> list[Mean]:
     """`mean_over_runs` of many systems or figures, in the time of one where they have as many cases.
 
     Raises:
@@ -68,7 +72,7 @@ def means_over_runs(systems: Sequence[Scores]) -> list[Mean]:
     """
     stacked = [_stacked(scores, list(scores)) for scores in systems]
     found = []
-    for values, interval in zip(stacked, _intervals([values.mean(axis=0) for values in stacked]), strict=True):
+    for values, interval in zip(stacked, _intervals([values.mean(axis=0) for values in stacked], units), strict=True):
         means = values.mean(axis=1)
         found.append(Mean(len(means), interval, float(means.std(ddof=1)) if len(means) > 1 else None))
     return found

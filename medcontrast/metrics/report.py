@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from medcontrast.errors import InputError
 from medcontrast.files import write_text
-from medcontrast.metrics.bootstrap import Interval, bootstrap_intervals
+from medcontrast.metrics.bootstrap import Interval, bootstrap_intervals, drawn_words, patient_units
 from medcontrast.metrics.case import TargetScore
 from medcontrast.metrics.definitions import DEFINITIONS, EMPTY_RULE, SURFACE_RULE
 
@@ -91,15 +91,12 @@ class Report:
     @property
     def units(self) -> list[tuple[str, bool]] | None:
         """Of every case what is drawn with it: its patient, or itself; None where no patient has several cases."""
-        found = [(self.patients.get(case, case), case in self.patients) for case in self.cases]
-        return found if len(set(found)) < len(found) else None
+        return patient_units(self.cases, self.patients)
 
     @property
     def drawn(self) -> str:
         """What intervals are over, in words."""
-        if self.units is None:
-            return "cases"
-        return f"the {len(set(self.units))} patients of {len(self.cases)} cases, scans of one together"
+        return drawn_words(len(self.cases), self.units)
 
     @property
     def metrics(self) -> list[str]:

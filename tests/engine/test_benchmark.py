@@ -244,6 +244,17 @@ def test_cases_without_a_name_have_that_of_their_file(cli, grid):
     assert facts["labeled_cases"] == ["case_00_0", "case_01_0"]
 
 
+def test_patients_of_the_manifest_are_what_intervals_are_over(cli, grid):
+    def of_one(content):
+        for entry in content["validation"]:
+            entry["patient"] = "someone"
+
+    edit_manifest(of_one)
+    assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
+    table = Path("benchmarks/results/tiny/table.md").read_text(encoding="utf-8")
+    assert "intervals over the 1 patient of 2 cases, scans of one together" in table
+
+
 def test_an_unknown_row_is_named(cli, grid):
     found = cli("benchmark", grid, "--only", "other")
     assert found.code == 2

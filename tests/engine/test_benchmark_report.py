@@ -85,6 +85,26 @@ def test_the_table_by_hand(tmp_path):
     assert next(row for row in found if row["row"] == "full" and row["figure"] == "dice")["mean"] == "0.8"
 
 
+def test_scans_of_a_patient_are_drawn_together(tmp_path):
+    # two patients of three scans each, one of whom gains 0.3 and the other 0.1
+    records = {
+        "supervised-2-0": make("supervised", 0, [0.5] * 6),
+        "mean_teacher-2-0": make("mean_teacher", 0, [0.8, 0.6] * 3),
+    }
+    patients = {f"c{number}": "one" if number % 2 else "two" for number in range(6)}
+    text = write_report(settings(), records, tmp_path, patients=patients)
+    row = table(text, "2 labeled")["mean_teacher"]
+    assert row["Dice front"] == "0.7000 (0.6000 to 0.8000)"
+    assert row["against supervised"] == "+0.2000 (+0.1000 to +0.3000), p 0.500"
+    assert "intervals over the 2 patients of 6 cases, scans of one together (10,000 resamples)" in text
+    assert "signed-rank test over patients, Holm" in text
+    found = list(csv.DictReader((tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()))
+    assert next(each for each in found if (each["row"], each["figure"]) == ("mean_teacher", "dice"))["low"] == "0.6"
+    alone = write_report(settings(), records, tmp_path)
+    assert table(alone, "2 labeled")["mean_teacher"]["Dice front"] != row["Dice front"]
+    assert alone == write_report(settings(), records, tmp_path, patients={"c0": "one", "c1": "two"})
+
+
 def test_rows_without_a_run_stand_in_a_sentence_below_the_tables(tmp_path):
     rows = {name: {"recipe": "a.yaml"} for name in ("supervised", "bcp", "ua_mt", "cps")}
     rows["bcp"]["labeled"] = rows["supervised"]["labeled"] = [2, 1]

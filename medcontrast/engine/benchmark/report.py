@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,9 +14,13 @@ from medcontrast.engine.benchmark import tables
 from medcontrast.engine.benchmark.records import Record
 from medcontrast.engine.benchmark.tables import Figure, Line
 from medcontrast.errors import InputError
+from medcontrast.metrics.bootstrap import drawn_words, patient_units
 from medcontrast.metrics.comparison import Scores, mean_over_runs
 from medcontrast.metrics.definitions import DEFINITIONS
 from medcontrast.settings.grid import GridSettings, cells
+
+Units = Sequence[Hashable] | None
+"""Of every case, in order of name, what is drawn with it: its patient; None where every case is by itself."""
 
 _CONDITIONS = {
     "network": ("recipe", "network", "name"),
@@ -83,6 +87,7 @@ def write_report(
     *,
     peers: dict[str, Record] | None = None,
     structures: Sequence[str] | None = None,
+    patients: Mapping[str, str] | None = None,
 ) -> str:
     """Writes table.md, table.csv and picture.png beside the records; returns the Markdown.
 
@@ -93,6 +98,7 @@ def write_report(
         into: A Markdown file with `<!-- benchmark NAME -->` and `<!-- end -->`; what stands between is replaced.
         peers: Records of other toolkits on the same cases, by name.
         structures: Targets in which a miss counts: the labels, without the regions that are made of them. Default: all.
+        patients: Case -> its patient, as far as known; scans of one are drawn together.
 
     Raises:
         InputError: Records hold other cases than each other or another target than the grid's, or `into` has no such
@@ -107,25 +113,26 @@ def write_report(
         for (row, labeled), (count, found) in (*wanted.items(), *others.items())
     ]
     lines = [line for line in every if line.records]
+    cases = sorted(lines[0].records[0].cases)  # the order of all scores
+    units = patient_units(cases, patients or {})
     by_count = {line.labeled: [each for each in lines if each.labeled == line.labeled] for line in lines}
-    figures = {count: _figures(grid, those) for count, those in by_count.items()}
+    figures = {count: _figures(grid, those, units) for count, those in by_count.items()}
     full = next((line.scores(grid.target, "dice") for line in lines if line.labeled == "all" and not line.peer), {})
     parts = [_table(those, figures[count], full) for count, those in by_count.items()]
-    parts += [_not_run(every), _notes(by_count), grid.note, _peer_notes(lines)]
+    parts += [_not_run(every), _notes(by_count, units), grid.note, _peer_notes(lines)]
     leads = [tables.points(figures[count][0], those, f"{count} labeled") for count, those in by_count.items()]
     marks, axis = list(chain.from_iterable(leads)), f"Dice, {grid.target}"
-    return tables.write_tables(grid, folder, into, parts=parts, table=_csv(lines), marks=marks, axis=axis)
+    return tables.write_tables(grid, folder, into, parts=parts, table=_csv(lines, units), marks=marks, axis=axis)
 
 
-def _figures(grid: GridSettings, lines: Sequence[MethodLine]) -> list[Figure]:
+def _figures(grid: GridSettings, lines: Sequence[MethodLine], units: Units) -> list[Figure]:
     """Dice of the grid's target, which is compared, that of the other targets, then the target's distances."""
     targets = dict.fromkeys((grid.target, *lines[0].records[0].scores))
     asked = {f"Dice {target}": (target, "dice") for target in targets}
     asked |= {name: (grid.target, metric) for name, metric in _DISTANCES.items()}
     scores = {name: [line.scores(*place) for line in lines] for name, place in asked.items()}
-    return tables.figures(
-        scores, [line.row for line in lines], tables.reference_rows(grid), compared=[f"Dice {grid.target}"]
-    )
+    rows, references = [line.row for line in lines], tables.reference_rows(grid)
+    return tables.figures(scores, rows, references, compared=[f"Dice {grid.target}"], units=units)
 
 
 def _table(lines: Sequence[MethodLine], figures: Sequence[Figure], full: Scores) -> str:
@@ -168,18 +175,19 @@ def _not_run(lines: Sequence[MethodLine]) -> str:
     return tables.not_run(found)
 
 
-def _notes(by_count: dict[int | str, list[MethodLine]]) -> str:
+def _notes(by_count: dict[int | str, list[MethodLine]], units: Units) -> str:
     """What the tables mean, in sentences."""
     lines = [line for those in by_count.values() for line in those]
     first = lines[0].records[0]
     over_runs = tables.common_runs("Differences", by_count.values())
     rounded = tables.rounded_runs((f"{line.row}-{line.labeled}", line) for line in lines)
+    drawn, test = drawn_words(len(first.cases), units), "" if units is None else " over patients"
     shares = " Shares of full supervision: means over all runs of each." if "all" in by_count else ""
     return (
         f"{len(first.cases)} {first.facts['split']} cases, last checkpoint, {first.facts['step']} steps. Means are "
-        "over cases, each averaged over its runs, with 95 % bootstrap intervals over cases (10,000 resamples); SD is "
-        f"that of the runs' means. Run k has seed k and labeled subset k. {over_runs} Differences "
-        f"are paired by case.{shares} p is Wilcoxon's signed-rank test, Holm-corrected over the rows of its column. "
+        f"over cases, each averaged over its runs, with 95 % bootstrap intervals over {drawn} (10,000 resamples); "
+        f"SD is that of the runs' means. Run k has seed k and labeled subset k. {over_runs} Differences are paired by "
+        f"case.{shares} p is Wilcoxon's signed-rank test{test}, Holm-corrected over the rows of its column. "
         "Missed: structures, summed over cases and runs, that are there and were not found; Dice 0, distance the "
         "image's diagonal. HD95 pooled: the 95th percentile of the distances of both directions together. Distances in "
         f"mm. {_conditions(lines)}{rounded} Hours are wall time of training; compare them only on one machine."
@@ -231,7 +239,7 @@ def _peer_notes(lines: Sequence[MethodLine]) -> str:
     return " ".join([lead, *dict.fromkeys(said)]) if said else ""
 
 
-def _csv(lines: Sequence[MethodLine]) -> str:
+def _csv(lines: Sequence[MethodLine], units: Units) -> str:
     """A row for each line, target and figure."""
     heads = ["row", "labeled", "runs", "target", "figure", "mean", "low", "high", "sd_over_runs", "missed"]
     rows = []
@@ -239,7 +247,7 @@ def _csv(lines: Sequence[MethodLine]) -> str:
         missed = sum(int(sum(record.scores[target]["missed"])) for record in line.records)
         for metric in _FIGURES:
             # one by one: the last digit of a mean over many columns at once depends on how many there are
-            mean = mean_over_runs(line.scores(target, metric))
+            mean = mean_over_runs(line.scores(target, metric), units)
             spread = (mean.interval.mean, mean.interval.low, mean.interval.high, mean.sd_over_runs)
             rows.append([line.row, line.labeled, mean.runs, target, metric, *spread, missed])
     return tables.csv_table(heads, rows)

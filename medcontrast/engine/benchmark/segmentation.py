@@ -108,7 +108,10 @@ class SegmentationBenchmark(Benchmark[Cell]):
         for name, record in peers.items():
             self._require_peer(record, manifest, self.results / f"{name}.json")
         structures = [label.name for label in manifest.labels.labels]
-        return write_report(self.grid, records, self.results, into, peers=peers, structures=structures)
+        patients = manifest.patients_of(case.name for case in manifest.split(self.grid.split))
+        return write_report(
+            self.grid, records, self.results, into, peers=peers, structures=structures, patients=patients
+        )
 
     def _require_peer(self, record: Record, manifest: Manifest, path: Path) -> None:
         """Holds another toolkit's record to the cases of the grid's own."""

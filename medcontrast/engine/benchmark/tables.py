@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -99,7 +99,11 @@ def gathered(
 
 
 def figures(
-    scores: Mapping[str, list[Scores]], rows: Sequence[str], references: Sequence[str], compared: Collection[str]
+    scores: Mapping[str, list[Scores]],
+    rows: Sequence[str],
+    references: Sequence[str],
+    compared: Collection[str],
+    units: Sequence[Hashable] | None = None,
 ) -> list[Figure]:
     """Means and differences of many figures, all at once: each resampling of thousands of units takes seconds.
 
@@ -108,6 +112,7 @@ def figures(
         rows: Names of the rows.
         references: Names of those that the others are compared with, as far as they are among the rows.
         compared: Names of the figures that are compared.
+        units: Of every score its patient, where some have several.
     """
     bases = {name: rows.index(name) for name in references if name in rows}
     pairs = [
@@ -117,8 +122,8 @@ def figures(
         for base in bases.values()
         for place, own in enumerate(each)
     ]
-    means = iter(means_over_runs([own for each in scores.values() for own in each]))
-    changes = iter(zip(differences(pairs), pairs, strict=True))
+    means = iter(means_over_runs([own for each in scores.values() for own in each], units))
+    changes = iter(zip(differences(pairs, units), pairs, strict=True))
     return [
         Figure(
             name,

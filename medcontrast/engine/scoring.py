@@ -23,13 +23,14 @@ from medcontrast.engine.evaluate import (
     table_of_values,
     without_label,
 )
-from medcontrast.engine.evaluation_files import (
+from medcontrast.engine.evaluation_output import (
     PICTURE,
     TABLES,
-    compared,
+    Warnings,
     leave_no_picture,
-    other_report,
-    show,
+    report_to_compare,
+    show_differences,
+    show_report,
     write_facts,
     write_scores,
 )
@@ -77,13 +78,8 @@ def score_folders(
     files = folder_pairs(predictions, labels)
     table = _table(files, manifest)
     rules = ScoringRules(table, tolerance_mm or EvaluationSettings().tolerance_mm, voxels)
-    other = other_report(against, [name for name, *_ in files], rules.layout)
-    warnings: list[str] = []
-
-    def warn(sentence: str) -> None:
-        say(console, f"Warning: {sentence}")
-        warnings.append(sentence)
-
+    other = report_to_compare(against, [name for name, *_ in files], rules.layout)
+    warn = Warnings(console)
     _warn_of_unscored(warn, predictions, labels, files)
     _warn_of_own_labels(warn, files)
     report = score_pairs(_read(files, table, warn), rules)
@@ -93,10 +89,10 @@ def score_folders(
     if output is not None:  # before anything is shown: whoever reads it may leave, as `head` does
         leave_no_picture(output / PICTURE, overwrite, warn)
         write_scores(output, report)
-    show(console, report)
-    facts |= compared(console, report, other, against)
+    show_report(console, report)
+    facts |= show_differences(console, report, other, against)
     if output is not None:
-        write_facts(output, {**facts, "warnings": warnings})
+        write_facts(output, {**facts, "warnings": warn.sentences})
         say(console, f"Written to {output}")
     return report
 
@@ -147,19 +143,20 @@ def score_checkpoints(
     predictor = Predictor.load(checkpoints, device=device, overrides={} if flips is None else {"flips": flips})
     require_same_channels(manifest.channels, predictor.channels, manifest.path)
     _require_same_labels(predictor.labels, manifest)
-    _warn_of_training_cases(console, dict(zip(checkpoints, predictor.members, strict=True)), manifest, list(cases))
+    warn = Warnings(console)
+    _warn_of_training_cases(warn, dict(zip(checkpoints, predictor.members, strict=True)), manifest, list(cases))
     rules = ScoringRules(manifest.labels, tolerance_mm or predictor.members[0].recipe.evaluation.tolerance_mm, voxels)
-    other = other_report(against, cases, rules.layout)
+    other = report_to_compare(against, cases, rules.layout)
     worst, progress = WorstPredictions(), _progress(console, len(cases))
 
     def on_case(pair: Pair, scores: Sequence[TargetScore]) -> None:
         worst.add(pair, scores)
         progress()
 
-    report = score_pairs(_predicted(predictor, cases, manifest.labels, console), rules, on_case=on_case)
+    report = score_pairs(_predicted(predictor, cases, manifest.labels, warn), rules, on_case=on_case)
     report = replace(report, patients=manifest.patients_of(cases))
     write_scores(folder, report)
-    show(console, report)
+    show_report(console, report)
     facts = {
         "checkpoints": [_describe(member) for member in predictor.members],
         "manifest": manifest.name,
@@ -167,7 +164,8 @@ def score_checkpoints(
         "label_table": manifest.labels.to_json(),
         "inference": predictor.settings.model_dump(mode="json"),
     }
-    write_facts(folder, {**facts, **compared(console, report, other, against)})
+    facts |= show_differences(console, report, other, against)
+    write_facts(folder, {**facts, "warnings": warn.sentences})
 
     def row(case: str) -> OverlayRow:
         prediction = worst.predictions[case]
@@ -222,13 +220,15 @@ def _read(files: Sequence[tuple[str, Path, Path]], labels: LabelTable, warn: Cal
         yield Pair(name, prediction, reference)
 
 
-def _predicted(predictor: Predictor, cases: dict[str, Case], labels: LabelTable, console: Console) -> Iterator[Pair]:
+def _predicted(
+    predictor: Predictor, cases: dict[str, Case], labels: LabelTable, warn: Callable[[str], None]
+) -> Iterator[Pair]:
     for name, case in cases.items():
         assert case.label is not None
         found = predictor.predict_scan(case.images)
         reference, told = read_label_map(case.label, labels)
         for warning in (*found.grid.warnings, *told):
-            say(console, f"Warning: {warning}")
+            warn(warning)
         yield Pair(name, Volume(found.label_map, found.grid, Path(f"{name} (predicted)")), reference)
 
 
@@ -277,7 +277,7 @@ def _require_same_labels(labels: LabelTable, manifest: Manifest) -> None:
 
 
 def _warn_of_training_cases(
-    console: Console, members: dict[Path, Member], manifest: Manifest, cases: list[str]
+    warn: Callable[[str], None], members: dict[Path, Member], manifest: Manifest, cases: list[str]
 ) -> None:
     for path, member in members.items():
         header = member.header
@@ -286,11 +286,8 @@ def _warn_of_training_cases(
         for use, names in uses.items():
             seen = set(names) & set(cases)
             if seen:
-                say(
-                    console,
-                    f"Warning: {len(seen)} of {len(cases)} cases of {manifest.name} {use} {path}; this is not a score "
-                    "on new cases.",
-                )
+                counted = f"{len(seen)} of {len(cases)} cases of {manifest.name}"
+                warn(f"{counted} {use} {path}; this is not a score on new cases.")
 
 
 def _describe(member: Member) -> dict[str, Any]:

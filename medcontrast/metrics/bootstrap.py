@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+Units = Sequence[Hashable] | None
+"""Of every case what is drawn with it, such as its patient; None where every case is drawn by itself."""
+
 _CHUNK = 1000
 DECIMALS = 12
 """Kept of a mean: the digits below are the processor's order of summation, not the data."""
@@ -33,7 +36,7 @@ class Interval:
 def bootstrap_intervals(
     values: NDArray[np.float64],
     *,
-    units: Sequence[Hashable] | None = None,
+    units: Units = None,
     resamples: int = 10_000,
     seed: int = 0,
     level: float = 0.95,
@@ -76,12 +79,14 @@ def patient_units(cases: Iterable[str], patients: Mapping[str, str]) -> list[tup
     return found if len(set(found)) < len(found) else None
 
 
-def drawn_words(cases: int, units: Sequence[Hashable] | None) -> str:
+def drawn_words(units: Units) -> str:
     """What intervals are over, in words."""
     if units is None:
         return "cases"
     patients = len(set(units))
-    return f"the {patients} patient{'' if patients == 1 else 's'} of {cases} cases, scans of one together"
+    if patients == 1:
+        return f"the one patient of {len(units)} cases, which gives none"
+    return f"the {patients} patients of {len(units)} cases, scans of one together"
 
 
 def unit_sums(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.errors import InputError
-from medcontrast.metrics.bootstrap import DECIMALS, Interval, bootstrap_intervals, unit_sums
+from medcontrast.metrics.bootstrap import DECIMALS, Interval, Units, bootstrap_intervals, unit_sums
 
 Scores = Mapping[int, NDArray[np.float64]]
 """Run -> (n,) score of every case, the cases in one order."""
@@ -51,7 +51,7 @@ class Difference:
     p: float
 
 
-def mean_over_runs(scores: Scores, units: Sequence[Hashable] | None = None) -> Mean:
+def mean_over_runs(scores: Scores, units: Units = None) -> Mean:
     """Mean of a system's scores with its two spreads.
 
     Args:
@@ -64,7 +64,7 @@ def mean_over_runs(scores: Scores, units: Sequence[Hashable] | None = None) -> M
     return means_over_runs([scores], units)[0]
 
 
-def means_over_runs(systems: Sequence[Scores], units: Sequence[Hashable] | None = None) -> list[Mean]:
+def means_over_runs(systems: Sequence[Scores], units: Units = None) -> list[Mean]:
     """`mean_over_runs` of many systems or figures, in the time of one where they have as many cases.
 
     Raises:
@@ -78,7 +78,7 @@ def means_over_runs(systems: Sequence[Scores], units: Sequence[Hashable] | None 
     return found
 
 
-def difference(first: Scores, second: Scores, units: Sequence[Hashable] | None = None) -> Difference | None:
+def difference(first: Scores, second: Scores, units: Units = None) -> Difference | None:
     """Paired difference of two systems; None where they share no run.
 
     Runs are paired because run k of every system has the same seed and the same labeled cases.
@@ -94,9 +94,7 @@ def difference(first: Scores, second: Scores, units: Sequence[Hashable] | None =
     return differences([(first, second)], units)[0]
 
 
-def differences(
-    pairs: Sequence[tuple[Scores, Scores]], units: Sequence[Hashable] | None = None
-) -> list[Difference | None]:
+def differences(pairs: Sequence[tuple[Scores, Scores]], units: Units = None) -> list[Difference | None]:
     """`difference` of many pairs of systems, in the time of one where they have as many cases.
 
     Raises:
@@ -152,7 +150,7 @@ def _unit_means(change: NDArray[np.float64], units: Sequence[Hashable]) -> NDArr
     return means
 
 
-def _intervals(columns: Sequence[NDArray[np.float64]], units: Sequence[Hashable] | None = None) -> list[Interval]:
+def _intervals(columns: Sequence[NDArray[np.float64]], units: Units = None) -> list[Interval]:
     """Bootstrap interval of every list of cases; those of one length share their draws, as they would one by one."""
     found: dict[int, Interval] = {}
     for length in {len(values) for values in columns}:

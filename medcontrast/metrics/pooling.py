@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from medcontrast.errors import InputError
 from medcontrast.metrics.case import TargetScore
@@ -13,7 +14,8 @@ def pool_reports(reports: Mapping[str, Report]) -> Report:
     """One report of all cases; means are over cases, so that a longer fold weighs more.
 
     Args:
-        reports: What each is called in messages -> the report; cases keep the order of the reports.
+        reports: What each is called in messages -> the report; cases keep the order of the reports, intervals the
+            bootstrap of the first.
 
     Raises:
         InputError: There are fewer than two, a case stands in two of them, or they differ in targets, tolerance or
@@ -40,4 +42,4 @@ def pool_reports(reports: Mapping[str, Report]) -> Report:
         cases |= report.cases
         patients |= report.patients
         origin |= dict.fromkeys(report.cases, name)
-    return Report(cases, patients)
+    return replace(reports[first], cases=cases, patients=patients)

@@ -96,7 +96,7 @@ class Report:
     @property
     def drawn(self) -> str:
         """What intervals are over, in words."""
-        return drawn_words(len(self.cases), self.units)
+        return drawn_words(self.units)
 
     @property
     def metrics(self) -> list[str]:

@@ -156,6 +156,9 @@ def test_folds(decathlon: Path, cli: Cli, tmp_path: Path) -> None:
     lines = answer.out.splitlines()
     assert lines[:3] == [f"{path}: 2 labeled, 6 unlabeled, 3 validation, 1 test." for path in paths]
     assert lines[3].startswith("One recipe serves all folds,") and f"--manifest {paths[0]} -o" in lines[3]
+    assert lines[3].endswith(
+        "`medcontrast evaluate --pool RUN --pool RUN ...` joins the scores of evaluated folds into one over all cases."
+    )
     assert len(lines) == 5
     held = [name for path in paths for name in names(path, "validation")]
     assert sorted([*held, *names(paths[0], "test")]) == [f"c{number}" for number in range(10)]

@@ -40,6 +40,8 @@ def test_evaluate_a_checkpoint(cli, refused, trained, tmp_path):
     assert again.code == 0, again.err
     warning = f"Warning: 2 of 2 cases of tiny were labeled training cases of {trained.folder}; this is not a score on"
     assert f"{warning} new cases." in again.out.replace("\n", " ")
+    (kept,) = json.loads((folder / "evaluation.json").read_text())["warnings"]
+    assert f"Warning: {kept}" == f"{warning} new cases."
 
 
 @pytest.mark.parametrize(

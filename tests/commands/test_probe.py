@@ -317,9 +317,15 @@ def test_a_run_whose_images_lie_elsewhere_now(cli: Cli, pretrained: Path, tmp_pa
     shutil.copytree(pretrained, run)
     shutil.copytree(pretrained.parent / "data", new)
     change(run / "manifest.json", lambda tree: tree.update(root=str(tmp_path / "gone")))
-    words = ("probe", "--ckpt", run, *QUICK, "--no-finetune")
+    words = ("probe", "--ckpt", run, *QUICK, "--no-finetune", "-o", tmp_path / "out")
     answer = cli(*words)
-    assert answer.code == 2 and str(tmp_path / "gone") in answer.err
+    told = (
+        f"correct the manifest's root {tmp_path / 'gone'} to the folder that its paths start from, or name that folder"
+    )
+    assert answer.code == 2 and f"{told} with --root." in answer.err
     answer = cli(*words, "--root", new)
     assert (answer.code, answer.err) == (0, "") and "Warning" not in answer.out
     assert f"{run}/manifest.json: images: 24 fitted, 8 choosing, 12 scored." in answer.out
+    answer = cli(*words, "--overwrite", "--manifest", new / "manifest.json", "--root", new)
+    unknown = "Warning: whether scored images, or others of their patients, were pre-trained on is not known: "
+    assert answer.code == 0 and f"{unknown}{run}/manifest.json: train[0]: {tmp_path / 'gone'}" in answer.out

@@ -252,7 +252,7 @@ def test_patients_of_the_manifest_are_what_intervals_are_over(cli, grid):
     edit_manifest(of_one)
     assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
     table = Path("benchmarks/results/tiny/table.md").read_text(encoding="utf-8")
-    assert "intervals over the 1 patient of 2 cases, scans of one together" in table
+    assert "intervals over the one patient of 2 cases, which gives none" in table
 
 
 def test_an_unknown_row_is_named(cli, grid):

@@ -100,6 +100,12 @@ def test_scans_of_a_patient_are_drawn_together(tmp_path):
     assert "signed-rank test over patients, Holm" in text
     found = list(csv.DictReader((tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()))
     assert next(each for each in found if (each["row"], each["figure"]) == ("mean_teacher", "dice"))["low"] == "0.6"
+    # a record may hold its cases in another order
+    turned = dataclasses.replace(
+        make("mean_teacher", 0, [0.6, 0.6, 0.8, 0.8, 0.8, 0.6]), cases=["c1", "c5", "c2", "c4", "c0", "c3"]
+    )
+    text = write_report(settings(), {**records, "mean_teacher-2-0": turned}, tmp_path, patients=patients)
+    assert table(text, "2 labeled")["mean_teacher"] == row
     alone = write_report(settings(), records, tmp_path)
     assert table(alone, "2 labeled")["mean_teacher"]["Dice front"] != row["Dice front"]
     assert alone == write_report(settings(), records, tmp_path, patients={"c0": "one", "c1": "two"})

@@ -39,6 +39,12 @@ def test_by_hand() -> None:
     assert whole.summary["left atrium"].metrics["dice"].mean == pytest.approx(0.6)  # of the folds' means it is 0.5
 
 
+def test_the_bootstrap_is_that_of_the_first() -> None:
+    first = dataclasses.replace(report(a=0.9, b=0.8), level=0.5, resamples=100)
+    whole = pool_reports({"first": first, "second": report(c=0.1)})
+    assert (whole.level, whole.resamples, whole.seed) == (0.5, 100, 0)
+
+
 def test_scans_of_a_patient_stay_together() -> None:
     first = dataclasses.replace(report(a=0.9, b=0.8), patients={"a": "p", "b": "p"})
     whole = pool_reports({"first": first, "second": report(c=0.1)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,13 +14,10 @@ from medcontrast.engine.benchmark import tables
 from medcontrast.engine.benchmark.records import Record
 from medcontrast.engine.benchmark.tables import Figure, Line
 from medcontrast.errors import InputError
-from medcontrast.metrics.bootstrap import drawn_words, patient_units
+from medcontrast.metrics.bootstrap import Units, drawn_words, patient_units
 from medcontrast.metrics.comparison import Scores, mean_over_runs
 from medcontrast.metrics.definitions import DEFINITIONS
 from medcontrast.settings.grid import GridSettings, cells
-
-Units = Sequence[Hashable] | None
-"""Of every case, in order of name, what is drawn with it: its patient; None where every case is by itself."""
 
 _CONDITIONS = {
     "network": ("recipe", "network", "name"),
@@ -181,7 +178,7 @@ def _notes(by_count: dict[int | str, list[MethodLine]], units: Units) -> str:
     first = lines[0].records[0]
     over_runs = tables.common_runs("Differences", by_count.values())
     rounded = tables.rounded_runs((f"{line.row}-{line.labeled}", line) for line in lines)
-    drawn, test = drawn_words(len(first.cases), units), "" if units is None else " over patients"
+    drawn, test = drawn_words(units), "" if units is None else " over patients"
     shares = " Shares of full supervision: means over all runs of each." if "all" in by_count else ""
     return (
         f"{len(first.cases)} {first.facts['split']} cases, last checkpoint, {first.facts['step']} steps. Means are "

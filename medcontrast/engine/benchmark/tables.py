@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -18,6 +18,7 @@ from medcontrast.engine.benchmark.encoder_records import ProbeRecord
 from medcontrast.engine.benchmark.records import Record
 from medcontrast.errors import InputError
 from medcontrast.files import write_text
+from medcontrast.metrics.bootstrap import Units
 from medcontrast.metrics.comparison import Difference, Mean, Scores, differences, holm, means_over_runs
 from medcontrast.render import Point, points_png
 from medcontrast.settings.grid import AnyGrid
@@ -103,7 +104,7 @@ def figures(
     rows: Sequence[str],
     references: Sequence[str],
     compared: Collection[str],
-    units: Sequence[Hashable] | None = None,
+    units: Units = None,
 ) -> list[Figure]:
     """Means and differences of many figures, all at once: each resampling of thousands of units takes seconds.
 

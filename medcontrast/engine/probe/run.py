@@ -133,6 +133,8 @@ def probe_checkpoint(
     about = [f"Loaded {trained.loaded} of {total} tensors of {name} from {trained.file}, step {trained.step}."]
     say(console, *about)
     manifest = load_image_manifest(manifest_path, root) if manifest_path is not None else _own_manifest(trained, root)
+    if root is None:
+        manifest = replace(manifest, advice=f"{manifest.advice}, or name that folder with --root")
     folder = output or _default_output(trained, manifest_path, request.split)
     require_free(*(folder / name for name in FILES), overwrite=overwrite)
     images = probe_images(manifest, trained.recipe.data, split=request.split, group_by=request.group_by)
@@ -213,8 +215,8 @@ def _seen_in_training(trained: Trained, own: ImageManifest | None, scored: Seque
     try:
         known = own or _own_manifest(trained)
         learned, now = known.cases("train"), training_digest(known)
-    except InputError:  # the data of the pre-training need not be here
-        return []
+    except InputError as error:  # the data of the pre-training need not be here
+        return [f"whether scored images, or others of their patients, were pre-trained on is not known: {error}"]
     if trained.images_digest not in (None, now):
         return [
             f"the training images of {known.path}, or what is known of them, are no longer those that were pre-trained "

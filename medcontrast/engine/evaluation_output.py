@@ -20,12 +20,26 @@ from medcontrast.metrics.paired import (
 from medcontrast.metrics.report import Report
 from medcontrast.say import say
 
-TABLES = ("cases.csv", "report.json", "evaluation.json")
+CASES, REPORT, FACTS = "cases.csv", "report.json", "evaluation.json"
+TABLES = (CASES, REPORT, FACTS)
 PICTURE = "worst_cases.png"
 
 
-def other_report(against: Path | None, cases: Iterable[str], layout: str) -> Report | None:
-    """The report to compare with; one that cannot be compared with is refused before anything is predicted.
+class Warnings:
+    """Says each sentence as a warning, and keeps it for the file."""
+
+    def __init__(self, console: Console) -> None:
+        self.sentences: list[str] = []
+        self._console = console
+
+    def __call__(self, sentence: str) -> None:
+        """Says and keeps one sentence."""
+        say(self._console, f"Warning: {sentence}")
+        self.sentences.append(sentence)
+
+
+def report_to_compare(against: Path | None, cases: Iterable[str], layout: str) -> Report | None:
+    """The report to compare with, if any; asked for first, so that one that cannot be is refused before the work.
 
     Args:
         against: Its file, if any.
@@ -42,7 +56,7 @@ def other_report(against: Path | None, cases: Iterable[str], layout: str) -> Rep
     return report
 
 
-def compared(console: Console, report: Report, other: Report | None, against: Path | None) -> dict[str, Any]:
+def show_differences(console: Console, report: Report, other: Report | None, against: Path | None) -> dict[str, Any]:
     """Shows the differences and gives them for the file."""
     if other is None:
         return {}
@@ -55,7 +69,7 @@ def compared(console: Console, report: Report, other: Report | None, against: Pa
     return {"against": {"report": str(against), "differences": differences_to_json(found)}}
 
 
-def show(console: Console, report: Report) -> None:
+def show_report(console: Console, report: Report) -> None:
     """A table where the terminal is wide enough for it, else plain lines."""
     wide = console.width >= report.table_width
     if wide:
@@ -64,18 +78,30 @@ def show(console: Console, report: Report) -> None:
 
 
 def write_scores(folder: Path, report: Report) -> None:
-    """Writes the figures; before anything is compared, since other labels must not cost what was predicted."""
-    report.to_csv(folder / "cases.csv")
-    report.to_json(folder / "report.json")
+    """Writes the figures; before anything is compared, since other labels must not cost what was predicted.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    report.to_csv(folder / CASES)
+    report.to_json(folder / REPORT)
 
 
 def write_facts(folder: Path, facts: dict[str, Any]) -> None:
-    """Writes what was scored, and with what."""
-    write_text(folder / "evaluation.json", json.dumps(facts, indent=1) + "\n")
+    """Writes what was scored, and with what.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
 
 
 def leave_no_picture(path: Path, overwrite: bool, warn: Callable[[str], None]) -> None:
-    """A picture of an earlier evaluation goes with its tables; one that nobody allows to replace is said to be old."""
+    """A picture of an earlier evaluation goes with its tables; one that nobody allows to replace is said to be old.
+
+    Raises:
+        OutputError: It cannot be removed.
+    """
     if not path.is_file():
         return
     if not overwrite:

@@ -143,5 +143,6 @@ def _unlike(facts: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def _way(part: dict[str, Any]) -> str:
-    """What predicted, in words: which files, and at which step."""
-    return " and ".join(f"{Path(each['file']).stem} of step {each['step']}" for each in part["checkpoints"])
+    """What predicted, in words; the best network of every fold is of a step of its own."""
+    names = [(Path(each["file"]).stem, each["step"]) for each in part["checkpoints"]]
+    return " and ".join(name if name == "best" else f"{name} of step {step}" for name, step in names)

@@ -80,10 +80,14 @@ def test_unlike_folds_are_told(cli, folds):
     for number, checkpoints in enumerate((last, last)):
         change(folds, number, inference={"overlap": 0.5}, split="validation", checkpoints=checkpoints)
     assert warnings(cli, *pooled_words(folds)) == []
-    change(folds, 1, inference={"overlap": 0.75}, split="test", checkpoints=best)
+    for number in range(2):
+        change(folds, number, checkpoints=[{**best[0], "step": number}])
+    assert warnings(cli, *pooled_words(folds)) == []  # the best of every fold is of a step of its own
+    change(folds, 0, checkpoints=last)
+    change(folds, 1, inference={"overlap": 0.75}, split="test")
     told = [
         "the evaluations are of different splits (test, validation).",
-        "the evaluations are of unlike networks (last of step 9; best of step 9).",
+        "the evaluations are of unlike networks (last of step 9; best).",
         "the evaluations have 2 different settings of inference.",
     ]
     assert warnings(cli, *pooled_words(folds), "-o", folds / "joined") == told

@@ -173,8 +173,9 @@ def test_mean_teacher_is_supervised_training_again() -> None:
         assert -0.002 < gain.interval.low < 0 < gain.interval.high < 0.002
 
 
-def test_urpc_is_behind_the_default_on_the_hippocampus() -> None:
-    gain = gain_in_dice("hippocampus", "hippocampus", "fba_net", "peers/pymic_urpc")
+@pytest.mark.parametrize("peer", ["pymic_cps", "pymic_urpc"])
+def test_the_better_peers_are_behind_the_default_on_the_hippocampus(peer: str) -> None:
+    gain = gain_in_dice("hippocampus", "hippocampus", "fba_net", f"peers/{peer}")
     assert gain.interval.low is not None and gain.interval.low > 0
 
 

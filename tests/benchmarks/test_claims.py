@@ -93,6 +93,13 @@ def test_the_default_is_the_best_on_the_cases_that_choose(target: str) -> None:
     assert target.endswith("anterior") or ahead.interval.low > 0
 
 
+def test_most_cases_gain_by_the_recipe_and_one_takes_it_back() -> None:
+    gain = gain_in_dice("hippocampus_recipes", "hippocampus", "fba_net", "supervised")
+    assert gain.better == 32 and gain.p < 0.003
+    assert gain.interval.low is not None and gain.interval.high is not None
+    assert gain.interval.low < 0 < gain.interval.high
+
+
 def test_the_public_fba_net_loss_is_far_behind_supervised_training_of_its_network() -> None:
     loss = gain_in_dice("hippocampus_vnet", "hippocampus", "fba_legacy", "supervised")
     assert loss.interval.high is not None and loss.interval.high < -0.18

@@ -5,30 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from target_scores import score
 
 from medcontrast.errors import InputError
-from medcontrast.metrics import Report, TargetScore, paired_differences
+from medcontrast.metrics import Report, paired_differences
 from medcontrast.metrics.paired import difference_lines, differences_to_json
-
-
-def score(dice: float) -> TargetScore:
-    return TargetScore(
-        target="left atrium",
-        dice=dice,
-        jaccard=dice / (2 - dice),
-        hd95_pooled_mm=10 * (1 - dice),
-        hd95_max_directed_mm=12 * (1 - dice),
-        asd_mm=1 - dice,
-        assd_mm=1 - dice,
-        surface_dice=dice,
-        tolerance_mm=2.0,
-        volume_ml_prediction=50.0,
-        volume_ml_reference=40.0,
-        volume_error_ml=10.0,
-        volume_error_percent=25.0,
-        missed=False,
-        invented=False,
-    )
 
 
 def report(*dices: float) -> Report:

@@ -5,31 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from target_scores import score
 
 from medcontrast.errors import InputError
-from medcontrast.metrics import Report, TargetScore, pool_reports
-
-SCORE = TargetScore(
-    target="left atrium",
-    dice=0.5,
-    jaccard=1 / 3,
-    hd95_pooled_mm=1.0,
-    hd95_max_directed_mm=1.0,
-    asd_mm=1.0,
-    assd_mm=1.0,
-    surface_dice=0.5,
-    tolerance_mm=2.0,
-    volume_ml_prediction=50.0,
-    volume_ml_reference=40.0,
-    volume_error_ml=10.0,
-    volume_error_percent=25.0,
-    missed=False,
-    invented=False,
-)
+from medcontrast.metrics import Report, pool_reports
 
 
 def report(**dices: float) -> Report:
-    return Report({case: [dataclasses.replace(SCORE, dice=dice)] for case, dice in dices.items()})
+    return Report({case: [score(dice)] for case, dice in dices.items()})
 
 
 def test_by_hand() -> None:
@@ -61,7 +44,7 @@ def test_scans_of_a_patient_stay_together() -> None:
             "three: case b stands in one too (2 such); a case counts once, so join reports on different cases",
         ),
         (
-            {"one": report(a=0.9), "two": Report({"b": [dataclasses.replace(SCORE, tolerance_mm=1.0)]})},
+            {"one": report(a=0.9), "two": Report({"b": [score(0.5, tolerance_mm=1.0)]})},
             "two: has targets 'left atrium' at 1.0 mm in mm, but one targets 'left atrium' at 2.0 mm in mm; reports",
         ),
     ],

@@ -93,6 +93,12 @@ def test_the_default_is_the_best_on_the_cases_that_choose(target: str) -> None:
     assert target.endswith("anterior") or ahead.interval.low > 0
 
 
+@pytest.mark.parametrize("target", ["hippocampus", "hippocampus anterior", "hippocampus posterior"])
+def test_with_4_labels_the_default_gains_on_the_cases_that_choose(target: str) -> None:
+    gain = gain_in_dice("hippocampus_methods_tune", target, "fba_net", "supervised", labeled=4)
+    assert gain.interval.low is not None and gain.interval.low > 0 and min(gain.by_run) > 0
+
+
 def test_most_cases_gain_by_the_recipe_and_one_takes_it_back() -> None:
     gain = gain_in_dice("hippocampus_recipes", "hippocampus", "fba_net", "supervised")
     assert gain.better == 32 and gain.p < 0.003

@@ -25,7 +25,6 @@ def pool_reports(reports: Mapping[str, Report]) -> Report:
         raise InputError(f"Joining takes at least two reports, but got {len(reports)}.")
     cases: dict[str, Sequence[TargetScore]] = {}
     patients: dict[str, str] = {}
-    origin: dict[str, str] = {}
     first, expected = next((name, report.layout) for name, report in reports.items())
     for name, report in reports.items():
         if report.layout != expected:
@@ -35,11 +34,11 @@ def pool_reports(reports: Mapping[str, Report]) -> Report:
             )
         twice = [case for case in report.cases if case in cases]
         if twice:
+            other = next(each for each in reports if twice[0] in reports[each].cases)
             raise InputError(
-                f"{name}: case {twice[0]} stands in {origin[twice[0]]} too ({len(twice)} such); a case counts once, so "
+                f"{name}: case {twice[0]} stands in {other} too ({len(twice)} such); a case counts once, so "
                 "join reports on different cases, one of each fold."
             )
         cases |= report.cases
         patients |= report.patients
-        origin |= dict.fromkeys(report.cases, name)
     return replace(reports[first], cases=cases, patients=patients)

@@ -187,7 +187,7 @@ def test_mean_teacher_is_supervised_training_again() -> None:
 
 
 @pytest.mark.parametrize("peer", ["pymic_cps", "pymic_urpc"])
-def test_the_better_peers_are_behind_the_default_on_the_hippocampus(peer: str) -> None:
+def test_cps_and_urpc_of_pymic_are_behind_the_default_on_the_hippocampus(peer: str) -> None:
     gain = gain_in_dice("hippocampus", "hippocampus", "fba_net", f"peers/{peer}")
     assert gain.interval.low is not None and gain.interval.low > 0
 

@@ -1,4 +1,4 @@
-"""Masks and maps that lie beside scans in one folder and are no scans; told by names alone."""
+"""What files of one folder are to each other: channels of a scan, its mask, maps of it; told by names alone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ CHANNEL_NAME = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 LABEL_ENDING = re.compile(r"[_.\- ](seg|segmentation|labels?|mask)$", re.IGNORECASE)
 DRAWN = "not taken, as their names say masks of the scans beside them"
 """What is said of masks that `masks_beside` finds."""
+IMAGE_NAMES = ("image", "imaging")
+LABEL_NAMES = ("label", "labels", "seg", "segmentation")
+"""What the scan and the label in the folder of a case are called, best first."""
 _OUTPUT_ENDINGS = ("_seg", "_prob", "_entropy")
 
 
@@ -22,15 +25,36 @@ def is_own_output(path: Path) -> bool:
     return ending is not None and (path.parent / f"{stem.removesuffix(ending)}_seg.json").exists()
 
 
-def masks_beside(scans: Sequence[Path]) -> list[Path]:
-    """Those of one folder that are called X_seg, X_label, X_mask or so where another is called X, or X_0000."""
+def masks_beside(scans: Sequence[Path], channels: Sequence[str] = ()) -> list[Path]:
+    """Those of one folder that are called X_seg, X_label, X_mask or so where another is called X, or is a channel of X.
+
+    Args:
+        scans: Files of one folder.
+        channels: Names of channels, for `channel_of`.
+    """
     names = [output_stem(path) for path in scans]
-    cases = {case for name in names for case in (name.lower(), without_channel(name).lower())}
+    placed = [channel_of(name, channels) for name in names]
+    cases = {name.lower() for name in (*names, *(place[0] for place in placed if place))}
     found = [(path, LABEL_ENDING.search(name)) for path, name in zip(scans, names, strict=True)]
     return [path for path, end in found if end and end.string[: end.start()].lower() in cases]
 
 
-def without_channel(stem: str) -> str:
-    """The name of a case without the number of a channel behind it, as nnU-Net writes it."""
-    match = CHANNEL_NAME.fullmatch(stem)
-    return match["case"] if match else stem
+def channel_of(stem: str, channels: Sequence[str] = ()) -> tuple[str, int] | None:
+    """Case and channel of a file called CASE_0001, as nnU-Net writes it, or CASE_NAME; None where it says no channel.
+
+    Args:
+        stem: Its name without suffix.
+        channels: Names of channels in order; letters count whatever their case.
+    """
+    if match := CHANNEL_NAME.fullmatch(stem):
+        return match["case"], int(match["channel"])
+    for number, name in sorted(enumerate(channels), key=lambda each: -len(each[1])):  # ce_t1 ends in t1 too
+        if match := re.fullmatch(rf"(?P<case>.+)[_.\- ]{re.escape(name)}", stem, re.IGNORECASE):
+            return match["case"], number
+    return None
+
+
+def without_channel(stem: str, channels: Sequence[str] = ()) -> str:
+    """The name of a case without what `channel_of` finds behind it."""
+    place = channel_of(stem, channels)
+    return place[0] if place else stem

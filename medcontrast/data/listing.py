@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medcontrast.data.found import SourceCase
 from medcontrast.data.manifest import ROOT_VARIABLE, SPLITS, load_manifest, manifest_from_json
-from medcontrast.data.pairing import SourceCase
 from medcontrast.data.source import TABLE_KEYS, Source, require_channels
 from medcontrast.data.split import Splits, split_inside
 from medcontrast.errors import ManifestError

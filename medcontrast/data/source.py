@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medcontrast.data.pairing import SourceCase, find_cases, listed, seen_in_training, unlisted_scans
+from medcontrast.data.folders import listed
+from medcontrast.data.found import Found, SourceCase
+from medcontrast.data.pairing import find_cases, seen_in_training, unlisted_scans
 from medcontrast.errors import ManifestError
 from medcontrast.files import read_object
 from medcontrast.labels import LabelTable
@@ -29,6 +31,7 @@ class Source:
         table: What the source says of itself, in the manifest's keys (labels, channels, licence, ...).
         notes: Words on what was found and not taken.
         warnings: Words on what was taken and may not be meant to.
+        channels: Names of the channels in each case's files, where the files tell them.
     """
 
     folder: Path
@@ -37,6 +40,7 @@ class Source:
     table: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
 
     @property
     def cases(self) -> tuple[SourceCase, ...]:
@@ -48,8 +52,9 @@ def read_source(path: Path) -> Source:
     """Finds the cases of a Decathlon dataset.json or of a folder; opens no image and no label.
 
     A folder holds imagesTr/ and labelsTr/ (imagesTs/ has further scans without labels, and is kept out where labelsTs/
-    has theirs), or images/ and labels/ (unlabeled/ has further ones), or one folder a case with `image` and `label` in
-    it. Files of several channels end in _0000, _0001, ...; an image may be a DICOM folder, or one alone in a folder.
+    has theirs), or images/ and labels/ (unlabeled/ has further ones), whose files of several channels end in _0000,
+    _0001, ...; or one folder a case with `image` and `label` in it, or with CASE_flair, CASE_t1, ... and CASE_seg. An
+    image may be a DICOM folder, or one alone in a folder.
 
     Raises:
         ManifestError: There is nothing of the kind, or a label has no scan.
@@ -60,8 +65,11 @@ def read_source(path: Path) -> Source:
         raise ManifestError(f"{path}: there is no such folder or dataset.json.")
     described = path / "dataset.json"
     table = _table(read_object(described, "dataset.json"), described) if described.is_file() else {}
-    cases, notes, warnings = find_cases(path)
-    return _source(path, cases, table, notes, warnings)
+    found = find_cases(path)
+    if found.channels:
+        found.notes.append(f"channels, by the names of the files: {', '.join(found.channels)}")
+        table.setdefault("channels", {str(number): name for number, name in enumerate(found.channels)})
+    return _source(path, table, found)
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -116,7 +124,7 @@ def require_channels(source: Source, texts: Mapping[str, Any]) -> None:
         texts: What says their channels, in the manifest's keys.
 
     Raises:
-        ManifestError: Cases have different numbers of files, or others than there are channels.
+        ManifestError: Cases have different numbers of files, or others than there are channels, or other names.
     """
     channels = texts.get("channels") or {"0": "image"}
     if not source.cases or not isinstance(channels, dict):
@@ -130,6 +138,11 @@ def require_channels(source: Source, texts: Mapping[str, Any]) -> None:
             f"as the others have: {shown}; add what is missing, or take them away."
         )
     if usual == len(channels):
+        if usual > 1 and source.channels and [str(name).lower() for name in channels.values()] != [*source.channels]:
+            raise ManifestError(
+                f"{source.folder}: the files are of the channels {', '.join(source.channels)}, in this order, but they "
+                f"are to be called {', '.join(map(str, channels.values()))}; leave the channels out, or name them so."
+            )
         return
     if usual == 1:
         raise ManifestError(
@@ -163,7 +176,8 @@ def _from_dataset_json(path: Path) -> Source:
         cases.append(SourceCase(output_stem(image), (image,), label))
     blind = len([case for case in cases[len(raw["training"]) :] if case.label is None])
     warnings = [seen_in_training(blind, f'the list "test" of {path.name}')] if blind else []
-    return _source(folder, cases, _table(raw, path), _unlisted(path, cases), warnings)
+    found = Found(cases, notes=_unlisted(path, cases), warnings=warnings)
+    return _source(folder, _table(raw, path), found)
 
 
 def _unlisted(path: Path, cases: list[SourceCase]) -> list[str]:
@@ -189,16 +203,14 @@ def _table(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     return {key: value for key, value in table.items() if value is not None and value not in ("", {}, [])}
 
 
-def _source(
-    folder: Path, cases: list[SourceCase], table: dict[str, Any], notes: list[str], warnings: list[str]
-) -> Source:
+def _source(folder: Path, table: dict[str, Any], found: Found) -> Source:
     seen: dict[str, SourceCase] = {}
-    for case in cases:
+    for case in found.cases:
         if case.name in seen:
             raise ManifestError(
                 f"{folder}: two scans are called {case.name}: {seen[case.name].images[0]} and {case.images[0]}."
             )
         seen[case.name] = case
-    labeled = tuple(case for case in cases if case.label is not None)
-    unlabeled = tuple(case for case in cases if case.label is None)
-    return Source(folder, labeled, unlabeled, table, tuple(notes), tuple(warnings))
+    labeled = tuple(case for case in found.cases if case.label is not None)
+    unlabeled = tuple(case for case in found.cases if case.label is None)
+    return Source(folder, labeled, unlabeled, table, tuple(found.notes), tuple(found.warnings), found.channels)

@@ -8,9 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcontrast.data.beside import CHANNEL_NAME, DRAWN, is_own_output, masks_beside, without_channel
+from medcontrast.data.beside import (
+    CHANNEL_NAME,
+    DRAWN,
+    IMAGE_NAMES,
+    LABEL_NAMES,
+    channel_of,
+    is_own_output,
+    masks_beside,
+    without_channel,
+)
+from medcontrast.data.folders import holds_dicom, listed
 from medcontrast.data.manifest import Manifest, root_advice
-from medcontrast.data.pairing import holds_dicom, listed
 from medcontrast.errors import ManifestError, VolumeError
 from medcontrast.say import quoted
 from medcontrast.volume import KNOWN_SUFFIXES, is_dicom, output_stem
@@ -41,7 +50,8 @@ def find_scans(
 
     Args:
         inputs: Volume files, DICOM files' folder, or folders of either.
-        channels: Names of the checkpoint's channels. With several, files CASE_0000, CASE_0001, ... make one scan.
+        channels: Names of the checkpoint's channels. With several, files CASE_0000, CASE_0001, ... make one scan, or
+            files that end in these names: CASE_flair, CASE_t1, ...
         tell: Called with a sentence on what a folder holds and is left aside.
 
     Raises:
@@ -59,7 +69,7 @@ def find_scans(
     # of one channel nnU-Net's _0000 stands behind every name, or it is none; of a single file nobody can tell
     numbered = len(stems) > 1 and all(stem.endswith("_0000") for stem in stems)
     if len(channels) > 1 or numbered:
-        stems = [without_channel(stem) for stem in stems]
+        stems = [without_channel(stem, channels) for stem in stems]
     # what is called after its folder already is told apart by the one above
     places = [path if called[path] == output_stem(path) else path.parent for path, *_ in groups]
     names = unique_names(stems, [_folder_name(place) for place in places])
@@ -146,7 +156,7 @@ def _expand(path: Path, channels: Sequence[str], faults: list[str], tell: Callab
             return {}
         if path.is_file():
             return _of_file(path, faults)
-        scans = _without_masks(path, _of_folder(path, faults), tell)
+        scans = _without_masks(path, _of_folder(path, faults), channels, tell)
     except OSError as error:
         faults.append(
             f"{error.filename or path}: cannot be read ({error.strerror or error}); give the scans themselves, or "
@@ -166,8 +176,10 @@ def _of_file(path: Path, faults: list[str]) -> dict[Path, str]:
     return {path: output_stem(path)}
 
 
-def _without_masks(folder: Path, found: Sequence[Path], tell: Callable[[str], None]) -> list[Path]:
-    masks = dict.fromkeys(masks_beside(found))
+def _without_masks(
+    folder: Path, found: Sequence[Path], channels: Sequence[str], tell: Callable[[str], None]
+) -> list[Path]:
+    masks = dict.fromkeys(masks_beside(found, channels))
     if masks:
         tell(f"{folder}: {DRAWN}: {listed(list(masks), folder)}; name the files themselves to have them segmented.")
     return [scan for scan in found if scan not in masks]
@@ -176,8 +188,9 @@ def _without_masks(folder: Path, found: Sequence[Path], tell: Callable[[str], No
 def _name_in(folder: Path, scan: Path, *, alone: bool) -> str:
     """What a scan of a folder is called: as its file, but by the folder where that says nothing of the case."""
     stem = output_stem(scan)
-    if without_channel(stem).lower() == "image":
-        return output_stem(folder) + stem[len("image") :]
+    bare = without_channel(stem)
+    if bare.lower() in IMAGE_NAMES:
+        return output_stem(folder) + stem[len(bare) :]
     # scanners number their series: SE1 of one patient is not SE1 of the next
     return f"{output_stem(folder)}_{stem}" if alone and scan.is_dir() and scan != folder else stem
 
@@ -205,8 +218,8 @@ def _of_folder(path: Path, faults: list[str]) -> list[Path]:
         faults.append(f"{lost[0]}: is a link to a file that is not there{_and_more(lost)}; fetch it, or take it away.")
         return []
     scans = [entry for entry in entries if _is_scan(entry)]
-    if any(_called(scan, "image") for scan in scans):  # the folder of a case, as `data split` takes them
-        scans = [scan for scan in scans if not _called(scan, "label")]
+    if any(_called(scan, IMAGE_NAMES) for scan in scans):  # the folder of a case, as `data split` takes them
+        scans = [scan for scan in scans if not _called(scan, LABEL_NAMES)]
     slices = holds_dicom(path)
     if scans and slices:
         faults.append(
@@ -239,8 +252,8 @@ def _and_more(paths: Sequence[Path]) -> str:
     return f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
 
 
-def _called(scan: Path, name: str) -> bool:
-    return output_stem(scan).lower() == name
+def _called(scan: Path, names: Sequence[str]) -> bool:
+    return output_stem(scan).lower() in names
 
 
 def _is_scan(entry: Path) -> bool:
@@ -259,18 +272,21 @@ def _group_channels(paths: list[Path], channels: Sequence[str], faults: list[str
     cases: dict[Path, dict[int, Path]] = defaultdict(dict)
     rule = f"the checkpoint takes {len(channels)} channels ({', '.join(channels)})"
     for path in paths:
-        match = CHANNEL_NAME.fullmatch(output_stem(path))
-        if match is None:
-            faults.append(f"{path}: {rule}, one file each; name them CASE_0000, CASE_0001, ... or use --manifest.")
+        place = channel_of(output_stem(path), channels)
+        if place is None:
+            faults.append(
+                f"{path}: {rule}, one file each; name them CASE_0000, CASE_0001, ... or CASE_{channels[0]}, "
+                f"CASE_{channels[1]}, ... or use --manifest."
+            )
             continue
-        case, number = path.parent / match["case"], int(match["channel"])
+        case, number = path.parent / place[0], place[1]
         if number in cases[case]:
             faults.append(f"{path}: {cases[case][number].name} is the same channel of the same case; keep one.")
         cases[case][number] = path
     for case, found in cases.items():
         if sorted(found) != list(range(len(channels))):
-            listed = ", ".join(f"{number:04d}" for number in sorted(found))
-            faults.append(f"{case}: {rule}, _0000 to _{len(channels) - 1:04d}, but this case has {listed}.")
+            names = ", ".join(found[number].name for number in sorted(found))
+            faults.append(f"{case}: {rule}, _0000 to _{len(channels) - 1:04d} or by name, but this case has {names}.")
     return [tuple(found[number] for number in sorted(found)) for found in cases.values()]
 
 

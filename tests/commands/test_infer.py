@@ -201,7 +201,10 @@ def test_two_channels(run: Run) -> None:
     assert result.out.startswith("[1/1] out/ann_seg.nii.gz  left atrium ")
     single = run("in/ann_0000.nii.gz", "--ckpt", "runs/two", "-o", "out2")
     assert single.code == 2 and not Path("out2").exists()
-    assert single.err == ("in/ann: the checkpoint takes 2 channels (t2, adc), _0000 to _0001, but this case has 0000.")
+    assert single.err == (
+        "in/ann: the checkpoint takes 2 channels (t2, adc), _0000 to _0001 or by name, but this case has "
+        "ann_0000.nii.gz."
+    )
 
 
 def test_the_command_is_light_to_import() -> None:

@@ -150,15 +150,16 @@ def test_what_is_left_aside_is_said(tmp_path: Path) -> None:
     assert read_source(tmp_path).notes == ("not taken: images/old.dcm, labels/a.seg.nrrd, deep/, ... (5 in all)",)
     (tmp_path / "labels/a.seg.nrrd").write_bytes(b"NRRD0005\n")  # saved since: which of the two holds the corrections?
     assert fault(tmp_path).endswith("labels: two files are called a: a.nrrd and a.seg.nrrd; keep one.")
-    make(tmp_path / "cases", "a/image.nii", "a/seg.nii", "a/notes.pdf", "b/img.nii", "x.nii", "notes/a.txt")
-    assert read_source(tmp_path / "cases").notes == ("not taken: a/seg.nii, b/, x.nii",)
+    make(tmp_path / "cases", "a/image.nii", "a/old.nii", "a/notes.pdf", "b/img.nii", "x.nii", "notes/a.txt")
+    assert read_source(tmp_path / "cases").notes == ("not taken: a/old.nii, b/, x.nii",)
 
 
 def test_cases_that_do_not_hold_together(tmp_path: Path) -> None:
     make(tmp_path / "a", "c0/label.nii", "c0/img.nii", "c1/image.nii")
     assert fault(tmp_path / "a") == (
         f"{tmp_path}/a: 1 label file matches no scan: c0/label.nii; scans without a label: c1/image.nii; not taken: "
-        "c0/img.nii; a case is a folder with image and label in it: rename, or take the label away."
+        "c0/img.nii; a case is a folder with image and label in it, or CASE/ with CASE_t1 (or other channels) and "
+        "CASE_seg: rename, or take the label away."
     )
     make(tmp_path / "b", "c0/image.nii", "c0/Image.mha")
     assert fault(tmp_path / "b") == f"{tmp_path}/b/c0: Image.mha and image.nii are both its image; keep one."
@@ -169,13 +170,13 @@ def test_cases_that_do_not_hold_together(tmp_path: Path) -> None:
 def test_no_scans_says_what_there_is(tmp_path: Path) -> None:
     expected = (
         "no scans found; expected imagesTr/ and labelsTr/, or images/ and labels/, or one folder a case with "
-        "image.nii.gz and label.nii.gz in it, but it"
+        "image.nii.gz and label.nii.gz in it (or CASE_flair.nii.gz, CASE_t1.nii.gz and CASE_seg.nii.gz), but it"
     )
     move = "; move the scans into images/ and their labels into labels/"
     for names, held in (
         ((), " is empty"),
         (("b.nii", "a.nii", "c.nii", "d.nii"), f" holds a.nii, b.nii, c.nii, ... (4 in all){move}"),
-        (("c0/img.nii", "c0/seg.nii", "x.txt"), " holds c0/, x.txt, and c0/ holds img.nii, seg.nii"),
+        (("c0/img.nii", "c0/out.nii", "x.txt"), " holds c0/, x.txt, and c0/ holds img.nii, out.nii"),
         (("images/a.png", "labels/"), " holds images/, and images/ holds a.png"),
     ):
         folder = tmp_path / str(len(held))

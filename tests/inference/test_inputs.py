@@ -123,6 +123,8 @@ def test_the_label_in_the_folder_of_a_case_is_no_scan(tmp_path: Path) -> None:
     assert found([tmp_path / "case"]) == {"case": ["image.nii.gz"], "label_2": ["label_2.nii.gz"]}
     assert set(found([tmp_path / "others"])) == {"images", "label"}
     assert set(found([tmp_path / "case" / "Label.nrrd"])) == {"Label"}
+    touch(tmp_path / "case_00000" / "imaging.nii.gz", tmp_path / "case_00000" / "segmentation.nii.gz")
+    assert found([tmp_path / "case_00000"]) == {"case_00000": ["imaging.nii.gz"]}
 
 
 def test_masks_beside_scans_are_left_aside_and_said(tmp_path: Path) -> None:
@@ -255,11 +257,28 @@ def test_channels_that_do_not_add_up(tmp_path: Path) -> None:
         find_scans([tmp_path], ["t2", "adc"])
     takes = "the checkpoint takes 2 channels (t2, adc)"
     assert str(caught.value).replace(f"{tmp_path}/", "").splitlines() == [
-        f"c.nii.gz: {takes}, one file each; name them CASE_0000, CASE_0001, ... or use --manifest.",
+        f"c.nii.gz: {takes}, one file each; name them CASE_0000, CASE_0001, ... or CASE_t2, CASE_adc, ... or use "
+        "--manifest.",
         "d_0001.nrrd: d_0001.nii.gz is the same channel of the same case; keep one.",
-        f"a: {takes}, _0000 to _0001, but this case has 0000.",
-        f"b: {takes}, _0000 to _0001, but this case has 0001, 0002.",
+        f"a: {takes}, _0000 to _0001 or by name, but this case has a_0000.nii.gz.",
+        f"b: {takes}, _0000 to _0001 or by name, but this case has b_0001.nii.gz, b_0002.nii.gz.",
     ]
+
+
+def test_channels_are_told_by_their_names_too(tmp_path: Path) -> None:
+    channels = ("flair", "t1", "ce_t1")
+    touch(*(tmp_path / "P0" / f"P0_{channel}.nii.gz" for channel in ("seg", *channels)))
+    touch(*(tmp_path / "P1" / f"p1-{channel}.nrrd" for channel in ("T1", "CE_T1", "FLAIR")))
+    said: list[str] = []
+    scans = find_scans([tmp_path / "P0", tmp_path / "P1"], channels, said.append)
+    assert {scan.name: [image.name for image in scan.images] for scan in scans} == {
+        "P0": ["P0_flair.nii.gz", "P0_t1.nii.gz", "P0_ce_t1.nii.gz"],
+        "p1": ["p1-FLAIR.nrrd", "p1-T1.nrrd", "p1-CE_T1.nrrd"],
+    }
+    assert len(said) == 1 and ": P0_seg.nii.gz; name" in said[0]
+    (tmp_path / "P1" / "p1-T1.nrrd").unlink()
+    with pytest.raises(VolumeError, match=r"P1/p1: .* but this case has p1-FLAIR\.nrrd, p1-CE_T1\.nrrd\.$"):
+        find_scans([tmp_path / "P1"], channels)
 
 
 def manifest(tmp_path: Path, cases: list[dict[str, str]]) -> Path:

@@ -1,8 +1,9 @@
 """Every error that medcontrast raises on purpose.
 
 MedcontrastError            exit code 1: failed while running
-├── NonFiniteLossError      a loss became NaN or infinite
-├── NonFiniteOutputError    what a network says of a scan is NaN or infinite
+├── NonFiniteError          what is computed became NaN or infinite
+│   ├── NonFiniteLossError      a loss
+│   └── NonFiniteOutputError    what a network says of a scan
 └── InputError              exit code 2: wrong input, nothing was written over
     ├── RecipeError         the recipe, all its faults at once
     ├── ManifestError       the manifest or what it names
@@ -24,11 +25,15 @@ class MedcontrastError(Exception):
     exit_code = 1
 
 
-class NonFiniteLossError(MedcontrastError):
+class NonFiniteError(MedcontrastError):
+    """What is computed became NaN or infinite, which more of the same does not mend."""
+
+
+class NonFiniteLossError(NonFiniteError):
     """A loss term became NaN or infinite; names the step and the cases."""
 
 
-class NonFiniteOutputError(MedcontrastError):
+class NonFiniteOutputError(NonFiniteError):
     """A network's output is NaN or infinite somewhere, of which no mask can be made; names the scan."""
 
 

@@ -61,12 +61,6 @@ def benchmark(
         )
         if unfinished:
             typer.echo(f"{len(unfinished)} cells are not finished; the same command goes on with them.")
-    failures = "Failed: " + " ".join(f"{name}: {why}" for name, why in failed.items())
-    try:
-        typer.echo(chosen.report(into))
-    except InputError:
-        if failed:  # which may be why there is nothing to report
-            raise MedcontrastError(failures) from None
-        raise
+    typer.echo(chosen.report(into))
     if failed:
-        raise MedcontrastError(failures)
+        raise MedcontrastError("Failed: " + " ".join(f"{name}: {why}" for name, why in failed.items()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,33 +35,38 @@ def train(
     seconds = parse_duration(max_time) if max_time is not None else None
     # into the recipe, where a resume, and a prediction on a GPU, find it
     changes = [*(settings or []), *([] if precision is None else [f"train.precision={precision}"])]
-    folder, resolved = _prepare(recipe, output, resume, changes, overwrite)
+    with ExitStack() as stack:
+        folder, resolved = _prepare(recipe, output, resume, changes, overwrite, stack)
 
-    from medcontrast.engine.run_files import held, put_back
-    from medcontrast.engine.session import train_run
+        from medcontrast.engine.run_files import put_back
+        from medcontrast.engine.session import train_run
 
-    try:
-        train_run(
-            folder,
-            resume=resume is not None,
-            recipe=resolved,
-            overrides=changes if resume is not None else (),
-            max_time_s=seconds,
-            accelerator=accelerator,
-            devices=devices,
-            nodes=nodes,
-        )
-    except BaseException:
-        if overwrite and _first_process():
-            with suppress(InputError), held(folder):  # not under a process that trains here
+        try:
+            train_run(
+                folder,
+                resume=resume is not None,
+                recipe=resolved,
+                overrides=changes if resume is not None else (),
+                max_time_s=seconds,
+                accelerator=accelerator,
+                devices=devices,
+                nodes=nodes,
+            )
+        except BaseException:
+            if overwrite and _first_process():
                 put_back(folder)
-        raise
+            raise
 
 
 def _prepare(
-    recipe: Path | None, output: Path | None, resume: Path | None, settings: list[str], overwrite: bool
+    recipe: Path | None,
+    output: Path | None,
+    resume: Path | None,
+    settings: list[str],
+    overwrite: bool,
+    stack: ExitStack,
 ) -> tuple[Path, AnyRecipe]:
-    """The run folder, which the first process makes, and its recipe, which every process reads itself."""
+    """The run folder, which the first process makes and holds, and its recipe, which every process reads itself."""
     from medcontrast.data.fit import require_no_manifest
     from medcontrast.engine.run import Run
     from medcontrast.settings import load_recipe
@@ -78,7 +83,7 @@ def _prepare(
     require_no_manifest(path)
     loaded = load_recipe(path, settings)
     if _first_process():
-        Run.create(folder, loaded, path, overwrite=overwrite)
+        stack.enter_context(Run.begun(folder, loaded, path, overwrite=overwrite))
     return folder, loaded
 
 

@@ -29,12 +29,12 @@ class Warnings:
     """Says each sentence as a warning, and keeps it for the file."""
 
     def __init__(self, console: Console) -> None:
+        self.console = console
         self.sentences: list[str] = []
-        self._console = console
 
     def __call__(self, sentence: str) -> None:
         """Says and keeps one sentence."""
-        say(self._console, f"Warning: {sentence}")
+        say(self.console, f"Warning: {sentence}")
         self.sentences.append(sentence)
 
 
@@ -51,9 +51,62 @@ def report_to_compare(against: Path | None, cases: Iterable[str], layout: str) -
     """
     if against is None:
         return None
-    report = Report.from_json(against)
+    report = Report.load(against)
     require_comparable(cases, layout, report, where=str(against))
     return report
+
+
+def leave_and_show(
+    folder: Path | None,
+    report: Report,
+    facts: dict[str, Any],
+    warn: Warnings,
+    *,
+    other: Report | None,
+    against: Path | None,
+    picture: Callable[[Path], object] | None = None,
+) -> None:
+    """Writes an evaluation, then shows it.
+
+    Whoever reads what is shown may leave, as `head` does, and a comparison may fail; neither costs what was scored.
+
+    Args:
+        folder: Where the files go; None for nowhere.
+        report: The scores.
+        facts: What was scored, and with what.
+        warn: Holds what was warned of.
+        other: The report to compare with, if any.
+        against: Its file.
+        picture: Draws the worst cases into a file, if there are scans to draw.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    console, facts = warn.console, {**facts, "warnings": warn.sentences}
+    if folder is not None:
+        _forget_facts(folder)  # until there are those of the new scores
+        report.save_csv(folder / CASES)
+        report.save(folder / REPORT)
+        write_text(folder / FACTS, _as_json(facts))
+        if picture is not None:
+            picture(folder / PICTURE)
+    show_report(console, report)
+    differences = show_differences(console, report, other, against)
+    if folder is not None:
+        if differences:
+            write_text(folder / FACTS, _as_json({**facts, **differences}))
+        say(console, f"Written to {folder}")
+
+
+def _forget_facts(folder: Path) -> None:
+    try:
+        (folder / FACTS).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder / FACTS}: cannot be removed ({error.strerror or error}).") from None
+
+
+def _as_json(facts: dict[str, Any]) -> str:
+    return json.dumps(facts, indent=1) + "\n"
 
 
 def show_differences(console: Console, report: Report, other: Report | None, against: Path | None) -> dict[str, Any]:
@@ -75,25 +128,6 @@ def show_report(console: Console, report: Report) -> None:
     if wide:
         console.print(report.table())
     say(console, *(report.notes() if wide else report.lines()))
-
-
-def write_scores(folder: Path, report: Report) -> None:
-    """Writes the figures; before anything is compared, since other labels must not cost what was predicted.
-
-    Raises:
-        OutputError: A file cannot be written.
-    """
-    report.to_csv(folder / CASES)
-    report.to_json(folder / REPORT)
-
-
-def write_facts(folder: Path, facts: dict[str, Any]) -> None:
-    """Writes what was scored, and with what.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
 
 
 def leave_no_picture(path: Path, overwrite: bool, warn: Callable[[str], None]) -> None:

@@ -16,18 +16,15 @@ from medcontrast.engine.evaluation_output import (
     REPORT,
     TABLES,
     Warnings,
+    leave_and_show,
     leave_no_picture,
     report_to_compare,
-    show_differences,
-    show_report,
-    write_facts,
-    write_scores,
 )
 from medcontrast.errors import InputError
 from medcontrast.files import read_json, require_free
 from medcontrast.metrics.pooling import pool_reports
 from medcontrast.metrics.report import Report
-from medcontrast.say import quoted, say
+from medcontrast.say import quoted
 
 _KEPT = ("checkpoints", "predictions", "manifest", "split", "inference", "warnings")
 """What is kept of each evaluation's own record."""
@@ -63,7 +60,7 @@ def pool_evaluations(
     if output is not None:
         require_free(*(output / name for name in TABLES), overwrite=overwrite)
     files = [_report_file(part) for part in parts]
-    reports = {str(file): Report.from_json(file) for file in files}
+    reports = {str(file): Report.load(file) for file in files}
     if len(reports) < len(files):
         raise InputError("--pool: names one evaluation twice; name one of each fold.")
     facts = {name: _facts_beside(Path(name)) for name in reports}
@@ -74,13 +71,8 @@ def pool_evaluations(
         warn(sentence)
     if output is not None:
         leave_no_picture(output / PICTURE, overwrite, warn)
-        write_scores(output, report)
-    show_report(console, report)
     kept = [{**facts[name], "report": name, "cases": len(part.cases)} for name, part in reports.items()]
-    differences = show_differences(console, report, other, against)
-    if output is not None:
-        write_facts(output, {"pooled": kept, **differences, "warnings": warn.sentences})
-        say(console, f"Written to {output}")
+    leave_and_show(output, report, {"pooled": kept}, warn, other=other, against=against)
     return report
 
 

@@ -17,7 +17,8 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,16 +30,19 @@ from medcontrast.data.images.manifest import ImageManifest
 from medcontrast.data.manifest import Manifest
 from medcontrast.engine.run_files import (
     FACTS,
+    LOCK,
     LOG,
     MANIFEST,
     RECIPE,
+    held,
     never_trained,
     put_back,
+    require_run_folder,
     set_aside,
     where_the_earlier_lies,
 )
 from medcontrast.errors import CheckpointError, InputError, OutputError, RecipeError
-from medcontrast.files import write_text
+from medcontrast.files import make_folder, require_free, write_text
 from medcontrast.say import quoted
 from medcontrast.settings import AnyRecipe, load_recipe, recipe_to_yaml
 from medcontrast.settings.compare import first_difference
@@ -77,22 +81,31 @@ class Run:
         With `overwrite`, what an earlier run wrote there is set aside until the new one has a checkpoint (run_files).
 
         Raises:
+            InputError: Another process trains a run there.
             OutputError: The folder holds something already, or cannot be written.
         """
+        with cls.begun(folder, recipe, recipe_path, overwrite=overwrite) as run:
+            return run
+
+    @classmethod
+    @contextmanager
+    def begun(cls, folder: Path, recipe: AnyRecipe, recipe_path: Path, *, overwrite: bool = False) -> Iterator[Run]:
+        """As `create`, and holds the folder, so that no other process begins a run there before this one trains."""
         manifest = recipe_manifest(recipe, recipe_path)
         require_fit(recipe, manifest, where=str(recipe_path))
         require_files(recipe, manifest)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            if not overwrite and not never_trained(folder):
-                earlier = where_the_earlier_lies(folder)
-                go_on = "Choose" if earlier else f"Go on with `medcontrast train --resume {quoted(folder)}`, choose"
-                raise OutputError(
-                    f"{folder}: this folder holds something already. {go_on} another with -o, or add --overwrite to "
-                    f"begin anew.{earlier}"
-                )
-            _require_kept(recipe, recipe_path, folder)
-            set_aside(folder)
-        resolved = resolve_paths(recipe, recipe_path)
+        _require_room(folder, overwrite)  # before anything is written there
+        require_free(folder / RECIPE, overwrite=True)
+        make_folder(folder)
+        with held(folder):
+            _require_room(folder, overwrite)  # as it is now that no other process changes it
+            if any(path.name != LOCK for path in folder.iterdir()):
+                _require_kept(recipe, recipe_path, folder)
+                set_aside(folder)
+            yield cls._written(folder, manifest, resolve_paths(recipe, recipe_path))
+
+    @classmethod
+    def _written(cls, folder: Path, manifest: Manifest | ImageManifest, resolved: AnyRecipe) -> Run:
         raw = dict(manifest.raw)
         if raw.get("root"):
             raw["root"] = str(manifest.root)
@@ -246,6 +259,19 @@ def resolve_paths(recipe: AnyRecipe, recipe_path: Path) -> AnyRecipe:
     data = recipe.data.model_copy(update={"manifest": "manifest.json", "root": absolute(recipe.data.root)})
     train = recipe.train.model_copy(update={"init_from": absolute(recipe.train.init_from)})
     return recipe.model_copy(update={"data": data, "train": train})
+
+
+def _require_room(folder: Path, overwrite: bool) -> None:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite and not never_trained(folder):
+        earlier = where_the_earlier_lies(folder)
+        go_on = "Choose" if earlier else f"Go on with `medcontrast train --resume {quoted(folder)}`, choose"
+        raise OutputError(
+            f"{folder}: this folder holds something already. {go_on} another with -o, or add --overwrite to begin "
+            f"anew.{earlier}"
+        )
+    require_run_folder(folder)
 
 
 def _require_kept(recipe: AnyRecipe, recipe_path: Path, folder: Path) -> None:

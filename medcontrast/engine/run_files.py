@@ -25,11 +25,13 @@ _LEFT_BEHIND = re.compile(r"\.lock|\..*\.tmp")
 def held(folder: Path) -> Iterator[None]:
     """Keeps every other process from training or replacing the run in this folder for a while.
 
+    Where this thread holds it already, it goes on holding it.
+
     Raises:
         InputError: Another process has it.
         OutputError: The folder cannot be written.
     """
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder.resolve() / LOCK, is_singleton=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -50,6 +52,18 @@ def never_trained(folder: Path) -> bool:
     return not written or (RECIPE in written and not written - {RECIPE, MANIFEST, FACTS, "tensorboard"})
 
 
+def require_run_folder(folder: Path) -> None:
+    """Refuses to empty what is no run: --overwrite on the wrong folder must not take somebody's data away.
+
+    Raises:
+        OutputError: Not a run folder.
+    """
+    if not any((place / RECIPE).is_file() for place in (folder, folder / _ASIDE)) and not never_trained(folder):
+        raise OutputError(
+            f"{folder}: --overwrite replaces run folders alone, and this is not one; choose another with -o."
+        )
+
+
 def set_aside(folder: Path) -> None:
     """Makes way for another run: what one wrote here is set aside, with the scores and probes of its checkpoints.
 
@@ -57,11 +71,7 @@ def set_aside(folder: Path) -> None:
         InputError: Another process trains this run.
         OutputError: Not a run folder, or it cannot be written.
     """
-    # only what a run writes: --overwrite on the wrong folder must not empty somebody's data
-    if not any((place / RECIPE).is_file() for place in (folder, folder / _ASIDE)) and not never_trained(folder):
-        raise OutputError(
-            f"{folder}: --overwrite replaces run folders alone, and this is not one; choose another with -o."
-        )
+    require_run_folder(folder)
     with held(folder):
         put_back(folder)  # where a kill came before the first save of the run that was to replace it
         if never_trained(folder):
@@ -107,7 +117,8 @@ def _of_a_run(folder: Path) -> list[Path]:
 
     names = (RESUME, LAST, BEST, LOG, FACTS, MANIFEST, RECIPE, "tensorboard", "overlays")
     # scores and probes of the old checkpoints too: they would read as the new ones'
-    scores = [file.parent for name in ("evaluation", "probe") for file in folder.glob(f"{name}_*/{name}.json")]
+    files = ("evaluation_*/evaluation.json", "evaluation_*/report.json", "probe_*/probe.json")
+    scores = dict.fromkeys(file.parent for pattern in files for file in folder.glob(pattern))
     return [path for path in (*(folder / name for name in names), *scores) if path.exists()]
 
 

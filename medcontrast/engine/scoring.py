@@ -27,12 +27,9 @@ from medcontrast.engine.evaluation_output import (
     PICTURE,
     TABLES,
     Warnings,
+    leave_and_show,
     leave_no_picture,
     report_to_compare,
-    show_differences,
-    show_report,
-    write_facts,
-    write_scores,
 )
 from medcontrast.engine.run import run_beside
 from medcontrast.errors import InputError
@@ -86,14 +83,9 @@ def score_folders(
     if manifest is not None:
         report = replace(report, patients=load_manifest(manifest).patients_of(report.cases))
     facts = {"predictions": str(predictions), "labels": str(labels), "label_table": table.to_json()}
-    if output is not None:  # before anything is shown: whoever reads it may leave, as `head` does
-        leave_no_picture(output / PICTURE, overwrite, warn)
-        write_scores(output, report)
-    show_report(console, report)
-    facts |= show_differences(console, report, other, against)
     if output is not None:
-        write_facts(output, {**facts, "warnings": warn.sentences})
-        say(console, f"Written to {output}")
+        leave_no_picture(output / PICTURE, overwrite, warn)
+    leave_and_show(output, report, facts, warn, other=other, against=against)
     return report
 
 
@@ -155,8 +147,6 @@ def score_checkpoints(
 
     report = score_pairs(_predicted(predictor, cases, manifest.labels, warn), rules, on_case=on_case)
     report = replace(report, patients=manifest.patients_of(cases))
-    write_scores(folder, report)
-    show_report(console, report)
     facts = {
         "checkpoints": [_describe(member) for member in predictor.members],
         "manifest": manifest.name,
@@ -164,15 +154,20 @@ def score_checkpoints(
         "label_table": manifest.labels.to_json(),
         "inference": predictor.settings.model_dump(mode="json"),
     }
-    facts |= show_differences(console, report, other, against)
-    write_facts(folder, {**facts, "warnings": warn.sentences})
 
     def row(case: str) -> OverlayRow:
         prediction = worst.predictions[case]
         return overlay_row(cases[case], prediction, _title(case, report), manifest.labels)
 
-    draw_worst(folder / PICTURE, report, row, manifest.labels)
-    say(console, f"Written to {folder}")
+    leave_and_show(
+        folder,
+        report,
+        facts,
+        warn,
+        other=other,
+        against=against,
+        picture=lambda path: draw_worst(path, report, row, manifest.labels),
+    )
     return report
 
 

@@ -58,8 +58,9 @@ def train_run(
         What asked to stop, such as "SIGTERM was received", be it so late that the run is finished; None for nothing.
 
     Raises:
-        InputError: Rows cannot be shared evenly, the run is finished, another process trains it, or devices are not
-            there.
+        InputError: Rows cannot be shared evenly, the run is finished, or has begun where it is not to be resumed,
+            another process trains it, or devices are not there.
+        CheckpointError: There is no checkpoint to resume from.
         ManifestError: Files that a resume needs are not there.
     """
     console = console or Console()
@@ -76,7 +77,7 @@ def train_run(
     run = Run.open(folder, overrides)
     if resume:
         _require_files(run)
-    with _ending_together(fabric), _held_by_first(folder, fabric), StopRequest(max_time_s) as stop:
+    with _ending_together(fabric), _held_by_first(folder, fabric, resume), StopRequest(max_time_s) as stop:
         trainer = Trainer(run, fabric, console)
         if resume:
             trainer.resume()
@@ -122,7 +123,7 @@ def _ending_together(fabric: Fabric) -> Iterator[None]:
 
 
 @contextmanager
-def _held_by_first(folder: Path, fabric: Fabric) -> Iterator[None]:
+def _held_by_first(folder: Path, fabric: Fabric, resume: bool) -> Iterator[None]:
     """The first process holds the run for all of them; where it cannot, all of them stop."""
     with ExitStack() as stack:
         refusal = None
@@ -131,6 +132,9 @@ def _held_by_first(folder: Path, fabric: Fabric) -> Iterator[None]:
                 stack.enter_context(held(folder))
             except InputError as error:
                 refusal = str(error)
+            else:
+                if not resume and (folder / RESUME).is_file():
+                    refusal = f"{folder}: this run has a checkpoint already; resume it, or make it anew."
         refusal = fabric.broadcast(refusal)
         if refusal is not None:
             raise InputError(refusal)

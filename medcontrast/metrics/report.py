@@ -131,7 +131,7 @@ class Report:
             metrics=dict(zip(self.metrics, intervals, strict=True)),
         )
 
-    def to_csv(self, path: Path | str) -> None:
+    def save_csv(self, path: Path | str) -> None:
         """Writes a row for each case and target; the file appears whole or not at all.
 
         Raises:
@@ -144,7 +144,7 @@ class Report:
         writer.writerows(rows)
         write_text(Path(path), stream.getvalue())
 
-    def to_json(self, path: Path | str) -> None:
+    def save(self, path: Path | str) -> None:
         """Writes scores, summary and definitions; the file appears whole or not at all.
 
         Raises:
@@ -161,7 +161,7 @@ class Report:
         write_text(Path(path), json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
     @classmethod
-    def from_json(cls, path: Path | str) -> Report:
+    def load(cls, path: Path | str) -> Report:
         """Reads what `to_json` wrote; the summary is computed again from the scores.
 
         Raises:

@@ -23,7 +23,7 @@ class ProbeRowSettings(Settings):
     recipe: str
     """Relative to the grid file."""
     set: tuple[str, ...] = ()
-    """`key.subkey=value` items for this row alone, after those of the whole grid."""
+    """`key.subkey=value` items for this row alone, after those of the whole grid; paths start from the grid file."""
     runs: int | None = Field(default=None, ge=1)
     """Runs of this row; default: the grid's."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from medcontrast.settings.recipe import Recipe
 from medcontrast.settings.sentences import names_of, sentences, settings_classes
 
 AnyRecipe = Recipe | PretrainRecipe
+_PATHS = ("data.manifest", "data.root", "train.init_from")
+"""Settings that are paths, relative to the recipe file."""
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 
 
@@ -58,29 +61,31 @@ class _YamlFault(Exception):
     pass
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> AnyRecipe:
+def load_recipe(path: Path, overrides: Sequence[str] = (), *, beside: Path | None = None) -> AnyRecipe:
     """Reads and validates a recipe; method.name says whether it segments or pre-trains.
 
     Args:
         path: The YAML file.
         overrides: `key.subkey=value` items, the value in YAML; they pass the same validation.
+        beside: The file that the overrides stand in, and that their paths are relative to. By default they were typed,
+            and their paths are relative to the working folder.
 
     Raises:
         RecipeError: With every fault, one a line.
     """
     tree = read_yaml(path)
     for override in overrides:
-        _apply(tree, override)
+        _apply(tree, override, path, beside)
     return recipe_from_tree(tree, where=str(path))
 
 
-def load_segmentation_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_segmentation_recipe(path: Path, overrides: Sequence[str] = (), *, beside: Path | None = None) -> Recipe:
     """`load_recipe` for a command that only segmentation has.
 
     Raises:
         RecipeError: With every fault; or it pre-trains an encoder.
     """
-    return require_segmentation(load_recipe(path, overrides), where=str(path))
+    return require_segmentation(load_recipe(path, overrides, beside=beside), where=str(path))
 
 
 def require_segmentation(recipe: AnyRecipe, *, where: str) -> Recipe:
@@ -200,7 +205,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _apply(tree: dict[str, Any], override: str, path: Path, beside: Path | None) -> None:
     key, equals, text = override.partition("=")
     if not equals or not all(part.strip() for part in key.split(".")):
         raise RecipeError(f"--set {override}: expected KEY=VALUE, for example --set train.steps=100.")
@@ -209,8 +214,11 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     except (yaml.YAMLError, _YamlFault, RecursionError) as error:
         raise RecipeError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}.") from None
     *parents, last = key.strip().split(".")
-    if key.strip() in ("data.manifest", "data.root", "train.init_from") and isinstance(value, str):
-        value = str(Path(value).absolute())  # what is typed at a prompt is relative to where it is typed
+    if key.strip() in _PATHS and isinstance(value, str) and not Path(value).is_absolute():
+        if beside is None:
+            value = str(Path(value).absolute())
+        else:  # the same in every clone, wherever the command is started
+            value = Path(os.path.relpath(beside.parent / value, path.parent)).as_posix()
     branch = tree
     for parent in parents:
         branch = branch.setdefault(parent, {})

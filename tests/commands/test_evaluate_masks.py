@@ -8,6 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medcontrast.engine import evaluation_output
+
 
 def test_evaluate_masks(cli, tiny, masks):
     predictions, labels, folder = masks
@@ -84,7 +86,22 @@ def test_scores_stay_where_the_other_report_is_of_other_labels(cli, refused, mas
     content["cases"]["case_0"][0]["volume_ml_reference"] *= 2
     before.write_text(json.dumps(content))
     refused(cli(*words, "-o", folder / "second", "--against", before), "Paired reports need the same labels")
-    assert (folder / "second" / "report.json").is_file() and (folder / "second" / "cases.csv").is_file()
+    assert {path.name for path in (folder / "second").iterdir()} == {"report.json", "cases.csv", "evaluation.json"}
+
+
+def test_files_are_whole_before_anything_is_shown(cli, masks, monkeypatch):
+    """Whoever reads what is shown may leave, as `head` does; facts of earlier scores must not stand beside new ones."""
+    predictions, labels, folder = masks
+    words = ("evaluate", "--predictions", predictions, "--labels", labels, "-o", folder / "scores")
+    assert cli(*words).code == 0
+
+    def leave(*_):
+        raise SystemExit(141)
+
+    monkeypatch.setattr(evaluation_output, "show_report", leave)
+    assert cli("evaluate", "--predictions", labels, *words[3:], "--overwrite").code == 141
+    facts = json.loads((folder / "scores" / "evaluation.json").read_text())
+    assert facts["predictions"] == str(labels) and facts["warnings"]
 
 
 def test_the_tolerance_is_the_one_that_is_named(cli, tiny, masks):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import time
@@ -13,11 +14,12 @@ from filelock import FileLock
 from tiny_grid import NAMES, edit_grid, edit_manifest, recorded
 
 from medcontrast import checkpoint
-from medcontrast.engine.benchmark import benchmark
+from medcontrast.engine.benchmark import benchmark, segmentation
 from medcontrast.engine.benchmark.records import Record
 from medcontrast.engine.loop import Trainer
 from medcontrast.engine.stopping import StopRequest
-from medcontrast.errors import NonFiniteLossError
+from medcontrast.errors import NonFiniteLossError, NonFiniteOutputError
+from medcontrast.settings import load_recipe
 
 
 def test_a_grid_runs_to_its_tables_and_again_from_records_alone(cli, grid):
@@ -153,6 +155,55 @@ def test_a_cell_whose_loss_is_not_finite_keeps_no_other_from_its_turn(cli, grid,
     assert cli("benchmark", grid).code == 0 and recorded() == NAMES
 
 
+def test_a_cell_whose_output_is_not_finite_keeps_no_other_from_its_turn(cli, grid, monkeypatch):
+    score, broken = segmentation.score_checkpoints, "supervised-2-0"
+
+    def some(checkpoints, **options):
+        if checkpoints[0].name == broken:
+            raise NonFiniteOutputError("case_05: its output is NaN.")
+        return score(checkpoints, **options)
+
+    monkeypatch.setattr(segmentation, "score_checkpoints", some)
+    found = cli("benchmark", grid)
+    assert (found.code, found.err) == (1, f"Failed: {broken}: case_05: its output is NaN.\n")
+    assert recorded() == [name for name in NAMES if name != broken]
+
+
+def test_a_record_keeps_the_recipe_that_was_trained(cli, grid, tiny, monkeypatch):
+    """Its file may be edited while a cell trains."""
+    train = benchmark.train_run
+
+    def edited(folder, **options):
+        tree = tiny.set_key(tiny.recipe_tree("supervised"), "train.optimizer.lr", 0.5)
+        tiny.write_recipe(grid.parent / "supervised.yaml", tree)
+        return train(folder, **options)
+
+    trained = load_recipe(grid.parent / "supervised.yaml").train.optimizer.lr
+    monkeypatch.setattr(benchmark, "train_run", edited)
+    found = cli("benchmark", grid, "--only", "supervised-2-0")
+    record = Record.load(Path("benchmarks/results/tiny/supervised-2-0.json"))
+    assert record.recipe["train"]["optimizer"]["lr"] == trained != 0.5
+    assert found.code == 2 and "this record was made with train.optimizer.lr" in found.err
+
+
+def test_a_record_keeps_what_its_evaluation_warned_of_without_folders(cli, grid, monkeypatch):
+    score = segmentation.score_checkpoints
+
+    def warned(checkpoints, **options):
+        report = score(checkpoints, **options)
+        path = options["output"] / "evaluation.json"
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        told = [f"{Path('data').absolute()}/images/case_05.nii: is odd.", f"cases chose {checkpoints[0]}."]
+        path.write_text(json.dumps({**facts, "warnings": [*facts["warnings"], *told]}), encoding="utf-8")
+        return report
+
+    monkeypatch.setattr(segmentation, "score_checkpoints", warned)
+    found = cli("benchmark", grid, "--only", "supervised-2-0")
+    record = Record.load(Path("benchmarks/results/tiny/supervised-2-0.json"))
+    assert record.facts["warnings"] == ["images/case_05.nii: is odd.", "cases chose its run."]
+    assert "Warning: images/case_05.nii: is odd. Warning: cases chose its run." in found.out
+
+
 def test_where_all_fail_the_reasons_are_what_is_said(cli, grid, monkeypatch):
     def none(folder, **_):
         raise NonFiniteLossError("Loss is NaN at step 1.")
@@ -164,9 +215,9 @@ def test_where_all_fail_the_reasons_are_what_is_said(cli, grid, monkeypatch):
 
 def test_no_time_left_leaves_every_cell_for_later(cli, grid):
     found = cli("benchmark", grid, "--max-time", "0.001s", "--only", "supervised-2-0")
-    assert found.code == 2
-    assert "there is no record yet" in found.err
-    assert "1 cells are not finished" in found.out
+    assert found.code == 0
+    assert "1 cells are not finished" in found.out and "\nNot run yet: " in found.out
+    assert sorted(path.name for path in Path("benchmarks/results/tiny").iterdir()) == ["table.md"]
 
 
 def test_a_cell_of_another_process_is_left_alone(cli, grid):

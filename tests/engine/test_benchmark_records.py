@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from tiny_grid import edit_grid, edit_manifest, recorded
 
+from medcontrast.engine.benchmark.records import Record
+
 
 def test_a_record_of_another_recipe_is_refused(cli, grid):
     assert cli("benchmark", grid, "--only", "supervised-2-0").code == 0
@@ -139,6 +141,26 @@ def test_a_cell_of_a_start_that_was_trained_anew_is_refused(cli, grid, tiny):
     found = cli("benchmark", grid, "--only", "supervised-2-1")
     assert found.code == 2 and recorded() == ["supervised-2-0"]
     assert "start was trained anew: supervised-2-1 starts from other weights of it" in found.err.replace("\n", " ")
+
+
+def test_paths_of_a_grid_start_from_its_file(cli, grid, tiny, tmp_path, monkeypatch):
+    """The same records hold in every clone, from whatever folder the command is started."""
+    tiny.train(tiny.make_run(grid.parent, tiny.recipe_tree(steps=1), name="start"))
+    edit_grid(grid, set=["train.steps=2", "train.init_from=start"])
+    (grid.parent / "recipes").mkdir()
+    tree = tiny.set_key(tiny.recipe_tree("supervised"), "data.manifest", "../data/manifest.json")
+    tiny.write_recipe(grid.parent / "recipes" / "supervised.yaml", tree)
+    rows = {"supervised": {"recipe": "recipes/supervised.yaml"}}
+    edit_grid(grid, rows=rows, baseline="supervised", default="supervised", runs=1)
+    found = cli("benchmark", grid)
+    assert found.code == 0, found.err
+    record = Record.load(Path("benchmarks/results/tiny/supervised-2-0.json"))
+    assert record.recipe["train"]["init_from"] == "../start"
+    results = Path("benchmarks/results/tiny").absolute()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = cli("benchmark", grid, "--report", "--results", results)
+    assert again.code == 0, again.err
 
 
 def test_a_run_that_has_begun_is_judged_by_the_weights_it_began_with(cli, grid, tiny):

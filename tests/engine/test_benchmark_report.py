@@ -77,12 +77,39 @@ def test_the_table_by_hand(tmp_path):
     assert (ours["parameters"], ours["hours"]) == ("1.50 M", "0.50")
     assert "SD over runs" not in table(text, "all cases labeled")["full"]  # where no row has one
     assert (
-        "Conditions: network unet; which predicts student (supervised, full), teacher (mean_teacher); "
+        "Conditions: steps 2; network unet; which predicts student (supervised, full), teacher (mean_teacher); "
         "spacing, mm as stored; overlap of windows 0.5; their weights gaussian; mirrored versions averaged yes;" in text
     )
     found = list(csv.DictReader((tmp_path / "out" / "table.csv").read_text(encoding="utf-8").splitlines()))
-    assert {row["figure"] for row in found} >= {"dice", "hd95_pooled_mm"}
-    assert next(row for row in found if row["row"] == "full" and row["figure"] == "dice")["mean"] == "0.8"
+    assert {row["figure"] for row in found} >= {"dice", "hd95_pooled_mm", "asd_mm"}
+    kept = {(row["row"], row["figure"]): row for row in found}
+    assert kept["full", "dice"]["mean"] == "0.8"
+    lead = kept["mean_teacher", "dice"]
+    assert [lead[f"against_supervised{part}"] for part in ("", "_low", "_high", "_p")] == ["0.1", "0.1", "0.1", "0.25"]
+    assert (lead["of_full"], lead["trained_parameters"], lead["train_seconds"]) == ("0.875", "1500000", "1800")
+    # only what the table compares has a difference, and nothing has one to itself
+    assert kept["mean_teacher", "asd_mm"]["against_supervised"] == lead["against_mean_teacher"] == ""
+
+
+def test_steps_in_which_rows_differ_are_said(tmp_path):
+    records = {f"{row}-2-0": make(row, 0, [0.5, 0.6]) for row in ("supervised", "mean_teacher")}
+    records["mean_teacher-2-0"].facts["step"] = 5
+    assert "Conditions: steps 2 (supervised), 5 (mean_teacher);" in write_report(settings(), records, tmp_path)
+
+
+def test_what_evaluations_warned_of_stands_below(tmp_path):
+    records = {f"supervised-2-{run}": make("supervised", run, [0.5, 0.6]) for run in (0, 1)}
+    records["mean_teacher-2-0"] = make("mean_teacher", 0, [0.5, 0.6])
+    records["supervised-2-1"].facts["warnings"] = ["scan a is odd."]
+    assert write_report(settings(), records, tmp_path).endswith("machine. Warning of supervised-2: scan a is odd.")
+
+
+def test_a_grid_without_a_record_says_what_has_not_been_run(tmp_path):
+    (tmp_path / "page.md").write_text("<!-- benchmark tiny -->\n\nold\n\n<!-- end -->\n", encoding="utf-8")
+    text = write_report(settings(), {}, tmp_path / "out", tmp_path / "page.md")
+    assert text == "Not run yet: supervised and mean_teacher with 2 labels; full with all labels."
+    assert f"\n\n{text}\n\n" in (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["table.md"]
 
 
 def test_scans_of_a_patient_are_drawn_together(tmp_path):

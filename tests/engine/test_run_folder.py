@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 from medcontrast.engine import run as run_module
 from medcontrast.engine.run import Run
@@ -28,7 +29,7 @@ def create(path, folder, *overrides, **options):
 
 def test_the_resolved_recipe_makes_the_same_run(recipe, tmp_path):
     first = create(recipe, tmp_path / "first")
-    assert sorted(path.name for path in first.folder.iterdir()) == ["manifest.json", "resolved.yaml"]
+    assert sorted(path.name for path in first.folder.iterdir()) == [".lock", "manifest.json", "resolved.yaml"]
     second = create(first.folder / "resolved.yaml", tmp_path / "second")
     assert second.recipe == first.recipe
     assert (second.manifest.labeled, second.manifest.labels) == (first.manifest.labeled, first.manifest.labels)
@@ -78,6 +79,7 @@ def test_overwrite_takes_away_what_a_run_writes_and_nothing_else(recipe, tmp_pat
     for name in ("last.pt", "last.safetensors", "best.safetensors", "log.jsonl", "run.json", "notes.txt"):
         (folder / name).write_text("old")
     scores = {"evaluation_test_last": "evaluation.json", "evaluation_other_test_best": "evaluation.json"}
+    scores["evaluation_validation_last"] = "report.json"  # a kill came before its facts
     scores |= {"probe_test": "probe.json", "probe_notes": "mine.json", "evaluation": "evaluation.json"}
     for name, file in {"tensorboard": "file", "overlays": "file", **scores}.items():
         (folder / name).mkdir()
@@ -250,13 +252,46 @@ def test_a_run_that_another_process_trains_is_not_replaced(recipe, tmp_path):
     run = create(recipe, tmp_path / "run")
     before = (run.folder / "resolved.yaml").read_text()
     sentence = rf"^{run.folder}: another process trains this run; wait for its end, or stop it\.$"
-    with held(run.folder):
+    with FileLock(run.folder / ".lock"):  # as another process has it
         with pytest.raises(InputError, match=sentence), held(run.folder):
             pass
         with pytest.raises(InputError, match=sentence):
             create(recipe, run.folder, "train.steps=9", overwrite=True)
         assert (run.folder / "resolved.yaml").read_text() == before
     create(recipe, run.folder, "train.steps=9", overwrite=True)
+
+
+def test_who_holds_a_run_may_hold_it_again(recipe, tmp_path, monkeypatch):
+    run = create(recipe, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    with held(run.folder):
+        with held(Path("run")):
+            pass
+        with pytest.raises(Timeout), FileLock(run.folder / ".lock", timeout=0):
+            pass
+    with FileLock(run.folder / ".lock", timeout=0):
+        pass
+
+
+def test_a_run_is_held_from_its_making_on(recipe, tmp_path):
+    """A second start in the seconds before the first one trains must not take its place."""
+    with Run.begun(tmp_path / "run", load_recipe(recipe), recipe) as run:
+        assert run.recipe == Run.open(run.folder).recipe
+        with pytest.raises(Timeout), FileLock(run.folder / ".lock", timeout=0):
+            pass
+    (run.folder / "last.pt").touch()
+    sentence = rf"^{run.folder}: this run has a checkpoint already; resume it, or make it anew\.$"
+    with pytest.raises(InputError, match=sentence):
+        train_run(run.folder, resume=False, accelerator="cpu")
+
+
+def test_somebodys_folder_stays_as_it_is(recipe, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "scan.nii").touch()
+    for overwrite in (False, True):
+        with pytest.raises(OutputError):
+            create(recipe, tmp_path / "mine", overwrite=overwrite)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["scan.nii"]
 
 
 def test_an_empty_folder_is_free(recipe, tmp_path):

@@ -84,7 +84,7 @@ def test_names_are_no_markup() -> None:
 
 def test_csv_has_a_row_for_each_case_and_target(tmp_path: Path) -> None:
     cases = {case: [score(0.8), score(0.1 + 0.2, target="aorta, wall")] for case in ("b", "a")}
-    Report(cases).to_csv(tmp_path / "new" / "scores.csv")
+    Report(cases).save_csv(tmp_path / "new" / "scores.csv")
     with (tmp_path / "new" / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["case"], row["target"]) for row in rows] == [
@@ -116,8 +116,8 @@ def test_json_round_trip(tmp_path: Path, voxels: bool, patients: dict[str, str])
             voxels=voxels,
         )
     written = Report(cases, patients, resamples=500, seed=3, level=0.9)
-    written.to_json(tmp_path / "report.json")
-    read = Report.from_json(tmp_path / "report.json")
+    written.save(tmp_path / "report.json")
+    read = Report.load(tmp_path / "report.json")
     assert read == written
     assert read.summary == written.summary
     assert read.lines() == written.lines()
@@ -137,7 +137,7 @@ def test_a_patient_with_one_scan_changes_nothing() -> None:
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "report.json"
-    report(0.7, 0.8).to_json(target)
+    report(0.7, 0.8).save(target)
     before = target.read_bytes()
 
     def full(_: int) -> None:
@@ -145,24 +145,24 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OutputError, match=r"report\.json: cannot be written \(No space left on device\)"):
-        report(0.1, 0.2).to_json(target)
+        report(0.1, 0.2).save(target)
     assert target.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
 
 def test_a_file_is_replaced_and_not_written_over(tmp_path: Path) -> None:
     target, held = tmp_path / "report.json", tmp_path / "held.json"
-    report(0.7, 0.8).to_json(target)
+    report(0.7, 0.8).save(target)
     before = target.read_bytes()
     held.hardlink_to(target)
-    report(0.1, 0.2).to_json(target)
+    report(0.1, 0.2).save(target)
     assert held.read_bytes() == before != target.read_bytes()
 
 
 def test_an_unusable_place_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"scores\.csv: cannot be written"):
-        report(0.5).to_csv(tmp_path / "file" / "scores.csv")
+        report(0.5).save_csv(tmp_path / "file" / "scores.csv")
 
 
 @pytest.mark.parametrize(
@@ -180,11 +180,11 @@ def test_reading_something_else(tmp_path: Path, content: str, message: str) -> N
     path = tmp_path / "report.json"
     path.write_text(content)
     with pytest.raises(InputError, match=message):
-        Report.from_json(path)
+        Report.load(path)
     with pytest.raises(
         InputError, match=r"absent\.json: cannot be read \(No such file or directory\); name the report"
     ):
-        Report.from_json(tmp_path / "absent.json")
+        Report.load(tmp_path / "absent.json")
 
 
 @pytest.mark.parametrize(
@@ -193,12 +193,12 @@ def test_reading_something_else(tmp_path: Path, content: str, message: str) -> N
 )
 def test_damaged_fields_are_refused(tmp_path: Path, field: str, value: object) -> None:
     path = tmp_path / "report.json"
-    report(0.7, 0.8).to_json(path)
+    report(0.7, 0.8).save(path)
     content = json.loads(path.read_text())
     content["cases"]["case1"][0][field] = value
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=f"damaged report, TypeError: {field} holds {value!r}"):
-        Report.from_json(path)
+        Report.load(path)
 
 
 @pytest.mark.parametrize(
@@ -215,12 +215,12 @@ def test_damaged_fields_are_refused(tmp_path: Path, field: str, value: object) -
 )
 def test_damaged_settings_of_the_bootstrap_are_refused(tmp_path: Path, field: str, value: object) -> None:
     path = tmp_path / "report.json"
-    report(0.7, 0.8).to_json(path)
+    report(0.7, 0.8).save(path)
     content = json.loads(path.read_text())
     content["bootstrap"][field] = value
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=f"damaged report, TypeError: {field} of the bootstrap holds {value!r}"):
-        Report.from_json(path)
+        Report.load(path)
 
 
 def test_cases_must_match() -> None:

@@ -24,7 +24,7 @@ from medcontrast.engine.benchmark.records import (
 from medcontrast.engine.run import Run, resolve_paths
 from medcontrast.engine.run_files import FACTS
 from medcontrast.engine.session import train_run
-from medcontrast.errors import CheckpointError, InputError, NonFiniteLossError
+from medcontrast.errors import CheckpointError, InputError, NonFiniteError
 from medcontrast.files import make_folder
 from medcontrast.say import say
 from medcontrast.settings import AnyRecipe
@@ -75,7 +75,7 @@ class Benchmark(ABC, Generic[AnyCell]):
             into: A Markdown file whose marked part the tables replace.
 
         Raises:
-            InputError: There is no record, one is damaged or of another recipe, or `into` has no such part.
+            InputError: A record is damaged or of another recipe, or `into` has no such part.
         """
 
     @abstractmethod
@@ -136,12 +136,12 @@ class Benchmark(ABC, Generic[AnyCell]):
         return None
 
     @abstractmethod
-    def opened(self, cell: AnyCell) -> Run:
-        """The cell's run, made where it is not there yet."""
+    def opened(self, cell: AnyCell, recipe: AnyRecipe) -> Run:
+        """The cell's run, made of its recipe where it is not there yet."""
 
     @abstractmethod
-    def record(self, cell: AnyCell, run: Run, path: Path) -> None:
-        """Scores a finished run and writes its record."""
+    def record(self, cell: AnyCell, recipe: AnyRecipe, run: Run, path: Path) -> None:
+        """Scores a finished run and writes its record, with the recipe that the run was opened with."""
 
     def reopened(self, cell: AnyCell, recipe: AnyRecipe, raw: dict[str, Any]) -> Run | None:
         """The cell's run as far as it was worked on, or None.
@@ -177,7 +177,7 @@ class Benchmark(ABC, Generic[AnyCell]):
             only: Take only these rows or cells, by name; nothing means all.
 
         Returns:
-            The cells that are not finished. One whose loss became NaN keeps no other from its turn.
+            The cells that are not finished. One whose loss or output is not finite keeps no other from its turn.
         """
         failed: dict[str, str] = {}
         deadline = None if max_time_s is None else time.monotonic() + max_time_s
@@ -194,7 +194,7 @@ class Benchmark(ABC, Generic[AnyCell]):
                         break
             except Timeout:
                 say(console, f"{cell.name}: another process works on it.")
-            except NonFiniteLossError as error:
+            except NonFiniteError as error:
                 failed[cell.name] = str(error)
                 say(console, f"{cell.name}: {error}")
         return Unfinished([cell.name for cell in wanted if not self.record_path(cell).exists()], failed)
@@ -205,14 +205,15 @@ class Benchmark(ABC, Generic[AnyCell]):
 
     def _finish(self, cell: AnyCell, console: Console, max_time_s: float | None) -> bool:
         """Trains a cell and scores it if that comes to its end; False where something asked to stop."""
-        run, stopped = self.opened(cell), None
+        recipe = self.recipe(cell)  # once: its file may be edited while this trains
+        run, stopped = self.opened(cell, recipe), None
         total, resumed = run.recipe.train.steps, run.resume_file.is_file()
         if not resumed or _step(run) < total:
             say(console, f"{cell.name}: {'resuming' if resumed else 'training'}")
             stopped = train_run(run.folder, resume=resumed, max_time_s=max_time_s, console=console)
         if _step(run) < total:
             return False
-        self.record(cell, run, self.record_path(cell))
+        self.record(cell, recipe, run, self.record_path(cell))
         say(console, f"{cell.name}: recorded in {self.record_path(cell)}")
         if stopped is not None:
             say(console, f"The grid ends here because {stopped}.")
@@ -232,11 +233,6 @@ def run_facts(run: Run) -> dict[str, Any]:
         **{key: facts[key] for key in (*kept, *sorted({"init_from", "bfloat16_rounded"} & facts.keys()))},
         **({"earlier": earlier} if earlier else {}),
     }
-
-
-def no_records(results: Path) -> InputError:
-    """What a report without records says."""
-    return InputError(f"{results}: there is no record yet, so there is no table to make.")
 
 
 def _told_start(facts: Mapping[str, Any]) -> str | None:

@@ -59,7 +59,7 @@ def write_probe_report(
 
     Args:
         grid: The settings.
-        records: Name of the cell -> its record, at least one.
+        records: Name of the cell -> its record. Without any, all that is written is what has not been run.
         folder: Where the files go.
         into: A Markdown file with `<!-- benchmark NAME -->` and `<!-- end -->`; what stands between is replaced.
 
@@ -67,12 +67,15 @@ def write_probe_report(
         InputError: Records hold other images, units or classifiers than each other, one of `groups` does not occur,
             `drop` has no two groups of the same units, or `into` has no such place.
     """
-    _require_alike(grid, records)
+    if records:
+        _require_alike(grid, records)
     wanted = tables.gathered(((cell.row, cell.name) for cell in probe_cells(grid)), records)
     lines = [EncoderLine(row, count, found) for row, (count, found) in wanted.items() if found]
+    missing = tables.not_run({"": [row for row, (_, found) in wanted.items() if not found]})
+    if not records:
+        return tables.write_parts(grid, folder, into, [missing, grid.note])
     figures = {classifier: _figures(grid, lines, classifier) for classifier in _classifiers(grid)}
     parts = [f"**{_title(classifier)}**\n\n{_table(lines, each)}" for classifier, each in figures.items()]
-    missing = tables.not_run({"": [row for row, (_, found) in wanted.items() if not found]})
     parts += [missing, _notes(grid, lines), grid.note]
     lead = _classifiers(grid)[0]
     marks, axis = tables.points(figures[lead][0], lines, _title(lead)), f"accuracy, {_title(lead)}"
@@ -136,17 +139,7 @@ def _notes(grid: ProbeGridSettings, lines: Sequence[EncoderLine]) -> str:
         parts.append("By the multi-label probe an image is right where its labels are those with the highest scores.")
     if grid.drop is not None:
         parts.append(f"Lost: accuracy on the first {grid.drop} minus that on the second, paired by unit.")
-    return " ".join([*parts, *_warnings(lines)])
-
-
-def _warnings(lines: Sequence[EncoderLine]) -> list[str]:
-    """What made a probe's figures doubtful, each once, with its rows where not all have it."""
-    rows: dict[str, list[str]] = {}
-    for line in lines:
-        for warning in dict.fromkeys(each for record in line.records for each in record.facts.get("warnings", ())):
-            rows.setdefault(warning, []).append(line.row)
-    named = {warning: "" if len(of) == len(lines) else f" of {', '.join(of)}" for warning, of in rows.items()}
-    return [f"Warning{of}: {warning}" for warning, of in named.items()]
+    return " ".join([*parts, *tables.warnings((line.row, line) for line in lines)])
 
 
 def _training(lines: Sequence[EncoderLine]) -> str:
@@ -170,30 +163,17 @@ def _training(lines: Sequence[EncoderLine]) -> str:
 def _csv(grid: ProbeGridSettings, lines: Sequence[EncoderLine], figures: dict[str, list[Figure]]) -> str:
     """A row for each line, classifier and figure; what it has no difference for stays empty."""
     references = tables.reference_rows(grid)
-    compared = [f"against_{name}{part}" for name in references for part in ("", "_low", "_high", "_p")]
+    compared = tables.against_heads(references)
     heads = ["row", "runs", "classifier", "fraction", "group", "accuracy", "low", "high", "sd_over_runs", *compared]
     rows = []
     for place, line in enumerate(lines):
         for classifier, each in figures.items():
             for figure in each:
                 group = "" if figure.name == _ACCURACY else figure.name
-                values = _values(figure, place, references)
-                rows.append([line.row, len(line.records), *classifier.split(), group, *values])
+                values = tables.against_values(figure, place, references)
+                spread = tables.mean_values(figure.means[place])
+                rows.append([line.row, len(line.records), *classifier.split(), group, *spread, *values])
     return tables.csv_table(heads, rows)
-
-
-def _values(figure: Figure, place: int, references: Sequence[str]) -> list[float | None]:
-    """Mean, interval and SD of one line, then difference, interval and p for each reference row."""
-    mean = figure.means[place]
-    found = [mean.interval.mean, mean.interval.low, mean.interval.high, mean.sd_over_runs]
-    for name in references:
-        each = figure.against[name][place] if name in figure.against else None
-        if each is None:
-            found += [None] * 4
-        else:
-            change = each.difference.interval
-            found += [change.mean, change.low, change.high, each.p]
-    return found
 
 
 def _require_alike(grid: ProbeGridSettings, records: dict[str, ProbeRecord]) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medcontrast.data.fit import recipe_manifest
 from medcontrast.data.images.manifest import CONTAINS, ImageManifest
-from medcontrast.engine.benchmark.benchmark import Benchmark, no_records, run_facts
+from medcontrast.engine.benchmark.benchmark import Benchmark, run_facts
 from medcontrast.engine.benchmark.encoder_records import ProbeRecord, make_probe_record
 from medcontrast.engine.benchmark.encoder_report import classifier_name, require_comparable, write_probe_report
 from medcontrast.engine.benchmark.records import require_cell, require_split
@@ -22,7 +22,7 @@ from medcontrast.engine.probe.run import load_trained
 from medcontrast.engine.run import Run, resolve_paths
 from medcontrast.errors import InputError
 from medcontrast.inference.device import resolve_device
-from medcontrast.settings import PretrainRecipe, load_recipe, require_pretraining
+from medcontrast.settings import AnyRecipe, PretrainRecipe, load_recipe, require_pretraining
 from medcontrast.settings.grid import ProbeCell, ProbeGridSettings, probe_cells
 
 
@@ -45,7 +45,7 @@ class ProbeBenchmark(Benchmark[ProbeCell]):
     def recipe(self, cell: ProbeCell) -> PretrainRecipe:
         """The cell's recipe, with the run as its seed."""
         path, sets = self.recipe_path(cell), [*self.grid.set, *self.grid.rows[cell.row].set, f"seed={cell.run}"]
-        return require_pretraining(load_recipe(path, sets), where=f"{self.path}: {path}")
+        return require_pretraining(load_recipe(path, sets, beside=self.path), where=f"{self.path}: {path}")
 
     def records(self) -> dict[str, ProbeRecord]:
         """Records of the finished cells, each of the recipe that the grid asks for.
@@ -65,10 +65,7 @@ class ProbeBenchmark(Benchmark[ProbeCell]):
         return found
 
     def report(self, into: Path | None) -> str:
-        records = self.records()
-        if not records:
-            raise no_records(self.results)
-        return write_probe_report(self.grid, records, self.results, into)
+        return write_probe_report(self.grid, self.records(), self.results, into)
 
     def require_ready(self, wanted: Sequence[ProbeCell]) -> None:
         super().require_ready(wanted)
@@ -90,16 +87,16 @@ class ProbeBenchmark(Benchmark[ProbeCell]):
         members = {kind: group_members(names) for kind, names in cases.groups.items()}
         require_comparable(self.grid, members, image_units(cases.scored))
 
-    def opened(self, cell: ProbeCell) -> Run:
+    def opened(self, cell: ProbeCell, recipe: AnyRecipe) -> Run:
         folder, path = self.work / cell.name, self.recipe_path(cell)
-        recipe = self.recipe(cell)
         manifest = recipe_manifest(recipe, path)
         known = self.reopened(cell, resolve_paths(recipe, path), manifest.raw)
         if known is not None:
             return known
         return Run.create(folder, recipe, path, overwrite=folder.exists())
 
-    def record(self, cell: ProbeCell, run: Run, path: Path) -> None:
+    def record(self, cell: ProbeCell, recipe: AnyRecipe, run: Run, path: Path) -> None:
+        assert isinstance(recipe, PretrainRecipe)
         assert isinstance(run.manifest, ImageManifest)
         trained = load_trained(run.folder)
         images = probe_images(run.manifest, trained.recipe.data, split=self.grid.split)
@@ -118,4 +115,4 @@ class ProbeBenchmark(Benchmark[ProbeCell]):
             "warnings": list(images.warnings),
             **run_facts(run),
         }
-        make_probe_record(cell, self.recipe(cell), images, hits, facts).save(path)
+        make_probe_record(cell, recipe, images, hits, facts).save(path)

@@ -20,6 +20,7 @@ from medcontrast.metrics.definitions import DEFINITIONS
 from medcontrast.settings.grid import GridSettings, cells
 
 _CONDITIONS = {
+    "steps": ("facts", "step"),
     "network": ("recipe", "network", "name"),
     "which predicts": ("facts", "network"),
     "spacing, mm": ("recipe", "data", "spacing_mm"),
@@ -36,7 +37,7 @@ _CONDITIONS = {
 
 _DISTANCES = {"HD95 pooled": "hd95_pooled_mm", "ASSD": "assd_mm", "volume error, ml": "volume_error_ml"}
 """Columns of the grid's target beside its Dice."""
-_FIGURES = ("dice", "hd95_pooled_mm", "hd95_max_directed_mm", "assd_mm", "surface_dice", "volume_error_ml")
+_FIGURES = ("dice", "hd95_pooled_mm", "hd95_max_directed_mm", "asd_mm", "assd_mm", "surface_dice", "volume_error_ml")
 """Of the CSV."""
 
 
@@ -90,7 +91,7 @@ def write_report(
 
     Args:
         grid: The settings.
-        records: Name of the cell -> its record, at least one.
+        records: Name of the cell -> its record. Without any, all that is written is what has not been run.
         folder: Where the files go.
         into: A Markdown file with `<!-- benchmark NAME -->` and `<!-- end -->`; what stands between is replaced.
         peers: Records of other toolkits on the same cases, by name.
@@ -102,7 +103,8 @@ def write_report(
             place.
     """
     peers = peers or {}
-    _require_alike(grid, {**records, **peers})
+    if records or peers:
+        _require_alike(grid, {**records, **peers})
     wanted = tables.gathered((((cell.row, cell.labeled), cell.name) for cell in cells(grid)), records)
     others = tables.gathered((((f"{each.row} (peer)", each.labeled), name) for name, each in peers.items()), peers)
     every = [
@@ -110,6 +112,8 @@ def write_report(
         for (row, labeled), (count, found) in (*wanted.items(), *others.items())
     ]
     lines = [line for line in every if line.records]
+    if not lines:
+        return tables.write_parts(grid, folder, into, [_not_run(every), grid.note])
     cases = sorted(lines[0].records[0].cases)  # the order of all scores
     units = patient_units(cases, patients or {})
     by_count = {line.labeled: [each for each in lines if each.labeled == line.labeled] for line in lines}
@@ -119,7 +123,8 @@ def write_report(
     parts += [_not_run(every), _notes(by_count, units), grid.note, _peer_notes(lines)]
     leads = [tables.points(figures[count][0], those, f"{count} labeled") for count, those in by_count.items()]
     marks, axis = list(chain.from_iterable(leads)), f"Dice, {grid.target}"
-    return tables.write_tables(grid, folder, into, parts=parts, table=_csv(lines, units), marks=marks, axis=axis)
+    table = _csv(grid, lines, figures, full, units)
+    return tables.write_tables(grid, folder, into, parts=parts, table=table, marks=marks, axis=axis)
 
 
 def _figures(grid: GridSettings, lines: Sequence[MethodLine], units: Units) -> list[Figure]:
@@ -153,15 +158,17 @@ def _shares(rows: Sequence[Scores], full: Scores) -> list[str]:
 
     A row that lacks runs which another has names its own: an easy subset makes its share the larger one.
     """
-    whole = mean_over_runs(full).interval.mean if full else 0.0
-    if not whole:
-        return ["-"] * len(rows)
     most = {run for scores in rows for run in scores}
-    means = [mean_over_runs(scores).interval.mean for scores in rows]
+    shares = [_share(scores, full) for scores in rows]
     return [
-        f"{100 * mean / whole:.1f} %{tables.over(sorted(scores) if most - set(scores) else ())}"
-        for mean, scores in zip(means, rows, strict=True)
+        "-" if share is None else f"{100 * share:.1f} %{tables.over(sorted(scores) if most - set(scores) else ())}"
+        for share, scores in zip(shares, rows, strict=True)
     ]
+
+
+def _share(scores: Scores, full: Scores) -> float | None:
+    whole = mean_over_runs(full).interval.mean if full else 0.0
+    return mean_over_runs(scores).interval.mean / whole if whole else None
 
 
 def _not_run(lines: Sequence[MethodLine]) -> str:
@@ -177,17 +184,19 @@ def _notes(by_count: dict[int | str, list[MethodLine]], units: Units) -> str:
     lines = [line for those in by_count.values() for line in those]
     first = lines[0].records[0]
     over_runs = tables.common_runs("Differences", by_count.values())
-    rounded = tables.rounded_runs((f"{line.row}-{line.labeled}", line) for line in lines)
+    named = [(f"{line.row}-{line.labeled}", line) for line in lines]
+    doubts = "".join(f" {sentence}" for sentence in tables.warnings(named))
     drawn, test = drawn_words(units), "" if units is None else " over patients"
     shares = " Shares of full supervision: means over all runs of each." if "all" in by_count else ""
     return (
-        f"{len(first.cases)} {first.facts['split']} cases, last checkpoint, {first.facts['step']} steps. Means are "
+        f"{len(first.cases)} {first.facts['split']} cases, last checkpoint. Means are "
         f"over cases, each averaged over its runs, with 95 % bootstrap intervals over {drawn} (10,000 resamples); "
         f"SD is that of the runs' means. Run k has seed k and labeled subset k. {over_runs} Differences are paired by "
         f"case.{shares} p is Wilcoxon's signed-rank test{test}, Holm-corrected over the rows of its column. "
         "Missed: structures, summed over cases and runs, that are there and were not found; Dice 0, distance the "
         "image's diagonal. HD95 pooled: the 95th percentile of the distances of both directions together. Distances in "
-        f"mm. {_conditions(lines)}{rounded} Hours are wall time of training; compare them only on one machine."
+        f"mm. {_conditions(lines)}{tables.rounded_runs(named)} Hours are wall time of training; compare them only on "
+        f"one machine.{doubts}"
     )
 
 
@@ -202,7 +211,8 @@ def _conditions(lines: Sequence[MethodLine]) -> str:
                 counts += [line.labeled] if line.labeled not in counts else []
         values = list(found) if len(found) == 1 else [f"{value} ({_rows(value, found)})" for value in found]
         parts.append(f"{words} {', '.join(values)}")
-    return f"Conditions: {'; '.join(parts)}."
+    whose = " of the grid's own rows" if any(line.peer for line in lines) else ""
+    return f"Conditions{whose}: {'; '.join(parts)}."
 
 
 def _rows(value: str, found: Mapping[str, Mapping[str, Sequence[int | str]]]) -> str:
@@ -232,21 +242,38 @@ def _peer_notes(lines: Sequence[MethodLine]) -> str:
             facts = line.records[0].facts
             words = [f"{line.peer['name']} {line.peer['version']}, {facts['step']} steps", *facts.get("notes", ())]
             said.append(f"{line.row}: {'; '.join(words)}.")
-    lead = "Peers are other toolkits on the same cases, their masks scored by the same evaluation."
+    lead = (
+        "Peers are other toolkits on the same cases, their masks scored by the same evaluation; network, precision and "
+        "how they predict are their own (benchmarks/peers/README.md)."
+    )
     return " ".join([lead, *dict.fromkeys(said)]) if said else ""
 
 
-def _csv(lines: Sequence[MethodLine], units: Units) -> str:
-    """A row for each line, target and figure."""
+def _csv(
+    grid: GridSettings,
+    lines: Sequence[MethodLine],
+    figures: Mapping[int | str, Sequence[Figure]],
+    full: Scores,
+    units: Units,
+) -> str:
+    """A row for each line, target and figure; differences and shares stand beside what is compared."""
+    references = tables.reference_rows(grid)
     heads = ["row", "labeled", "runs", "target", "figure", "mean", "low", "high", "sd_over_runs", "missed"]
+    heads += ["trained_parameters", "train_seconds", "of_full", *tables.against_heads(references)]
     rows = []
-    for line, target in [(each, target) for each in lines for target in each.records[0].scores]:
-        missed = sum(int(sum(record.scores[target]["missed"])) for record in line.records)
-        for metric in _FIGURES:
+    for line in lines:
+        those = [each for each in lines if each.labeled == line.labeled]
+        place, lead = those.index(line), figures[line.labeled][0]
+        for target, metric in [(target, metric) for target in line.records[0].scores for metric in _FIGURES]:
             # one by one: the last digit of a mean over many columns at once depends on how many there are
             mean = mean_over_runs(line.scores(target, metric), units)
-            spread = (mean.interval.mean, mean.interval.low, mean.interval.high, mean.sd_over_runs)
-            rows.append([line.row, line.labeled, mean.runs, target, metric, *spread, missed])
+            missed = sum(int(sum(record.scores[target]["missed"])) for record in line.records)
+            leads = (target, metric) == (grid.target, "dice")
+            share = _share(line.scores(target, metric), full) if leads else None
+            against = tables.against_values(lead if leads else None, place, references)
+            costs = tables.costs(line, "trained_parameters")
+            spread = tables.mean_values(mean)
+            rows.append([line.row, line.labeled, mean.runs, target, metric, *spread, missed, *costs, share, *against])
     return tables.csv_table(heads, rows)
 
 

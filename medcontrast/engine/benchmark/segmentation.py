@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 from medcontrast import checkpoint
 from medcontrast.data.manifest import Manifest, load_manifest
 from medcontrast.data.subsets import labeled_subset
-from medcontrast.engine.benchmark.benchmark import Benchmark, no_records, run_facts
+from medcontrast.engine.benchmark.benchmark import Benchmark, run_facts
 from medcontrast.engine.benchmark.records import (
     Record,
     load_peer_records,
@@ -23,11 +24,12 @@ from medcontrast.engine.benchmark.records import (
     require_split,
 )
 from medcontrast.engine.benchmark.report import write_report
+from medcontrast.engine.evaluation_output import FACTS
 from medcontrast.engine.run import Run, resolve_paths
 from medcontrast.engine.scoring import score_checkpoints
 from medcontrast.errors import InputError
 from medcontrast.files import write_text
-from medcontrast.settings import Recipe, load_segmentation_recipe
+from medcontrast.settings import AnyRecipe, Recipe, load_segmentation_recipe
 from medcontrast.settings.grid import Cell, GridSettings, cells
 
 
@@ -50,7 +52,7 @@ class SegmentationBenchmark(Benchmark[Cell]):
     def recipe(self, cell: Cell) -> Recipe:
         """The cell's recipe; its `data.manifest` is the grid's, from which the run's subset is drawn."""
         sets = [*self.grid.set, *self.grid.rows[cell.row].set, f"seed={cell.run}"]
-        recipe = load_segmentation_recipe(self.recipe_path(cell), sets)
+        recipe = load_segmentation_recipe(self.recipe_path(cell), sets, beside=self.path)
         data = recipe.data.model_copy(update={"manifest": self.grid.manifest})
         return recipe.model_copy(update={"data": data})
 
@@ -101,8 +103,6 @@ class SegmentationBenchmark(Benchmark[Cell]):
 
     def report(self, into: Path | None) -> str:
         records = self.records()
-        if not records:
-            raise no_records(self.results)
         manifest = self._manifest()
         peers = load_peer_records(self.results)
         for name, record in peers.items():
@@ -121,19 +121,17 @@ class SegmentationBenchmark(Benchmark[Cell]):
         _require_cases(record, [entry["case"] for entry in labeled], scored, manifest, path)
         _require_targets(record, manifest, path)
 
-    def record(self, cell: Cell, run: Run, path: Path) -> None:
+    def record(self, cell: Cell, recipe: AnyRecipe, run: Run, path: Path) -> None:
+        assert isinstance(recipe, Recipe)
+        output = run.folder / "evaluation"
         report = score_checkpoints(
-            [run.folder],
-            split=self.grid.split,
-            output=run.folder / "evaluation",
-            overwrite=True,
-            console=Console(quiet=True),
+            [run.folder], split=self.grid.split, output=output, overwrite=True, console=Console(quiet=True)
         )
-        make_record(cell, self.recipe(cell), report, self._facts(run)).save(path)
+        make_record(cell, recipe, report, {**self._facts(run), "warnings": _warnings(output, run)}).save(path)
 
-    def opened(self, cell: Cell) -> Run:
+    def opened(self, cell: Cell, recipe: AnyRecipe) -> Run:
         folder = self.work / cell.name
-        recipe = resolve_paths(self.recipe(cell), self.recipe_path(cell))
+        recipe = resolve_paths(recipe, self.recipe_path(cell))
         manifest = self._manifest(cell)
         raw = labeled_subset(manifest, cell.labeled, cell.run)
         known = self.reopened(cell, recipe, raw)
@@ -164,6 +162,13 @@ class SegmentationBenchmark(Benchmark[Cell]):
             "network": header["network"],
             **run_facts(run),
         }
+
+
+def _warnings(evaluation: Path, run: Run) -> list[str]:
+    """What the evaluation warned of, without the folders of this machine."""
+    told: list[str] = json.loads((evaluation / FACTS).read_text(encoding="utf-8"))["warnings"]
+    root = f"{run.manifest.root}{os.sep}"
+    return [sentence.replace(root, "").replace(str(run.folder), "its run") for sentence in told]
 
 
 def _targets(manifest: Manifest) -> dict[str, list[int]]:

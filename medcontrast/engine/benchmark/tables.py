@@ -177,6 +177,20 @@ def rounded_runs(lines: Iterable[tuple[str, Line[Any]]]) -> str:
     return f"{said}{', '.join(cells)}." if cells else ""
 
 
+def warnings(lines: Iterable[tuple[str, Line[Any]]]) -> list[str]:
+    """What made figures doubtful, as sentences of the note: each once, with its rows where not all have it.
+
+    Args:
+        lines: Name of each line, and the line.
+    """
+    lines, rows = list(lines), dict[str, list[str]]()
+    for name, line in lines:
+        for warning in dict.fromkeys(each for record in line.records for each in record.facts.get("warnings", ())):
+            rows.setdefault(warning, []).append(name)
+    named = {warning: "" if len(of) == len(lines) else f" of {', '.join(of)}" for warning, of in rows.items()}
+    return [f"Warning{of}: {warning}" for warning, of in named.items()]
+
+
 def over(partial: Sequence[int]) -> str:
     """How a cell says that it is over some of the runs alone: ", over run 0"."""
     return f", over run{'s' if len(partial) > 1 else ''} {_listed([str(run) for run in partial])}" if partial else ""
@@ -236,14 +250,42 @@ def _against_cell(each: Against) -> str:
     return f"{interval.mean:+.4f}{spread}, {p}{over(each.partial)}{runs}"
 
 
+def against_heads(references: Sequence[str]) -> list[str]:
+    """Heads of what `against_values` gives, for a CSV."""
+    return [f"against_{name}{part}" for name in references for part in ("", "_low", "_high", "_p")]
+
+
+def against_values(figure: Figure | None, place: int, references: Sequence[str]) -> list[float | None]:
+    """Difference, interval and corrected p of one row to each reference row, for a CSV; None where there is none."""
+    found: list[float | None] = []
+    for name in references:
+        against = {} if figure is None else figure.against
+        each = against[name][place] if name in against else None
+        interval = None if each is None else each.difference.interval
+        found += (
+            [None] * 4 if each is None or interval is None else [interval.mean, interval.low, interval.high, each.p]
+        )
+    return found
+
+
+def mean_values(mean: Mean) -> list[float | None]:
+    """Mean, interval and SD over runs of one row, for a CSV."""
+    return [mean.interval.mean, mean.interval.low, mean.interval.high, mean.sd_over_runs]
+
+
 def cost_columns(lines: Sequence[Line[Any]], parameters: str) -> list[Column]:
     """Parameters, a fact of the records by its name, and hours of training."""
-    sizes = [line.records[0].facts[parameters] / 1e6 for line in lines]
-    seconds = [float(np.mean([record.facts["train_seconds"] for record in line.records])) for line in lines]
+    found = [costs(line, parameters) for line in lines]
     return [
-        ("parameters", [f"{size:.2f} M" for size in sizes]),
-        ("hours", [f"{each / 3600:.2f}" for each in seconds]),
+        ("parameters", [f"{size / 1e6:.2f} M" for size, _ in found]),
+        ("hours", [f"{seconds / 3600:.2f}" for _, seconds in found]),
     ]
+
+
+def costs(line: Line[Any], parameters: str) -> tuple[int, float]:
+    """Parameters, a fact of the records by its name, and seconds of training, a mean over the runs."""
+    seconds = [record.facts["train_seconds"] for record in line.records]
+    return line.records[0].facts[parameters], float(np.mean(seconds))
 
 
 def markdown_table(columns: Sequence[Column]) -> str:
@@ -297,10 +339,19 @@ def write_tables(
     Raises:
         InputError: `into` has no such place.
     """
-    text = "\n\n".join(part for part in parts if part)
-    write_text(folder / "table.md", f"# {grid.title}\n\n{text}\n")
     write_text(folder / "table.csv", table)
     points_png(folder / "picture.png", marks, title=grid.title, axis=axis)
+    return write_parts(grid, folder, into, parts)
+
+
+def write_parts(grid: AnyGrid, folder: Path, into: Path | None, parts: Sequence[str]) -> str:
+    """Writes the Markdown alone, as `write_tables` does: all that there is of a grid without a record.
+
+    Raises:
+        InputError: `into` has no such place.
+    """
+    text = "\n\n".join(part for part in parts if part)
+    write_text(folder / "table.md", f"# {grid.title}\n\n{text}\n")
     if into is not None:
         before, after = around_table(into, grid.name)
         write_text(into, f"{before}\n\n{text}\n\n{after}")

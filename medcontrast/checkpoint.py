@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from medcontrast.errors import CheckpointError, InputError
+from medcontrast.errors import CheckpointError, InputError, lacks_memory
 from medcontrast.files import write_atomically
 from medcontrast.settings import AnyRecipe, recipe_from_tree
 
@@ -126,7 +126,9 @@ def load_resume(path: Path) -> dict[str, Any]:
             f"{path}: holds more than tensors and plain values, so it was not written by medcontrast and may run "
             f"code when opened; it was not opened. Give a run folder, a .safetensors file or a {RESUME}."
         ) from None
-    except Exception:  # broken bytes fail in every way there is
+    except Exception as error:  # broken bytes fail in every way there is
+        if lacks_memory(error):
+            raise
         raise CheckpointError(f"{path}: damaged or cut off; copy it again, or take an earlier checkpoint.") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise _foreign(path)

@@ -142,6 +142,18 @@ def test_truncated_files_are_named_as_such(tmp_path: Path, share: float) -> None
             checkpoint.load_weights(path)
 
 
+def test_a_sound_file_that_memory_has_no_room_for_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    checkpoint.save_resume(tmp_path / "last.pt", {"w": torch.ones(5)})
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        checkpoint.load_resume(tmp_path / "last.pt")
+
+
 def test_foreign_files_are_not_ours(tmp_path: Path) -> None:
     bare, text, archive = tmp_path / "bare.safetensors", tmp_path / "notes.txt", tmp_path / "theirs.pt"
     safetensors.torch.save_file(tensors_without_overlap(), bare)

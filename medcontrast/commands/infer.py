@@ -72,7 +72,9 @@ def infer(
     _say_names(console, scans, outputs)
     failed = _predict_all(console, predictor, list(zip(scans, outputs, strict=True)), export, overwrite)
     if failed:
-        raise InputError(f"{len(failed)} of {len(scans)} scans could not be segmented: {', '.join(failed)}.")
+        # 2 says that the input is wrong: not where memory ran out, or a network's output is not finite
+        kind = InputError if all(isinstance(error, InputError) for error in failed.values()) else MedcontrastError
+        raise kind(f"{len(failed)} of {len(scans)} scans could not be segmented: {', '.join(failed)}.")
 
 
 def _scans(
@@ -103,16 +105,16 @@ def _predict_all(
     work: Sequence[tuple[Scan, Outputs]],
     export: str | None,
     overwrite: bool,
-) -> list[str]:
-    """Predicts scan after scan; a bad one is reported and the others go on. Returns the names of the bad ones."""
-    failed = []
+) -> dict[str, Exception]:
+    """Predicts scan after scan; a bad one is reported and the others go on. Gives the bad ones, and why, by name."""
+    failed: dict[str, Exception] = {}
     with _progress(console, len(work)) as advance:
         for number, (scan, outputs) in enumerate(work, start=1):
             began = time.monotonic()
             try:
                 volumes = _predict_one(predictor, scan, outputs, export, overwrite)
             except (MedcontrastError, MemoryError, OSError, RuntimeError) as error:
-                failed.append(scan.name)
+                failed[scan.name] = error
                 reason = _reason(error).removeprefix(f"{scan.shown[0]}: ")
                 typer.echo(f"[{number}/{len(work)}] {scan.shown[0]}: failed: {reason}", err=True)
             else:

@@ -9,12 +9,17 @@ from PIL import Image
 
 
 class Curves:
-    """Writes into the run's tensorboard folder; what an earlier process wrote after `step` is hidden."""
+    """Writes into a folder for TensorBoard.
 
-    def __init__(self, folder: Path, step: int) -> None:
+    Args:
+        folder: Of one writer at a time: what another writes beside it is not shown any more.
+        resumed: The step that training goes on from; what an earlier process wrote of later ones is hidden.
+    """
+
+    def __init__(self, folder: Path, *, resumed: int | None = None) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+        self._writer = SummaryWriter(folder, purge_step=None if resumed is None else resumed + 1)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Adds one point to each named curve."""

@@ -28,7 +28,7 @@ from medcontrast.engine.feed import Feed
 from medcontrast.engine.job import job_of
 from medcontrast.engine.progress import TrainingProgress
 from medcontrast.engine.run import Run
-from medcontrast.engine.run_files import forget_replaced
+from medcontrast.engine.run_files import CURVES, forget_replaced
 from medcontrast.engine.stopping import StopRequest
 from medcontrast.engine.validate import Validator
 from medcontrast.errors import CheckpointError, InputError, NonFiniteLossError
@@ -148,7 +148,7 @@ class Trainer:
         self.optimizer.load_state_dict(self.optimizer.state_dict())
         wrapped.mark_forward_method("losses")
         loader, sampler, validator = self._opened()
-        curves = Curves(self.run.folder, self.state.step) if fabric.is_global_zero else None
+        curves = Curves(self.run.folder / CURVES, resumed=self.state.step) if fabric.is_global_zero else None
         if self.state.step == 0:
             self.save()  # from the first moment on there is something to resume from
             if fabric.is_global_zero:

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from medcontrast.errors import InputError, OutputError
 
 RECIPE, MANIFEST, FACTS, LOG, LOCK = "resolved.yaml", "manifest.json", "run.json", "log.jsonl", ".lock"
+CURVES = "tensorboard"
 _ASIDE = ".replaced"
 _LEFT_BEHIND = re.compile(r"\.lock|\..*\.tmp")
 """Names of what a killed process may leave in a folder that it has only begun."""
@@ -49,7 +50,7 @@ def never_trained(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     written = {path.name for path in folder.iterdir() if not _LEFT_BEHIND.fullmatch(path.name)}
-    return not written or (RECIPE in written and not written - {RECIPE, MANIFEST, FACTS, "tensorboard"})
+    return not written or (RECIPE in written and not written - {RECIPE, MANIFEST, FACTS, CURVES})
 
 
 def require_run_folder(folder: Path) -> None:
@@ -115,7 +116,7 @@ def _of_a_run(folder: Path) -> list[Path]:
     """What a run wrote. last.pt leaves first and comes back last, so that it tells how far a kill let either go."""
     from medcontrast.checkpoint import BEST, LAST, RESUME
 
-    names = (RESUME, LAST, BEST, LOG, FACTS, MANIFEST, RECIPE, "tensorboard", "overlays")
+    names = (RESUME, LAST, BEST, LOG, FACTS, MANIFEST, RECIPE, CURVES, "overlays")
     # scores and probes of the old checkpoints too: they would read as the new ones'
     files = ("evaluation_*/evaluation.json", "evaluation_*/report.json", "probe_*/probe.json")
     scores = dict.fromkeys(file.parent for pattern in files for file in folder.glob(pattern))

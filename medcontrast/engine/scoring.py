@@ -74,7 +74,7 @@ def score_folders(
         require_free(*(output / name for name in TABLES), overwrite=overwrite)
     files = folder_pairs(predictions, labels)
     table = _table(files, manifest)
-    rules = ScoringRules(table, tolerance_mm or EvaluationSettings().tolerance_mm, voxels)
+    rules = ScoringRules(table, EvaluationSettings().tolerance_mm if tolerance_mm is None else tolerance_mm, voxels)
     other = report_to_compare(against, [name for name, *_ in files], rules.layout)
     warn = Warnings(console)
     _warn_of_unscored(warn, predictions, labels, files)
@@ -137,7 +137,8 @@ def score_checkpoints(
     _require_same_labels(predictor.labels, manifest)
     warn = Warnings(console)
     _warn_of_training_cases(warn, dict(zip(checkpoints, predictor.members, strict=True)), manifest, list(cases))
-    rules = ScoringRules(manifest.labels, tolerance_mm or predictor.members[0].recipe.evaluation.tolerance_mm, voxels)
+    own = predictor.members[0].recipe.evaluation.tolerance_mm
+    rules = ScoringRules(manifest.labels, own if tolerance_mm is None else tolerance_mm, voxels)
     other = report_to_compare(against, cases, rules.layout)
     worst, progress = WorstPredictions(), _progress(console, len(cases))
 

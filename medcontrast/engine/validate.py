@@ -19,6 +19,11 @@ from medcontrast.networks.modes import evaluating
 from medcontrast.render import OverlayRow, overlay_grid_png
 from medcontrast.settings import Recipe
 
+_ADVICE = (
+    "go on without validation (`--set train.validate_every=null`), or train anew with train.precision 32-true or a "
+    "lower train.optimizer.lr"
+)
+
 
 @dataclass(frozen=True)
 class ValidationReport:
@@ -76,7 +81,7 @@ class Validator:
         for index in range(len(self.cases)):
             case = self.cases[index]
             assert case.label is not None
-            with evaluating(network), self.autocast(), naming(f"Validation case {case.name}"):
+            with evaluating(network), self.autocast(), naming(f"Validation case {case.name}", _ADVICE):
                 prediction = predict_case(
                     network,
                     torch.from_numpy(case.image),

@@ -47,10 +47,8 @@ from medcontrast.volume import (
 )
 
 _ALL_AXES = (0, 1, 2)
-_NOT_FINITE = (
-    "the network's output is NaN or infinite in some voxels, so that no mask can be made of it; try --device cpu, and "
-    "train with train.precision 32-true if that says the same."
-)
+_NOT_FINITE = "the network's output is NaN or infinite in some voxels, so that no mask can be made of it"
+_ELSEWHERE = "try --device cpu, and train with train.precision 32-true if that says the same"
 FLOAT32_BYTES = 2**30
 """Above this size the probabilities of a whole image are kept in float16, where they must be kept at all.
 
@@ -318,12 +316,12 @@ def predict_case(
 
 
 @contextmanager
-def naming(scan: str) -> Iterator[None]:
-    """Puts the scan's name before what is said of an output that is not finite."""
+def naming(scan: str, advice: str = _ELSEWHERE) -> Iterator[None]:
+    """Puts the scan's name before what is said of an output that is not finite, and what may be done behind it."""
     try:
         yield
     except NonFiniteOutputError as error:
-        raise NonFiniteOutputError(f"{scan}: {error}") from None
+        raise NonFiniteOutputError(f"{scan}: {error}; {advice}.") from None
 
 
 def entropy_map(probabilities: Tensor, affine: NDArray[np.float64], grid: Grid) -> NDArray[np.float32]:

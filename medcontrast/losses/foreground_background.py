@@ -94,7 +94,7 @@ def pull(
         clamp: Range of s, low above 0 and before high; with form "tangent" its lower end is not used.
         form: Below `knot` ("tangent") -log s goes on in a straight line, down to s = -1; "clamp" stays constant below
             clamp[0], without gradient.
-        knot: Where the straight line begins, above 0, for form "tangent".
+        knot: Where the straight line begins, above 0 and below clamp[1], for form "tangent".
         exclude_diagonal: Whether an embedding's pair with itself is left out; only where there is no reference.
         valid: (n,) bool; default: all.
         reference_valid: (m,) bool; default: all (`valid`, where there is no reference).
@@ -110,6 +110,8 @@ def pull(
     """
     low, high = clamp
     _require_form(form, clamp, fits=0.0 < low < high, wanted="0 < low < high")
+    if form == "tangent" and not 0.0 < knot < high:
+        raise InputError(f"knot must be a similarity, 0 < knot < {high:g}, but got {knot:g}.")
     others, others_valid = (embeddings, valid) if reference is None else (reference, reference_valid)
     require_embeddings(embeddings=embeddings, reference=others)
     require_mask("valid", valid, (len(embeddings),), "one an embedding")

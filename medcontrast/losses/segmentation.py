@@ -1,7 +1,7 @@
 """Dice and cross-entropy with labels that leave voxels out, and with soft targets. Dice is MONAI's.
 
-Letters: b rows, k classes (background first). Every row is normalised by itself, so that the losses of two halves of a
-batch average to the loss of the batch.
+Letters: b rows, k classes (background first). Every row that holds a known voxel is normalised by itself and counts
+alike, so that the losses of two halves of a batch average to the loss of the batch where both have as many such rows.
 """
 
 from __future__ import annotations

@@ -136,6 +136,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def p_words(p: float) -> str:
+    """How a p is written: three decimals, and below 0.001 no more than that."""
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
 def _changes(first: Scores, second: Scores, runs: Sequence[int]) -> NDArray[np.float64]:
     """(r, n) first minus second."""
     ours, theirs = _stacked(first, runs), _stacked(second, runs)

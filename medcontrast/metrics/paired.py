@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcontrast.errors import InputError
-from medcontrast.metrics.comparison import Difference, differences
+from medcontrast.metrics.comparison import Difference, differences, p_words
 from medcontrast.metrics.definitions import DEFINITIONS
 from medcontrast.metrics.report import Report
 
@@ -92,8 +92,7 @@ def difference_lines(differences: Differences, drawn: str = "cases") -> list[str
             cell = f"{interval.mean:+.{digits}f}"
             if interval.low is not None and interval.high is not None:
                 cell += f"  [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
-            p = "p < 0.001" if found.p < 0.0005 else f"p {found.p:.3f}"
-            out.append(f"  {definition.title + unit:<26} {cell}  larger in {found.better}, {p}")
+            out.append(f"  {definition.title + unit:<26} {cell}  larger in {found.better}, {p_words(found.p)}")
     return [
         *out,
         f"Intervals: 95 % paired bootstrap over {drawn}. p: Wilcoxon's signed-rank test"

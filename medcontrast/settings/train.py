@@ -57,7 +57,7 @@ class LoopSettings(Settings):
     steps: int = Field(ge=1)
     accumulate: int = Field(default=1, ge=1)
     """Micro-batches a step is split into; must divide the rows. What compares rows (contrast, exchanged boxes) sees one
-    micro-batch at a time."""
+    micro-batch at a time, and micro-batches count alike however many of their rows are ignored altogether."""
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     clip_norm: float | None = Field(default=12.0, gt=0.0)

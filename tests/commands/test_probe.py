@@ -71,10 +71,11 @@ def test_from_a_run_to_tables_a_picture_and_tensorboard(trained: Path, cli: Cli)
 def tags(run: Path) -> list[str]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0})
+    training = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [event.step for event in training.Scalars("train/loss")] == [1, 2]  # a probe hides no curve
+    events = EventAccumulator(str(run / "tensorboard" / "probe"), size_guidance={"images": 0})
     events.Reload()
     assert {event.step for tag in events.Tags()["images"] for event in events.Images(tag)} == {2}
-    assert [event.step for event in events.Scalars("train/loss")] == [1, 2]  # a probe hides no curve
     found: list[str] = events.Tags()["images"]
     return found
 

@@ -19,7 +19,7 @@ from medcontrast.engine.loop import Trainer
 from medcontrast.engine.run import Run
 from medcontrast.engine.stopping import StopRequest
 from medcontrast.engine.validate import Validator
-from medcontrast.errors import CheckpointError, InputError
+from medcontrast.errors import CheckpointError, InputError, NonFiniteOutputError
 from medcontrast.labels import LabelTable
 
 
@@ -37,6 +37,24 @@ def test_the_recipe_may_ask_for_the_student(tiny, tmp_path, monkeypatch):
     assert header["network"] == "student"
     student = trainer.method.student.state_dict()
     assert all(torch.equal(weights[name], student[name]) for name in weights)
+
+
+def test_an_output_that_is_not_finite_names_the_case_and_what_training_may_do(tiny, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise NonFiniteOutputError("the output is NaN")
+
+    monkeypatch.setattr(validate, "predict_case", broken)
+    run = tiny.make_run(tmp_path, tiny.recipe_tree(steps=3, validate_every=2), validation=1)
+    sentence = (
+        r"^Validation case \S+: the output is NaN; go on without validation \(`--set train\.validate_every=null`\), or"
+    )
+    with pytest.raises(NonFiniteOutputError, match=sentence):
+        tiny.train(run)
+    resumed = Run.open(run.folder, ["train.validate_every=null"])
+    trainer = Trainer(resumed, Fabric(accelerator="cpu", devices=1), Console(quiet=True))
+    trainer.resume()
+    trainer.fit(tiny.stop_after(0))
+    assert trainer.state.step == 3
 
 
 def test_the_last_step_is_validated_whatever_the_interval(tiny, tmp_path):

@@ -250,6 +250,13 @@ def test_a_range_that_is_none_is_refused():
         push(circle(0), circle(0), clamp=(0.1, 1.0), form="clamp")
 
 
+@pytest.mark.parametrize("knot", [0.0, -1.0, 0.9995, 2.0, math.nan])
+def test_a_knot_outside_of_the_range_is_refused(knot):
+    with pytest.raises(InputError, match=r"^knot must be a similarity, 0 < knot < 0\.9995, but got "):
+        pull(circle(0, 9), knot=knot)
+    assert pull(circle(0, 9), knot=knot, form="clamp").isfinite()  # which has no use for it
+
+
 @pytest.mark.parametrize(
     ("other", "sentence"),
     [

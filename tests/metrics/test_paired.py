@@ -71,7 +71,7 @@ def test_pairs_must_match() -> None:
         paired_differences(report(0.9, 0.5), other)
 
 
-@pytest.mark.parametrize(("p", "shown"), [(0.002, "p 0.002"), (0.0005, "p 0.001"), (0.0004, "p < 0.001")])
+@pytest.mark.parametrize(("p", "shown"), [(0.002, "p 0.002"), (0.001, "p 0.001"), (0.0009, "p < 0.001")])
 def test_how_a_p_is_shown(p: float, shown: str) -> None:
     found = paired_differences(report(0.9, 0.5, 0.7), report(0.8, 0.6, 0.6))
     found["left atrium"]["dice"] = dataclasses.replace(found["left atrium"]["dice"], p=p)

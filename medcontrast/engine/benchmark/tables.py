@@ -19,7 +19,7 @@ from medcontrast.engine.benchmark.records import Record
 from medcontrast.errors import InputError
 from medcontrast.files import write_text
 from medcontrast.metrics.bootstrap import Units
-from medcontrast.metrics.comparison import Difference, Mean, Scores, differences, holm, means_over_runs
+from medcontrast.metrics.comparison import Difference, Mean, Scores, differences, holm, means_over_runs, p_words
 from medcontrast.render import Point, points_png
 from medcontrast.settings.grid import AnyGrid
 
@@ -244,10 +244,9 @@ def against_columns(figure: Figure, prefix: str = "") -> list[Column]:
 def _against_cell(each: Against) -> str:
     interval = each.difference.interval
     spread = "" if interval.low is None else f" ({interval.low:+.4f} to {interval.high:+.4f})"
-    p = "p < 0.001" if each.p < 0.001 else f"p {each.p:.3f}"
     several = len(each.difference.by_run) > 1
     runs = f"; by run {', '.join(f'{mean:+.4f}' for mean in each.difference.by_run)}" if several else ""
-    return f"{interval.mean:+.4f}{spread}, {p}{over(each.partial)}{runs}"
+    return f"{interval.mean:+.4f}{spread}, {p_words(each.p)}{over(each.partial)}{runs}"
 
 
 def against_heads(references: Sequence[str]) -> list[str]:

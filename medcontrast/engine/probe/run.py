@@ -24,7 +24,7 @@ from medcontrast.engine.probe.labels import distinct_shares
 from medcontrast.engine.probe.probe import FRACTIONS, ProbeRow, probe_encoder
 from medcontrast.engine.probe.report import FILES, terminal_table, write_probe
 from medcontrast.engine.run import run_beside
-from medcontrast.engine.run_files import RECIPE
+from medcontrast.engine.run_files import CURVES, RECIPE
 from medcontrast.errors import InputError
 from medcontrast.files import require_free
 from medcontrast.inference.device import resolve_device
@@ -263,6 +263,6 @@ def _draw(path: Path, trained: Trained, images: ProbeImages, classes: Sequence[s
     title = f"{trained.recipe.method.name}, step {trained.step}: {len(test)} images"
     embeddings_png(path, embed(trained.encoder, test, device=device), colorings, title=title)
     if trained.run is not None:
-        curves = Curves(trained.run, trained.step)
+        curves = Curves(trained.run / CURVES / "probe")  # its own: the run may still train
         curves.picture(trained.step, f"probe/{path.parent.name}", path)
         curves.close()

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from medcontrast.bfloat16 import rounds_bfloat16
 from medcontrast.checkpoint import BEST, RESUME
+from medcontrast.cpu import cpu_facts
 from medcontrast.data.fit import require_files, worth_saying
 from medcontrast.engine.build import make_fabric, resolve_precision
 from medcontrast.engine.loop import Trainer
@@ -157,6 +158,7 @@ def _require_even_rows(recipe: AnyRecipe, processes: int) -> None:
 def _facts(trainer: Trainer, fabric: Fabric, precision: str) -> dict[str, Any]:
     return {
         "device": str(fabric.device),
+        **cpu_facts(),
         **gpu_facts(fabric.device),
         "processes": fabric.world_size,
         "precision": precision,

@@ -97,6 +97,16 @@ def test_steps_in_which_rows_differ_are_said(tmp_path):
     assert "Conditions: steps 2 (supervised), 5 (mean_teacher);" in write_report(settings(), records, tmp_path)
 
 
+def test_processors_are_said_where_records_know_them(tmp_path):
+    records = {f"{row}-2-0": make(row, 0, [0.5, 0.6]) for row in ("supervised", "mean_teacher")}
+    assert "processor" not in write_report(settings(), records, tmp_path)
+    records["mean_teacher-2-0"].facts.update(cpu="A CPU", threads=2)
+    assert (
+        "device cpu; processor not recorded (supervised), A CPU (mean_teacher); threads not recorded (supervised), "
+        "2 (mean_teacher);" in write_report(settings(), records, tmp_path)
+    )
+
+
 def test_what_evaluations_warned_of_stands_below(tmp_path):
     records = {f"supervised-2-{run}": make("supervised", run, [0.5, 0.6]) for run in (0, 1)}
     records["mean_teacher-2-0"] = make("mean_teacher", 0, [0.5, 0.6])

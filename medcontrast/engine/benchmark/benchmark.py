@@ -220,6 +220,10 @@ class Benchmark(ABC, Generic[AnyCell]):
         return stopped is None
 
 
+_SOMETIMES = {"init_from", "bfloat16_rounded", "cpu", "threads"}
+"""Facts of some runs: the last two only of those that this version or a later one began."""
+
+
 def run_facts(run: Run) -> dict[str, Any]:
     """What a record says of a finished run, whatever it trained."""
     facts = json.loads((run.folder / FACTS).read_text(encoding="utf-8"))
@@ -230,7 +234,7 @@ def run_facts(run: Run) -> dict[str, Any]:
         "student_parameters": facts["student_parameters"],
         "trained_parameters": facts["trained_parameters"],
         "train_seconds": round(checkpoint.load_resume(run.resume_file)["progress"]["seconds"]),
-        **{key: facts[key] for key in (*kept, *sorted({"init_from", "bfloat16_rounded"} & facts.keys()))},
+        **{key: facts[key] for key in (*kept, *sorted(_SOMETIMES & facts.keys()))},
         **({"earlier": earlier} if earlier else {}),
     }
 

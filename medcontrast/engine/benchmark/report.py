@@ -31,9 +31,13 @@ _CONDITIONS = {
     "PyTorch": ("facts", "versions", "torch"),
     "MONAI": ("facts", "versions", "monai"),
     "device": ("facts", "device"),
+    "processor": ("facts", "cpu"),
+    "threads": ("facts", "threads"),
     "precision": ("facts", "precision"),
 }
-"""What masks depend on beside the method -> where a record says it."""
+"""What masks and hours depend on beside the method -> where a record says it; what none says is left out."""
+
+_NOT_RECORDED = "not recorded"
 
 _DISTANCES = {"HD95 pooled": "hd95_pooled_mm", "ASSD": "assd_mm", "volume error, ml": "volume_error_ml"}
 """Columns of the grid's target beside its Dice."""
@@ -209,6 +213,8 @@ def _conditions(lines: Sequence[MethodLine]) -> str:
             for record in line.records if line.peer is None else ():
                 counts = found.setdefault(_said(record, place), {}).setdefault(line.row, [])
                 counts += [line.labeled] if line.labeled not in counts else []
+        if set(found) <= {_NOT_RECORDED}:
+            continue
         values = list(found) if len(found) == 1 else [f"{value} ({_rows(value, found)})" for value in found]
         parts.append(f"{words} {', '.join(values)}")
     whose = " of the grid's own rows" if any(line.peer for line in lines) else ""
@@ -228,7 +234,7 @@ def _said(record: Record, place: Sequence[str]) -> str:
     part, *keys = place
     value: Any = getattr(record, part)
     for key in keys:
-        value = value[key]
+        value = value.get(key, _NOT_RECORDED)
     if value is None or isinstance(value, bool):
         return {True: "yes", False: "no", None: "as stored"}[value]
     return str(value)

@@ -28,7 +28,7 @@ def test_a_card_speaks_of_its_weights(model: Path) -> None:
     for target, row in report["summary"].items():
         assert f"| {target} | {row['metrics']['dice']['mean']:.3f} (" in card
     assert f"{next(iter(report['summary'].values()))['cases']} validation cases" in card
-    for said in ("## Intended use", "## Limits", "licence of the data"):
+    for said in ("## Intended use", "## Limits", "licence of the data", "docs/protocol.md", "| predicts | windows ["):
         assert said in card
 
 

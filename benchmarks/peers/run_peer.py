@@ -26,6 +26,7 @@ from medcontrast.data.subsets import labeled_subset
 from medcontrast.engine.benchmark.records import PEERS, Record, make_peer_record
 from medcontrast.engine.scoring import score_folders
 from medcontrast.errors import InputError, MedcontrastError
+from medcontrast.settings import load_segmentation_recipe
 from medcontrast.settings.grid import GridSettings, load_grid
 
 HERE = Path(__file__).resolve().parent
@@ -98,13 +99,15 @@ def run(arguments: argparse.Namespace) -> Path:
 def results_folder(manifest: Path) -> Path:
     """Where the grid of this manifest keeps its peers' records; the manifest's own name where no grid has it.
 
-    Of several the first by name: of the whole cases before their slices, of methods before settings.
+    Of several the first by name: of methods before settings. Grids of slices are for networks in 2D.
     """
     for path in sorted((ROOT / "recipes" / "benchmarks").glob("*.yaml")):
         grid = load_grid(path)
         # grids of encoders have no manifest of scans
         if isinstance(grid, GridSettings) and (path.parent / grid.manifest).resolve() == manifest.resolve():
-            return ROOT / "benchmarks" / "results" / grid.name / PEERS
+            recipes = [load_segmentation_recipe(path.parent / row.recipe) for row in grid.rows.values()]
+            if not any(recipe.network.name == "unet2d" for recipe in recipes):
+                return ROOT / "benchmarks" / "results" / grid.name / PEERS
     return ROOT / "benchmarks" / "results" / manifest.stem / PEERS
 
 

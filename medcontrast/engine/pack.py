@@ -25,7 +25,7 @@ from medcontrast.errors import CheckpointError, InputError
 from medcontrast.files import require_free, staged, write_text
 from medcontrast.labels import LabelTable
 from medcontrast.say import quoted, say
-from medcontrast.settings import require_segmentation
+from medcontrast.settings import Recipe, require_segmentation
 
 FILES = WEIGHTS, CARD, REPORT = "model.safetensors", "README.md", "report.json"
 FIGURES = {
@@ -157,6 +157,7 @@ def card(
         "licence of the data": manifest.licence or "not stated in the manifest",
         "method": f"{recipe.method.name}, {header['step']} steps, seed {recipe.seed}; the {header['network']}",
         "network": f"{recipe.network.name}, patch {list(recipe.data.patch)}, norm {recipe.network.norm}",
+        "predicts": _prediction(recipe),
         "weights": f"float16, SHA-256 {checkpoint_hash(weights)}",
         "written by": f"medcontrast {medcontrast.__version__}",
     }
@@ -168,6 +169,21 @@ def card(
     if notes:
         lines += [notes.strip(), ""]
     return "\n".join(lines)
+
+
+def _prediction(recipe: Recipe) -> str:
+    """What masks depend on beside the weights, as evaluation and `infer` do it."""
+    settings, axes = recipe.inference, recipe.augment.spatial.flip_axes
+    window = list(settings.window or recipe.data.patch)
+    mirrored = f"mirrored versions along {', '.join('xyz'[axis] for axis in axes)} averaged"
+    kept = {"none": "all pieces kept", "each": "the largest piece of each structure kept"}
+    return "; ".join(
+        [
+            f"windows {window}, overlap {settings.overlap:g}, {settings.weighting} weights",
+            mirrored if settings.flips and axes else "nothing mirrored",
+            kept.get(settings.largest_component, "the largest piece of all structures together kept"),
+        ]
+    )
 
 
 def _sentences(*parts: str) -> str:
@@ -191,10 +207,11 @@ def _figures(report: dict[str, Any], split: str, warning: str) -> list[str]:
     counted = f"{cases} {split} cases, one run, these weights; means with 95 % bootstrap intervals over cases"
     if cases == 1:
         counted = f"1 {split} case, one run, these weights"
+    how = "The last checkpoint, each case on its own grid, in mm (docs/protocol.md)"
     lines = [
         "## Figures",
         "",
-        f"{counted}. report.json says how each is defined.{' **' + warning + '**' if warning else ''}",
+        f"{counted}. {how}. report.json says how each is defined.{' **' + warning + '**' if warning else ''}",
         "",
         f"| structure | {' | '.join(FIGURES.values())} | missed |",
         f"|---|{'---|' * (len(FIGURES) + 1)}",

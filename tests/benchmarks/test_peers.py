@@ -253,6 +253,8 @@ def test_records_go_to_the_grid_of_the_manifest(peers, tmp_path):
     assert folder == results / "hippocampus" / "peers"
     tune = peers.run.results_folder(ROOT / "data_manifests" / "hippocampus_tune_8of120.json")
     assert tune == results / "hippocampus_methods_tune" / "peers"
+    atrium = peers.run.results_folder(ROOT / "data_manifests" / "la_8of64_val16.json")
+    assert atrium == results / "left_atrium_125" / "peers"  # not la_slices, which comes before it
     assert peers.run.results_folder(tmp_path / "mine.json") == results / "mine" / "peers"
 
 

@@ -31,6 +31,8 @@ def test_pack_a_run(cli, refused, trained, tmp_path):
         "2 validation cases",
         "2 labeled, 2 unlabeled",
         "mean_teacher, 6 steps",
+        "| predicts | windows [16, 16, 16], overlap 0.25, gaussian weights; ",
+        "; all pieces kept |",
         "It has seen two",
     ):
         assert said in card, card
@@ -105,7 +107,7 @@ def test_one_case_has_figures_without_an_interval(cli, trained, tmp_path):
     means = (row["metrics"][metric]["mean"] for metric in FIGURES)
     card = (folder / "README.md").read_text()
     assert f"| {name} | {' | '.join(f'{mean:.3f}' for mean in means)} | {row['missed']} |" in card
-    assert "1 test case, one run, these weights. report.json says" in card
+    assert "1 test case, one run, these weights. The last checkpoint" in card
     assert f"SHA-256 {checkpoint_hash(folder / 'model.safetensors')}" in card
 
 

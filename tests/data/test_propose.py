@@ -224,6 +224,14 @@ def test_the_method_follows_the_splits(tmp_path: Path, tiny: SimpleNamespace) ->
     assert both.augment.spatial.beyond_patch == alone.augment.spatial.beyond_patch == "scan"
 
 
+@pytest.mark.parametrize(("labeled", "said"), [(15, False), (16, True)])
+def test_with_many_labels_the_reason_names_what_does_as_well(
+    labeled: int, said: bool, tmp_path: Path, tiny: SimpleNamespace
+) -> None:
+    reason = propose(manifest(tiny, tmp_path, labeled=labeled, validation=1), scan()).reasons["method.name"]
+    assert ("supervised may do as well" in reason) is said
+
+
 def named(plain: Manifest, *labels: str) -> Manifest:
     table = {"0": "background", **{str(value): name for value, name in enumerate(labels, 1)}}
     return replace(plain, labels=LabelTable.from_json({"labels": table}))

@@ -69,8 +69,9 @@ def test_the_default_is_ahead_on_the_left_atrium(other: str) -> None:
 def test_the_default_is_ahead_on_the_left_atrium_by_the_recipes_too() -> None:
     gain = gain_in_dice("left_atrium_125_recipes", "left atrium", "fba_net", "supervised")
     assert gain.interval.low is not None and gain.interval.low > 0
+    assert len(gain.by_run) == 2 and min(gain.by_run) > 0.01 and gain.better == 15
     at_half = gain_in_dice("left_atrium_125", "left atrium", "fba_net", "supervised")
-    assert gain.interval.mean < at_half.interval.mean  # half of it went to a baseline that was not at its end
+    assert gain.interval.mean < at_half.interval.mean  # a third of it went to a baseline that was not at its end
 
 
 def corrected_p() -> dict[tuple[str, str, str], str]:

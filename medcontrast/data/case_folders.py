@@ -28,7 +28,7 @@ class _Folder:
         others: What else lies in it.
         image: Its only scan, or None.
         label: Its label file, or None.
-        channels: Names and files of what may be its channels, sorted.
+        channels: Names of what may be its channels, sorted, and the files that are called so.
     """
 
     path: Path
@@ -36,7 +36,7 @@ class _Folder:
     others: tuple[Path, ...]
     image: Path | None
     label: Path | None
-    channels: dict[str, Path]
+    channels: dict[str, list[Path]]
 
 
 def cases_in_folders(entries: Sequence[Path]) -> Found:
@@ -53,10 +53,14 @@ def cases_in_folders(entries: Sequence[Path]) -> Found:
     """
     found = Found(advice=_ADVICE, aside=[path for path in entries if not path.is_dir() and volume_suffix(path)])
     folders = [_look(path) for path in entries if path.is_dir()]
+    channels: dict[Path, dict[str, Path]] = {}
     if not any(folder.image for folder in folders) and any(folder.label and folder.channels for folder in folders):
-        found.channels = _agreed([folder for folder in folders if folder.channels])
+        for folder in folders:
+            if folder.channels:  # only now is a name that two files have a fault
+                channels[folder.path] = {part: _one(part, paths) for part, paths in folder.channels.items()}
+        found.channels = _agreed(channels)
     for folder in folders:
-        images = tuple(folder.channels.values()) if found.channels else (folder.image,) if folder.image else ()
+        images = tuple(channels.get(folder.path, {}).values()) or ((folder.image,) if folder.image else ())
         if images:
             found.cases.append(SourceCase(folder.path.name, images, folder.label))
         elif folder.label is not None:
@@ -78,7 +82,7 @@ def _look(folder: Path) -> _Folder:
             parts.setdefault(_part(path, folder), []).append(path)
     label = _first(parts, LABEL_NAMES)
     channels = {
-        part: _one(part, paths)
+        part: paths
         for part, paths in sorted(parts.items())
         if part not in (*LABEL_NAMES, *_IMAGES) and not LABEL_ENDING.search(part) and _begins(paths[0], folder)
     }
@@ -108,16 +112,14 @@ def _one(part: str, paths: Sequence[Path]) -> Path:
     return paths[0]
 
 
-def _agreed(folders: Sequence[_Folder]) -> tuple[str, ...]:
+def _agreed(channels: Mapping[Path, Mapping[str, Path]]) -> tuple[str, ...]:
     """The channels that all folders have."""
-    counted = Counter(tuple(folder.channels) for folder in folders)
-    usual = counted.most_common(1)[0][0]
-    odd = [folder for folder in folders if tuple(folder.channels) != usual]
+    usual = Counter(map(tuple, channels.values())).most_common(1)[0][0]
+    odd = {folder: files for folder, files in channels.items() if tuple(files) != usual}
     if odd:
-        place = odd[0].path
+        folder, files = next(iter(odd.items()))
         raise ManifestError(
-            f"{place.parent}: {len(odd)} of {len(folders)} cases have other channels than {', '.join(usual)}, such as "
-            f"{listed(list(odd[0].channels.values()), place.parent)}; add what is missing, or take away what is no "
-            "channel."
+            f"{folder.parent}: {len(odd)} of {len(channels)} cases have other channels than {', '.join(usual)}, such "
+            f"as {listed(list(files.values()), folder.parent)}; add what is missing, or take away what is no channel."
         )
     return usual

@@ -176,12 +176,16 @@ def _prediction(recipe: Recipe) -> str:
     settings, axes = recipe.inference, recipe.augment.spatial.flip_axes
     window = list(settings.window or recipe.data.patch)
     mirrored = f"mirrored versions along {', '.join('xyz'[axis] for axis in axes)} averaged"
-    kept = {"none": "all pieces kept", "each": "the largest piece of each structure kept"}
+    kept = {
+        "none": "all pieces kept",
+        "each": "the largest piece of each structure kept",
+        "joint": "the largest piece of all structures together kept",
+    }
     return "; ".join(
         [
             f"windows {window}, overlap {settings.overlap:g}, {settings.weighting} weights",
             mirrored if settings.flips and axes else "nothing mirrored",
-            kept.get(settings.largest_component, "the largest piece of all structures together kept"),
+            kept[settings.largest_component],
         ]
     )
 

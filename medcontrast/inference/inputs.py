@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcontrast.data.beside import (
-    CHANNEL_NAME,
     DRAWN,
     IMAGE_NAMES,
     LABEL_NAMES,
@@ -199,8 +198,8 @@ def _refuse_further_channels(folder: Path, scans: Sequence[Path], channel: str, 
     """A second channel of a case is no scan for a network of one; more than ten such names number scans."""
     cases: dict[str, dict[int, Path]] = defaultdict(dict)
     for scan in scans:
-        if match := CHANNEL_NAME.fullmatch(output_stem(scan)):
-            cases[match["case"]][int(match["channel"])] = scan
+        if place := channel_of(output_stem(scan)):
+            cases[place[0]][place[1]] = scan
     several = [found for found in cases.values() if {0, 1} <= set(found) and max(found) < 10]
     if several:
         first, second = several[0][0], several[0][1]

@@ -70,10 +70,10 @@ def test_masks_and_what_infer_wrote_are_no_channels(tmp_path: Path) -> None:
 
 
 def test_files_beside_images_are_no_channels(tmp_path: Path) -> None:
-    make(tmp_path, "P0/image.nii", "P0/label.nii", "P1/P1_t1.nii", "P1/P1_t2.nii")
+    make(tmp_path, "P0/image.nii", "P0/label.nii", "P0/P0_t1.nii", "P0/P0_t1.nrrd", "P1/P1_t1.nii", "P1/P1_t2.nii")
     source = read_source(tmp_path)
     assert shown(source) == {"P0": ("P0/label.nii", "P0/image.nii")}
-    assert source.notes == ("not taken: P1/",)
+    assert source.notes == ("not taken: P0/P0_t1.nii, P0/P0_t1.nrrd, P1/",)
 
 
 def test_without_any_label_nothing_says_that_files_are_channels(tmp_path: Path) -> None:

@@ -122,12 +122,12 @@ def write_report(
     units = patient_units(cases, patients or {})
     by_count = {line.labeled: [each for each in lines if each.labeled == line.labeled] for line in lines}
     figures = {count: _figures(grid, those, units) for count, those in by_count.items()}
-    full = next((line.scores(grid.target, "dice") for line in lines if line.labeled == "all" and not line.peer), {})
-    parts = [_table(those, figures[count], full) for count, those in by_count.items()]
+    whole = _full_supervision(by_count, figures)
+    parts = [_table(those, figures[count], whole) for count, those in by_count.items()]
     parts += [_not_run(every), _notes(by_count, units), grid.note, _peer_notes(lines)]
     leads = [tables.points(figures[count][0], those, f"{count} labeled") for count, those in by_count.items()]
     marks, axis = list(chain.from_iterable(leads)), f"Dice, {grid.target}"
-    table = _csv(grid, lines, figures, full, units)
+    table = _csv(grid, by_count, figures, whole, units)
     return tables.write_tables(grid, folder, into, parts=parts, table=table, marks=marks, axis=axis)
 
 
@@ -141,13 +141,13 @@ def _figures(grid: GridSettings, lines: Sequence[MethodLine], units: Units) -> l
     return tables.figures(scores, rows, references, compared=[f"Dice {grid.target}"], units=units)
 
 
-def _table(lines: Sequence[MethodLine], figures: Sequence[Figure], full: Scores) -> str:
+def _table(lines: Sequence[MethodLine], figures: Sequence[Figure], whole: float | None) -> str:
     lead, *others = figures
     columns = [
         *tables.row_columns(lines),
         tables.mean_column(lead),
         tables.spread_column(lead),
-        ("of full supervision", _shares(lead.scores, full)),
+        ("of full supervision", _shares(lead, whole)),
         *(tables.mean_column(each, DEFINITIONS[_DISTANCES.get(each.name, "dice")].decimals) for each in others),
         ("missed", [str(line.missed) for line in lines]),
         *tables.against_columns(lead),
@@ -157,22 +157,27 @@ def _table(lines: Sequence[MethodLine], figures: Sequence[Figure], full: Scores)
     return f"**{title}**\n\n{tables.markdown_table(columns)}"
 
 
-def _shares(rows: Sequence[Scores], full: Scores) -> list[str]:
+def _full_supervision(
+    by_count: Mapping[int | str, Sequence[MethodLine]], figures: Mapping[int | str, Sequence[Figure]]
+) -> float | None:
+    """Mean of the grid's target with all labels, over all runs; None where no row has it, or it is 0."""
+    means = figures["all"][0].means if "all" in figures else []
+    found = (mean.interval.mean for line, mean in zip(by_count.get("all", ()), means, strict=True) if not line.peer)
+    return next(found, None) or None
+
+
+def _shares(figure: Figure, whole: float | None) -> list[str]:
     """Every row's mean over that of full supervision, each over all of its runs: all labels have no subset to share.
 
     A row that lacks runs which another has names its own: an easy subset makes its share the larger one.
     """
-    most = {run for scores in rows for run in scores}
-    shares = [_share(scores, full) for scores in rows]
+    if whole is None:
+        return ["-"] * len(figure.means)
+    most = {run for scores in figure.scores for run in scores}
     return [
-        "-" if share is None else f"{100 * share:.1f} %{tables.over(sorted(scores) if most - set(scores) else ())}"
-        for share, scores in zip(shares, rows, strict=True)
+        f"{100 * mean.interval.mean / whole:.1f} %{tables.over(sorted(scores) if most - set(scores) else ())}"
+        for mean, scores in zip(figure.means, figure.scores, strict=True)
     ]
-
-
-def _share(scores: Scores, full: Scores) -> float | None:
-    whole = mean_over_runs(full).interval.mean if full else 0.0
-    return mean_over_runs(scores).interval.mean / whole if whole else None
 
 
 def _not_run(lines: Sequence[MethodLine]) -> str:
@@ -257,9 +262,9 @@ def _peer_notes(lines: Sequence[MethodLine]) -> str:
 
 def _csv(
     grid: GridSettings,
-    lines: Sequence[MethodLine],
+    by_count: Mapping[int | str, Sequence[MethodLine]],
     figures: Mapping[int | str, Sequence[Figure]],
-    full: Scores,
+    whole: float | None,
     units: Units,
 ) -> str:
     """A row for each line, target and figure; differences and shares stand beside what is compared."""
@@ -267,17 +272,17 @@ def _csv(
     heads = ["row", "labeled", "runs", "target", "figure", "mean", "low", "high", "sd_over_runs", "missed"]
     heads += ["trained_parameters", "train_seconds", "of_full", *tables.against_heads(references)]
     rows = []
-    for line in lines:
-        those = [each for each in lines if each.labeled == line.labeled]
-        place, lead = those.index(line), figures[line.labeled][0]
+    for lead, place, line in [
+        (figures[count][0], *each) for count, those in by_count.items() for each in enumerate(those)
+    ]:
+        costs = tables.costs(line, "trained_parameters")
         for target, metric in [(target, metric) for target in line.records[0].scores for metric in _FIGURES]:
             # one by one: the last digit of a mean over many columns at once depends on how many there are
             mean = mean_over_runs(line.scores(target, metric), units)
             missed = sum(int(sum(record.scores[target]["missed"])) for record in line.records)
             leads = (target, metric) == (grid.target, "dice")
-            share = _share(line.scores(target, metric), full) if leads else None
+            share = mean.interval.mean / whole if leads and whole is not None else None
             against = tables.against_values(lead if leads else None, place, references)
-            costs = tables.costs(line, "trained_parameters")
             spread = tables.mean_values(mean)
             rows.append([line.row, line.labeled, mean.runs, target, metric, *spread, missed, *costs, share, *against])
     return tables.csv_table(heads, rows)

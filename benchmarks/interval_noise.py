@@ -30,7 +30,11 @@ def gains(labeled: int) -> NDArray[np.float64]:
 
 
 def interval(values: NDArray[np.float64], generator: np.random.Generator) -> tuple[float, float]:
-    """Percentile bootstrap of the mean of these cases, at 95 %."""
+    """Percentile bootstrap of the mean of these cases, at 95 %.
+
+    As metrics.bootstrap_intervals has it, whose resamples are the same at each call: of one set of cases that is right,
+    of thousands of sets it would hide how the resamples themselves differ.
+    """
     drawn = values[generator.integers(len(values), size=(RESAMPLES, len(values)))].mean(axis=1)
     low, high = np.percentile(drawn, (2.5, 97.5))
     return float(low), float(high)

@@ -46,7 +46,7 @@ def save_weights(path: Path, tensors: dict[str, Tensor], header: dict[str, Any])
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     words = {key: json.dumps(value, allow_nan=False) for key, value in header.items()}
     data = safetensors.torch.save(plain, {**words, "format": FORMAT, "version": str(VERSION)})
-    write_atomically(path, lambda file: file.write(data))
+    write_atomically(path, lambda file: file.write(_in_order(data)))
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -189,6 +189,19 @@ def _is_zip(path: Path) -> bool:
         raise CheckpointError(f"{path}: there is no such checkpoint.") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its metadata sorted, which the library writes in another order each time.
+
+    So the same weights are the same bytes, whose digest a card and a record can name.
+    """
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight, as the format has it
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def _open_safetensors(path: Path) -> Any:

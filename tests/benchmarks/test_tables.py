@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+
+from medcontrast.engine.benchmark.records import PEERS, deciding, recipe_digest
 
 ROOT = Path(__file__).parents[2]
 TABLES = sorted((ROOT / "benchmarks" / "results").glob("*/table.md"))
@@ -18,6 +21,14 @@ def test_every_grid_has_a_table_with_records_or_without() -> None:
     assert recorded <= grids == {path.parent.name for path in TABLES} and len(recorded) > 5
     for name in grids:
         assert f"<!-- benchmark {name} -->" in page
+
+
+@pytest.mark.parametrize("folder", [table.parent for table in TABLES], ids=lambda folder: folder.name)
+def test_committed_records_have_the_recipe_that_their_hash_names(folder: Path) -> None:
+    for path in folder.rglob("*-[0-9].json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        settings = record["recipe"] if path.parent.name == PEERS else deciding(record["recipe"])
+        assert recipe_digest(settings) == record["recipe_hash"], path
 
 
 @pytest.mark.slow  # 10,000 resamples of every comparison

@@ -225,7 +225,7 @@ def _foreground_crop(patch: Sequence[int], shape: Vector, reasons: dict[str, str
 
 def _cache(manifest: Manifest, shape: Vector, channels: int, reasons: dict[str, str]) -> str:
     count = sum(len(cases) for name, cases in manifest.splits() if name != "test")
-    gib = count * float(shape.prod()) * (4 * channels + 1) / 2**30
+    gib = count * float(shape.prod()) * (4 * channels + 2) / 2**30  # float32 channels and an int16 label
     reasons["data.cache"] = f"about {math.ceil(gib * 10) / 10:g} GiB for {count} scans"
     return "memory" if gib <= 16 else "disk"
 

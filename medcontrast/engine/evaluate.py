@@ -187,7 +187,7 @@ def table_of_values(references: list[Path], predictions: Sequence[Path] = ()) ->
 
 
 def worst_cases(scores: Mapping[str, Sequence[TargetScore]]) -> list[str]:
-    """The few cases with the lowest mean Dice, worst first."""
+    """The few cases with the lowest mean Dice over all that is scored, regions too; worst first."""
     means = {case: float(np.mean([score.dice for score in found])) for case, found in scores.items()}
     return sorted(means, key=lambda case: (means[case], case))[:WORST_SHOWN]
 

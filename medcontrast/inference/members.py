@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from medcontrast.checkpoint import header_recipe, load_hashed_weights, resolve_checkpoint, unusable_header
 from medcontrast.errors import CheckpointError, InputError
+from medcontrast.inference.device import Autocast, autocast_on
 from medcontrast.inference.fused import fused
 from medcontrast.labels import LabelTable
 from medcontrast.networks.build import build_network
@@ -31,6 +33,8 @@ class Member:
         path: The checkpoint file.
         sha256: Of that file.
         header: The checkpoint's header.
+        precision: What its forward passes compute in.
+        autocast: Context of them.
     """
 
     network: nn.Module
@@ -40,6 +44,8 @@ class Member:
     path: Path
     sha256: str
     header: dict[str, Any] = field(repr=False)
+    precision: str = "float32"
+    autocast: Autocast = field(default=nullcontext, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """What the record says of it; no folder of the training machine is named."""
@@ -91,7 +97,9 @@ def load_member(path: Path, device: torch.device) -> Member:
     except (InputError, TypeError) as error:
         raise unusable_header(file, error) from None
     _load(network, tensors, file)
-    return Member(lay_out_for(device, fused(network)).to(device), recipe, labels, channels, file, sha256, header)
+    network = lay_out_for(device, fused(network)).to(device)
+    computing = autocast_on(device, recipe.train.precision)
+    return Member(network, recipe, labels, channels, file, sha256, header, *computing)
 
 
 def _network(recipe: Recipe, in_channels: int, classes: int) -> nn.Module:

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from medcontrast.allocator import freed_memory_kept
 from medcontrast.errors import InputError, NonFiniteOutputError, VolumeError
-from medcontrast.inference.device import Autocast, autocast_on, resolve_device
+from medcontrast.inference.device import Autocast, resolve_device
 from medcontrast.inference.members import Member, load_members
 from medcontrast.inference.postprocess import finish
 from medcontrast.inference.record import geometry, measured_volumes, prediction_record
@@ -82,15 +82,11 @@ class Predictor:
         members: The networks.
         settings: How windows are laid and averaged; the first checkpoint's, with overrides.
         device: Where the networks compute.
-        autocast: Context of the forward passes.
-        precision: What the forward passes compute in.
     """
 
     members: tuple[Member, ...]
     settings: InferenceSettings
     device: torch.device
-    autocast: Autocast = field(default=nullcontext, repr=False)
-    precision: str = "float32"
 
     @property
     def labels(self) -> LabelTable:
@@ -126,8 +122,7 @@ class Predictor:
                 "that there are no mirrored versions to average; leave it out."
             )
         settings = InferenceSettings.model_validate({**first.inference.model_dump(), **(overrides or {})})
-        precision, autocast = autocast_on(chosen, first.train.precision)
-        return cls(members, settings, chosen, autocast, precision)
+        return cls(members, settings, chosen)
 
     def predict_slabs(self, image: Tensor) -> Iterator[Tensor]:
         """Mean probabilities of all members, (k, some x, y, z) float32 one after another, for an image (c, x, y, z)."""
@@ -162,7 +157,7 @@ class Predictor:
             patch=member.recipe.data.patch,
             settings=self.settings,
             device=self.device,
-            autocast=self.autocast,
+            autocast=member.autocast,
             flip_axes=member.recipe.augment.spatial.flip_axes,
         )
 
@@ -234,7 +229,8 @@ class Predictor:
     def _record(
         self, names: Sequence[str], path: Path, grid: Grid, label_map: NDArray[np.uint16], began: float
     ) -> dict[str, Any]:
-        settings = {**self.settings.model_dump(mode="json"), "device": self.device.type, "precision": self.precision}
+        precision = " and ".join(dict.fromkeys(member.precision for member in self.members))
+        settings = {**self.settings.model_dump(mode="json"), "device": self.device.type, "precision": precision}
         del settings["network"]  # each checkpoint says which network it holds
         return prediction_record(
             inputs=list(names),

@@ -63,7 +63,7 @@ def _strange(members: Sequence[Member], volumes: Sequence[Volume]) -> list[str]:
 
 def _thin(members: Sequence[Member], volume: Volume, sides: Sequence[int]) -> list[str]:
     """Along which axis a scan shows so little that most of every patch is padding."""
-    patch = members[0].recipe.data.patch
+    patch = np.max([member.recipe.data.patch for member in members], axis=0).tolist()
     return [
         f"{volume.path}: is {side} voxels thick along {axis} as the network sees it, which was trained on patches "
         f"of {length}; most of what it sees is padding, so that its mask is likely to be wrong."

@@ -162,7 +162,7 @@ class Report:
 
     @classmethod
     def load(cls, path: Path | str) -> Report:
-        """Reads what `to_json` wrote; the summary is computed again from the scores.
+        """Reads what `save` wrote; the summary is computed again from the scores.
 
         Raises:
             InputError: The file is missing or is not such a report.

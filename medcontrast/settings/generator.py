@@ -98,7 +98,8 @@ class HVAESettings(GeneratorMethodSettings):
 
     name: Literal["hvae"]
     beta_warm_up_steps: int = Field(default=0, ge=0)
-    """beta moves to its value: from 0 in equal steps, or from beta_first in equal ratios."""
+    """Steps in which beta moves to its value: up in equal parts of it, the first step with one part; or from beta_first
+    in equal ratios."""
     beta_first: float | None = Field(default=None, gt=0.0)
     """Where beta starts; far above beta it leaves latents no room for what the parents say anyway."""
     independence: float = Field(default=0.0, ge=0.0)

@@ -16,7 +16,7 @@ TABLES = sorted((ROOT / "benchmarks" / "results").glob("*/table.md"))
 
 def test_every_grid_has_a_table_with_records_or_without() -> None:
     page = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
-    recorded = {path.parent.name for path in (ROOT / "benchmarks" / "results").glob("*/*-[0-9].json")}
+    recorded = {path.parent.name for path in (ROOT / "benchmarks" / "results").glob("*/*-*.json")}
     grids = {path.stem for path in (ROOT / "recipes" / "benchmarks").glob("*.yaml")}
     assert recorded <= grids == {path.parent.name for path in TABLES} and len(recorded) > 5
     for name in grids:
@@ -25,7 +25,10 @@ def test_every_grid_has_a_table_with_records_or_without() -> None:
 
 @pytest.mark.parametrize("folder", [table.parent for table in TABLES], ids=lambda folder: folder.name)
 def test_committed_records_have_the_recipe_that_their_hash_names(folder: Path) -> None:
-    for path in folder.rglob("*-[0-9].json"):
+    records = sorted(folder.rglob("*.json"))
+    if not records:
+        pytest.skip("this grid has no record yet")
+    for path in records:
         record = json.loads(path.read_text(encoding="utf-8"))
         settings = record["recipe"] if path.parent.name == PEERS else deciding(record["recipe"])
         assert recipe_digest(settings) == record["recipe_hash"], path

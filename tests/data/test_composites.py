@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from medcontrast.data.images.manifest import load_image_manifest
+
 SIDE = 8
 
 
@@ -50,6 +52,19 @@ def test_each_composite_holds_its_image_and_one_of_another_class_whole(cli, sing
         apart = rows[0][-1] < rows[1][0] or rows[1][-1] < rows[0][0]
         vertical.add(bool(apart))
     assert vertical == {True, False}
+
+
+def test_a_composite_has_the_patient_of_the_image_that_leads_it(cli, singles, tmp_path):
+    path = singles()
+    arrays = dict(np.load(tmp_path / "singles.npz"))
+    np.savez(tmp_path / "singles.npz", **arrays, patients=np.array(["p", "p", "q", "q", "", "r", "r"]))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["train"][0]["patient"] = "patients"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert compose(cli, path, tmp_path / "pairs").code == 0
+    cases = load_image_manifest(tmp_path / "pairs/manifest.json").originals("train")
+    single = load_image_manifest(path).originals("train")[4].name
+    assert [case.patient for case in cases] == ["p", "p", "q", "q", single, "r", "r"]
 
 
 def contained(folder):

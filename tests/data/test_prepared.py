@@ -316,7 +316,9 @@ def test_names_that_are_none_are_said_by_the_reader(tmp_path):
 def test_real_cases_are_prepared(data_root):
     folder = data_root / "hippocampus"
     table = LabelTable.from_json({"labels": {"0": "background", "1": "anterior", "2": "posterior"}})
-    for image in sorted((folder / "imagesTr").glob("*.nii.gz"))[:5]:
+    images = sorted((folder / "imagesTr").glob("*.nii.gz"))[:5]
+    assert len(images) == 5
+    for image in images:
         loaded = load_case(Case(image.name, (image,), folder / "labelsTr" / image.name), settings(), table)
         assert abs(float(loaded.image.mean())) < 1e-4
         assert set(np.unique(loaded.label)) == {0, 1, 2}

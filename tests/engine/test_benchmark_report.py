@@ -42,7 +42,7 @@ def make(row, run, dice, labeled=2, missed=0.0, targets=("front",), **inference)
     facts |= {"versions": {"torch": "9.9", "monai": "8.8"}, "device": "cpu", "precision": "32-true"}
     facts["network"] = "teacher" if row == "mean_teacher" else "student"
     recipe = {"network": {"name": "unet"}, "data": {"spacing_mm": None}, "inference": {**INFERENCE, **inference}}
-    recipe["train"] = {"steps": 2}
+    recipe |= {"train": {"steps": 2}, "method": {"name": "supervised" if row == "full" else row}}
     return Record(row, labeled, run, recipe, "", cases, dict.fromkeys(targets, figures), facts)
 
 
@@ -89,6 +89,21 @@ def test_the_table_by_hand(tmp_path):
     assert (lead["of_full"], lead["trained_parameters"], lead["train_seconds"]) == ("0.875", "1500000", "1800")
     # only what the table compares has a difference, and nothing has one to itself
     assert kept["mean_teacher", "asd_mm"]["against_supervised"] == lead["against_mean_teacher"] == ""
+
+
+def test_full_supervision_is_supervised_training_whatever_else_has_all_labels(tmp_path):
+    records = {
+        "mean_teacher-all-0": make("mean_teacher", 0, [0.9, 0.9], labeled="all"),
+        "supervised-2-0": make("supervised", 0, [0.4, 0.4]),
+    }
+    rows = {name: {"recipe": "a.yaml", "labeled": [2, "all"]} for name in ("mean_teacher", "supervised")}
+    text = write_report(settings(rows=rows), records, tmp_path)
+    assert "of full supervision" not in text
+    records["full-all-0"] = make("full", 0, [0.8, 0.8], labeled="all")
+    rows["full"] = {"recipe": "a.yaml", "labeled": ["all"]}
+    text = write_report(settings(rows=rows), records, tmp_path)
+    assert table(text, "2 labeled")["supervised"]["of full supervision"] == "50.0 %"
+    assert table(text, "all cases labeled")["mean_teacher"]["of full supervision"] == "112.5 %"
 
 
 def test_steps_in_which_rows_differ_are_said(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 
 from medcontrast import checkpoint
 from medcontrast.checkpoint import checkpoint_hash, load_weights, save_resume, save_weights
 from medcontrast.errors import CheckpointError, InputError
+from medcontrast.inference import members
 from medcontrast.inference.members import load_member, load_members
 from medcontrast.inference.predict import Predictor
 
@@ -135,6 +139,30 @@ def test_a_recipe_of_another_version(tmp_path: Path, tools: SimpleNamespace) -> 
     save_weights(tmp_path / "b.safetensors", tensors, header)
     with pytest.raises(CheckpointError, match=r"this version of medcontrast cannot use its header: (.|\n)*new_key"):
         load_member(tmp_path / "b.safetensors", CPU)
+
+
+def test_every_member_computes_in_the_precision_that_it_was_trained_in(
+    tmp_path: Path, tools: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever is named first. In 16 bits on a CPU, which nothing but this test does."""
+    computing = {"32-true": ("float32", nullcontext), "bf16-mixed": ("bfloat16", partial(torch.autocast, "cpu"))}
+    monkeypatch.setattr(members, "autocast_on", lambda device, precision: computing[precision])
+    paths = {}
+    for precision in computing:
+        paths[precision] = tools.write_checkpoint(tmp_path / f"{precision}.safetensors")
+        tensors, header = load_weights(paths[precision])
+        header["recipe"]["train"]["precision"] = precision
+        save_weights(paths[precision], tensors, header)
+    image = MetaTensor(torch.sin(torch.arange(18 * 17 * 16.0)).reshape(1, 18, 17, 16))
+    alone = {precision: Predictor.load([path]).predict_probabilities(image) for precision, path in paths.items()}
+    assert not torch.equal(*alone.values())
+    for order in (list(paths), list(paths)[::-1]):
+        together = Predictor.load([paths[precision] for precision in order])
+        torch.testing.assert_close(together.predict_probabilities(image), sum(alone.values()) / 2)
+        record = together.predict_scan(
+            [tools.write_nifti(tmp_path / "scan.nii.gz", image[0].numpy(), np.eye(4))]
+        ).record
+        assert record["settings"]["precision"] == " and ".join(computing[precision][0] for precision in order)
 
 
 def test_flips_of_what_was_never_mirrored_are_refused(tmp_path: Path, tools: SimpleNamespace) -> None:

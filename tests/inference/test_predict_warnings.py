@@ -68,6 +68,15 @@ def test_a_scan_much_thinner_than_the_patch_is_said(tmp_path: Path, tools: Simpl
         found = predictor.predict_scan([path]).grid.warnings
         said = f"{path}: is {side} voxels thick along z as the network sees it, which was trained on patches of {z};"
         assert [warning.startswith(said) for warning in found] == [True] * thin
+        # of an average, the network with the largest patches
+        (member,) = predictor.members
+        data = member.recipe.data
+        small = replace(
+            member,
+            recipe=member.recipe.model_copy(update={"data": data.model_copy(update={"patch": (x, y, 8)})}),
+        )
+        both = replace(predictor, members=(small, member)).predict_scan([path]).grid.warnings
+        assert [warning.startswith(said) for warning in both] == [True] * thin
 
 
 def test_far_voxels_are_said(tmp_path: Path, tools: SimpleNamespace) -> None:

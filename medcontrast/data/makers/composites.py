@@ -39,7 +39,8 @@ def write_composites(
 
     Every split has as many composites as images, counterfactuals aside. Each holds two images of its split and of
     different classes, reduced to `side` pixels, one in each half of the canvas (left and right, or top and bottom, by
-    chance), anywhere in it.
+    chance), anywhere in it. A composite's patient is that of the image that it is led by, where patients are known; its
+    partner may be of another one.
 
     Args:
         manifest: Of single objects, every one with a target.
@@ -81,7 +82,11 @@ def write_composites(
         cases = manifest.originals(split)
         images, targets = _composites(manifest, cases, pairs, canvas, side, channels, seed, split)
         found |= {f"{split}_images": images, f"{split}_pairs": np.array(tree["classes"])[targets]}
-        tree[split] = [{"npz": arrays.name, "images": f"{split}_images", "target": f"{split}_pairs"}]
+        source = {"npz": arrays.name, "images": f"{split}_images", "target": f"{split}_pairs"}
+        if any(case.patient for case in cases):
+            found[f"{split}_patients"] = np.array([case.patient or case.name for case in cases])
+            source["patient"] = f"{split}_patients"
+        tree[split] = [source]
     write_set(path, arrays, tree, found)
     return path
 

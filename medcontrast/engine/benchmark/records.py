@@ -34,7 +34,7 @@ METRICS = (
 _FACTS = ("split", "labeled_cases", "step", "trained_parameters", "train_seconds")
 """What tables need of every record, another toolkit's too."""
 _OWN_FACTS = ("unlabeled", "network", "device", "precision", "versions")
-_OWN_PARTS = ("data", "network", "train", "inference")
+_OWN_PARTS = ("data", "network", "method", "train", "inference")
 PEERS = "peers"
 """Folder beside a grid's records for those of other toolkits on the same cases; its files are no cells of the grid."""
 

@@ -68,6 +68,11 @@ class MethodLine(Line[Record]):
         )
 
     @property
+    def method(self) -> str:
+        """Name of what trains; of another toolkit's row its own."""
+        return str(self.records[0].recipe["method"]["name"]) if self.peer is None else self.row
+
+    @property
     def peer(self) -> dict[str, Any] | None:
         """Name and version of the other toolkit; None for a row of the grid."""
         return self.records[0].facts.get("peer")
@@ -124,7 +129,7 @@ def write_report(
     figures = {count: _figures(grid, those, units) for count, those in by_count.items()}
     whole = _full_supervision(by_count, figures)
     parts = [_table(those, figures[count], whole) for count, those in by_count.items()]
-    parts += [_not_run(every), _notes(by_count, units), grid.note, _peer_notes(lines)]
+    parts += [_not_run(every), _notes(by_count, units, shares=whole is not None), grid.note, _peer_notes(lines)]
     leads = [tables.points(figures[count][0], those, f"{count} labeled") for count, those in by_count.items()]
     marks, axis = list(chain.from_iterable(leads)), f"Dice, {grid.target}"
     table = _csv(grid, by_count, figures, whole, units)
@@ -160,9 +165,13 @@ def _table(lines: Sequence[MethodLine], figures: Sequence[Figure], whole: float 
 def _full_supervision(
     by_count: Mapping[int | str, Sequence[MethodLine]], figures: Mapping[int | str, Sequence[Figure]]
 ) -> float | None:
-    """Mean of the grid's target with all labels, over all runs; None where no row has it, or it is 0."""
+    """Mean of the grid's target of supervised training with all labels, over all runs.
+
+    None where the grid has no such row, or it is 0.
+    """
     means = figures["all"][0].means if "all" in figures else []
-    found = (mean.interval.mean for line, mean in zip(by_count.get("all", ()), means, strict=True) if not line.peer)
+    both = zip(by_count.get("all", ()), means, strict=True)
+    found = (mean.interval.mean for line, mean in both if not line.peer and line.method == "supervised")
     return next(found, None) or None
 
 
@@ -188,7 +197,7 @@ def _not_run(lines: Sequence[MethodLine]) -> str:
     return tables.not_run(found)
 
 
-def _notes(by_count: dict[int | str, list[MethodLine]], units: Units) -> str:
+def _notes(by_count: dict[int | str, list[MethodLine]], units: Units, *, shares: bool) -> str:
     """What the tables mean, in sentences."""
     lines = [line for those in by_count.values() for line in those]
     first = lines[0].records[0]
@@ -196,12 +205,12 @@ def _notes(by_count: dict[int | str, list[MethodLine]], units: Units) -> str:
     named = [(f"{line.row}-{line.labeled}", line) for line in lines]
     doubts = "".join(f" {sentence}" for sentence in tables.warnings(named))
     drawn, test = drawn_words(units), "" if units is None else " over patients"
-    shares = " Shares of full supervision: means over all runs of each." if "all" in by_count else ""
+    divided = " Shares of full supervision: means over all runs of each." if shares else ""
     return (
         f"{len(first.cases)} {first.facts['split']} cases, last checkpoint. Means are "
         f"over cases, each averaged over its runs, with 95 % bootstrap intervals over {drawn} (10,000 resamples); "
         f"SD is that of the runs' means. Run k has seed k and labeled subset k. {over_runs} Differences are paired by "
-        f"case.{shares} p is Wilcoxon's signed-rank test{test}, Holm-corrected over the rows of its column. "
+        f"case.{divided} p is Wilcoxon's signed-rank test{test}, Holm-corrected over the rows of its column. "
         "Missed: structures, summed over cases and runs, that are there and were not found; Dice 0, distance the "
         "image's diagonal. HD95 pooled: the 95th percentile of the distances of both directions together. Distances in "
         f"mm. {_conditions(lines)}{tables.rounded_runs(named)} Hours are wall time of training; compare them only on "

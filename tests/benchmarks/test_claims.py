@@ -74,6 +74,19 @@ def test_the_default_is_ahead_on_the_left_atrium_by_the_recipes_too() -> None:
     assert gain.interval.mean < at_half.interval.mean  # a third of it went to a baseline that was not at its end
 
 
+@pytest.mark.parametrize(("other", "better"), [("mean_teacher", 14), ("bcp", 9)])
+def test_by_the_recipes_the_default_is_ahead_of_the_other_methods_on_the_left_atrium(other: str, better: int) -> None:
+    gain = gain_in_dice("left_atrium_125_recipes", "left atrium", "fba_net", other)
+    assert gain.interval.low is not None and gain.interval.low > 0
+    assert len(gain.by_run) == 2 and min(gain.by_run) > 0 and gain.better == better
+
+
+def test_the_mean_teacher_gives_nothing_on_the_left_atrium_by_the_recipes_either() -> None:
+    gain = gain_in_dice("left_atrium_125_recipes", "left atrium", "mean_teacher", "supervised")
+    assert gain.interval.low is not None and gain.interval.low < 0 < gain.interval.high
+    assert len(gain.by_run) == 2 and min(gain.by_run) < 0 < max(gain.by_run)
+
+
 def corrected_p() -> dict[tuple[str, str, str], str]:
     """(row, labeled, reference) -> p of the committed table of the hippocampus, corrected over its column."""
     table = (RESULTS / "hippocampus" / "table.csv").read_text(encoding="utf-8").splitlines()

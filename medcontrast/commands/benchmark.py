@@ -60,7 +60,9 @@ def benchmark(
             Console(), max_time_s=parse_duration(max_time) if max_time else None, only=only or ()
         )
         if unfinished:
-            typer.echo(f"{len(unfinished)} cells are not finished; the same command goes on with them.")
+            one = len(unfinished) == 1
+            cells = "1 cell is" if one else f"{len(unfinished)} cells are"
+            typer.echo(f"{cells} not finished; the same command goes on with {'it' if one else 'them'}.")
     typer.echo(chosen.report(into))
     if failed:
         raise MedcontrastError("Failed: " + " ".join(f"{name}: {why}" for name, why in failed.items()))

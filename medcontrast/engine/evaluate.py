@@ -232,8 +232,9 @@ def scored_cases(manifest: Manifest, split: str) -> dict[str, Case]:
                 f"start from {manifest.root}; if the data lies elsewhere now, name its folder with --root."
             )
         if case.label is None or not case.label.exists():
+            named = "the manifest names none" if case.label is None else f"{case.label} is not there"
             raise InputError(
-                f"{manifest.path}: case {case.name} of {split} has no label file ({case.label}) to score against."
+                f"{manifest.path}: case {case.name} of {split} has no label file to score against ({named})."
             )
         # before anything is predicted: afterwards it would seem to be the prediction that lies elsewhere
         require_one_layer(case.label)

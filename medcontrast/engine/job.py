@@ -192,7 +192,13 @@ class Segmentation(Job):
                 raise CheckpointError(
                     f"{where}: none of its tensors fits this network by name and shape; see train.init_from."
                 )
-            return f"Initialised {loaded} of {total} tensors from {where}."
+            few = ""
+            if 2 * loaded < total:
+                few = (
+                    " Warning: the others have other names or shapes there and start anew, so that little of what it "
+                    "learned is here; take the network and its settings from the checkpoint's recipe."
+                )
+            return f"Initialised {loaded} of {total} tensors from {where}.{few}"
         place, encoder = encoder_of(self.method.student)
         if encoder is None:
             raise CheckpointError(

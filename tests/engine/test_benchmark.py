@@ -150,7 +150,7 @@ def test_a_cell_whose_loss_is_not_finite_keeps_no_other_from_its_turn(cli, grid,
         found = cli("benchmark", grid)
     assert (found.code, found.err) == (1, f"Failed: {broken}: Loss is NaN at step 1.\n")
     assert recorded() == [name for name in NAMES if name != broken]
-    assert f"{broken}: Loss is NaN at step 1." in found.out and "1 cells are not finished" in found.out
+    assert f"{broken}: Loss is NaN at step 1." in found.out and "1 cell is not finished" in found.out
     assert "| supervised | 1 of 2 |" in found.out
     assert cli("benchmark", grid).code == 0 and recorded() == NAMES
 
@@ -216,7 +216,7 @@ def test_where_all_fail_the_reasons_are_what_is_said(cli, grid, monkeypatch):
 def test_no_time_left_leaves_every_cell_for_later(cli, grid):
     found = cli("benchmark", grid, "--max-time", "0.001s", "--only", "supervised-2-0")
     assert found.code == 0
-    assert "1 cells are not finished" in found.out and "\nNot run yet: " in found.out
+    assert "1 cell is not finished" in found.out and "\nNot run yet: " in found.out
     assert sorted(path.name for path in Path("benchmarks/results/tiny").iterdir()) == ["table.md"]
 
 

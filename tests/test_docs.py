@@ -11,6 +11,7 @@ import torch
 
 from medcontrast import losses
 from medcontrast.settings import load_recipe
+from medcontrast.settings.grid import cells, load_grid
 from medcontrast.settings.shipped import shipped_recipes
 
 ROOT = Path(__file__).parents[1]
@@ -79,6 +80,17 @@ def test_the_example_of_the_library_runs_as_it_stands(capsys):
     assert all(parameter.grad is not None for parameter in student)
     assert not any(parameter.requires_grad for parameter in teacher)
     assert any(not torch.equal(one, other) for one, other in zip(student, teacher, strict=True))
+
+
+def test_the_example_of_a_grid_is_one(tmp_path):
+    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8"), re.S)
+    (tmp_path / "mine.yaml").write_text(example, encoding="utf-8")
+    grid = load_grid(tmp_path / "mine.yaml")
+    names = {"supervised.yaml": "hippocampus_supervised_8.yaml", "fba_net.yaml": "hippocampus_fbanet_8.yaml"}
+    for row in grid.rows.values():
+        recipe = load_recipe(ROOT / "recipes" / names[row.recipe], [*grid.set, *row.set])
+        assert recipe.train.steps == 1000
+    assert [cell.name for cell in cells(grid)][-1] == "full-all-0" and len(cells(grid)) == 8
 
 
 def test_the_library_page_names_every_loss():

@@ -68,11 +68,6 @@ class MethodLine(Line[Record]):
         )
 
     @property
-    def method(self) -> str:
-        """Name of what trains; of another toolkit's row its own."""
-        return str(self.records[0].recipe["method"]["name"]) if self.peer is None else self.row
-
-    @property
     def peer(self) -> dict[str, Any] | None:
         """Name and version of the other toolkit; None for a row of the grid."""
         return self.records[0].facts.get("peer")
@@ -171,8 +166,12 @@ def _full_supervision(
     """
     means = figures["all"][0].means if "all" in figures else []
     both = zip(by_count.get("all", ()), means, strict=True)
-    found = (mean.interval.mean for line, mean in both if not line.peer and line.method == "supervised")
-    return next(found, None) or None
+    found = [
+        mean.interval.mean
+        for line, mean in both
+        if not line.peer and line.records[0].recipe["method"]["name"] == "supervised"
+    ]
+    return next(iter(found), None) or None
 
 
 def _shares(figure: Figure, whole: float | None) -> list[str]:

@@ -1,6 +1,8 @@
 # Two commands set everything up from a fresh clone: `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+# Processes that share the quick tests, file by file; each computes in one thread.
+JOBS ?= 2
 BIN := $(VENV)/bin
 # Where there is no NVIDIA GPU, a CPU build of PyTorch comes first, from PyTorch's own index: from the Python package index
 # it would bring gigabytes of CUDA packages. With a GPU, or with TORCH=none, whatever pip chooses (or you installed) stays.
@@ -60,7 +62,7 @@ floors: install-test
 	$(BIN)/lint-imports
 
 test: lint types floors
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-all: lint types floors
 	$(BIN)/python -m pytest

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from medcontrast.errors import CheckpointError, InputError, lacks_memory
 from medcontrast.files import write_atomically
+from medcontrast.say import quoted
 from medcontrast.settings import AnyRecipe, recipe_from_tree
 
 FORMAT = "medcontrast"
@@ -87,6 +88,17 @@ def header_recipe(header: dict[str, Any], path: Path) -> AnyRecipe:
         return recipe_from_tree(header["recipe"], where=str(path))
     except InputError as error:
         raise unusable_header(path, error) from None
+
+
+def unfinished(path: Path, header: dict[str, Any]) -> str | None:
+    """A sentence where a run's last checkpoint is not of its last step, as one that was stopped or still trains."""
+    step, total = header["step"], header["recipe"]["train"]["steps"]
+    if path.name not in (LAST, RESUME) or step >= total:  # the best one is of whatever step it is
+        return None
+    return (
+        f"{path} is of step {step} of {total}, of a run that is not finished; `medcontrast train --resume "
+        f"{quoted(path.parent)}` goes on with it."
+    )
 
 
 def unusable_header(path: Path, error: Exception) -> CheckpointError:

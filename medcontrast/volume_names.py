@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -14,6 +15,11 @@ def volume_suffix(path: Path) -> str | None:
     """The known ending of a file name in lower case, or None."""
     name = path.name.lower()
     return next((suffix for suffix in sorted(KNOWN_SUFFIXES, key=len, reverse=True) if name.endswith(suffix)), None)
+
+
+def case_stem(case: str) -> str:
+    """What files made of a case are called: its name, with _ for all that is no letter, digit, dot or dash."""
+    return re.sub(r"[^\w.\-]+", "_", case)
 
 
 def output_stem(path: Path) -> str:

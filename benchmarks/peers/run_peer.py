@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> Path:
     _call([str(arguments.python), str(HERE / peer.script), str(folder)], folder / "log.txt")
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     report = score_folders(
-        folder / "predictions", folder / "reference", manifest=manifest.path, output=folder / "evaluation"
+        folder / "predictions", folder / "reference", manifest=manifest, output=folder / "evaluation"
     )
     settings = {"manifest": given.name, "job": job, **facts.pop("settings")}
     facts = {**_facts(manifest, arguments.split, peer), **facts}

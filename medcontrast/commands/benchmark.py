@@ -46,11 +46,13 @@ def benchmark(
         if isinstance(settings, GridSettings)
         else ProbeBenchmark(path, kept, runs, settings)
     )
-    known = {name for cell in chosen.cells() for name in (cell.row, cell.name)}
+    every = chosen.cells()
+    known = {name for cell in every for name in (cell.row, cell.name)}
     for name in only or ():
         if name not in known:
             raise InputError(
-                f"--only {name}: neither a row nor a cell of {path}; its rows: {', '.join(settings.rows)}."
+                f"--only {name}: neither a row nor a cell of {path}; its rows: {', '.join(settings.rows)}; its cells: "
+                f"{every[0].name} to {every[-1].name}."
             )
     if into is not None:
         around_table(into, settings.name)  # found out now, not after hours of training

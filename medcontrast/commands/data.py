@@ -345,12 +345,18 @@ def import_(
     ] = None,
     test_list: Annotated[Path | None, typer.Option("--test-list", help="File of names.")] = None,
     labeled: Annotated[int, typer.Option("--labeled", min=1, help="How many of --train-list keep their labels.")] = 8,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Of la-nrrd leave scans whole and their values as they are.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Convert a public data set to NIfTI; with --train-list also write OUTPUT/manifest.json."""
+    """Convert a public data set to NIfTI; with --train-list also write OUTPUT/manifest.json.
+
+    Scans come out as the left atrium's recipes take them: z-scored, then cropped around the atrium in x and y.
+    """
     from medcontrast.commands.progress import counting
     from medcontrast.data.listing import names_from_file, write_manifest
-    from medcontrast.data.makers.importers import import_la, la_tree
+    from medcontrast.data.makers.importers import LA_DESCRIPTION, LA_WHOLE, import_la, la_tree
     from medcontrast.files import require_free
 
     train = names_from_file(train_list) if train_list is not None else []
@@ -361,9 +367,11 @@ def import_(
     tree = None
     if train:
         require_free(path, overwrite=overwrite)
-        tree = la_tree(train, test, labeled=labeled, name=f"la_{labeled}of{len(train)}", form=form)
+        name = f"la_{labeled}of{len(train)}"
+        description = LA_WHOLE if whole else LA_DESCRIPTION.get(form, "")
+        tree = la_tree(train, test, labeled=labeled, name=name, description=description)
     with counting("writing") as tell:
-        names = import_la(form, source, output, train=train, test=test, overwrite=overwrite, tell=tell)
+        names = import_la(form, source, output, train=train, test=test, whole=whole, overwrite=overwrite, tell=tell)
     typer.echo(f"{output}: {len(names)} case(s).")
     if tree is not None:
         write_manifest(path, {**tree, "root": "."}, overwrite=overwrite)

@@ -45,39 +45,47 @@ def evaluate(
     """Score a checkpoint on a split, or masks against label files; or join the scores of folds."""
     if [bool(checkpoints), predictions is not None, bool(pool)].count(True) != 1:
         raise InputError(
-            "Say what to score: --ckpt RUN (with --split), or --predictions FOLDER with --labels FOLDER, or --pool RUN "
-            "for every evaluated fold."
+            "Say what to score, and one thing alone: --ckpt RUN (with --split), or --predictions FOLDER with --labels "
+            "FOLDER (or with --manifest and --split), or --pool RUN for every evaluated fold."
         )
     if tolerance_mm is not None and tolerance_mm <= 0:
         raise InputError(f"--tolerance-mm {tolerance_mm}: must be positive.")
-    predicting = {"--split": split, "--flips": flips, "--device": device, "--root": root}
+    predicting = {"--flips": flips, "--device": device}
+    listed = {"--split": split, "--root": root}
     if pool:
         measuring = {"--manifest": manifest, "--tolerance-mm": tolerance_mm, "--voxels": voxels or None}
         _refuse(
-            predicting | measuring | {"--labels": labels}, "cannot go with --pool: folds are joined as they were scored"
+            predicting | listed | measuring | {"--labels": labels},
+            "cannot go with --pool: folds are joined as they were scored",
         )
         from medcontrast.engine.pooling import pool_evaluations
 
         pool_evaluations(pool, output=output, against=against, overwrite=overwrite)
         return
-    if predictions is not None and labels is None:
-        raise InputError("--predictions goes with --labels: the folder of label files to score against.")
+    if predictions is not None and labels is None and (manifest is None or split is None):
+        raise InputError(
+            "--predictions goes with --labels, the folder of label files to score against, or with --manifest and "
+            "--split, whose label files those are."
+        )
     if checkpoints and labels is not None:
         raise InputError(
             "--labels goes with --predictions; a checkpoint is scored on the labels of its manifest "
             "(--manifest, --split)."
         )
     if predictions is not None:
-        _refuse(predicting, "goes with --ckpt; masks of --predictions are scored as they are, all of them")
+        _refuse(predicting, "goes with --ckpt; masks of --predictions are scored as they are")
+        if labels is not None:
+            _refuse(listed, "goes with --ckpt, or with --predictions and no --labels: the label files are those named")
 
     from medcontrast.data.manifest import load_manifest
     from medcontrast.engine import scoring
 
-    if predictions is not None and labels is not None:
+    cases = load_manifest(manifest, root) if manifest is not None else None
+    if predictions is not None:
         scoring.score_folders(
             predictions,
-            labels,
-            manifest=manifest,
+            labels or split or "",
+            manifest=cases,
             output=output,
             tolerance_mm=tolerance_mm,
             voxels=voxels,
@@ -88,7 +96,7 @@ def evaluate(
     scoring.score_checkpoints(
         checkpoints or [],
         split=split or "validation",
-        manifest=load_manifest(manifest, root) if manifest is not None else None,
+        manifest=cases,
         root=root,
         output=output,
         tolerance_mm=tolerance_mm,

@@ -59,12 +59,16 @@ def infer(
 
     from rich.console import Console
 
+    from medcontrast.checkpoint import unfinished
     from medcontrast.inference.outputs import plan_outputs, require_outputs
     from medcontrast.inference.predict import Predictor
 
     overrides: dict[str, Any] = {} if flips is None else {"flips": flips}
     predictor = Predictor.load(checkpoints, device, overrides)
     console = Console()
+    for member in predictor.members:
+        if sentence := unfinished(member.path, member.header):
+            typer.echo(f"Warning: {sentence}", err=True)
     scans = _scans(console, inputs or [], manifest, split or "test", predictor.channels)
     endings = [] if export is None else [_EXPORT_ENDINGS[export]]
     outputs = plan_outputs(scans, output, probabilities=probabilities, entropy=uncertainty, export_endings=endings)

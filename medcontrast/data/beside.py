@@ -12,8 +12,10 @@ CHANNEL_NAME = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 LABEL_ENDING = re.compile(r"[_.\- ](seg|segmentation|labels?|mask)$", re.IGNORECASE)
 DRAWN = "not taken, as their names say masks of the scans beside them"
 """What is said of masks that `masks_beside` finds."""
+CALLED_MASKS = "not taken, as their names say masks"
+"""What is said of files that are called as masks and nothing else."""
 IMAGE_NAMES = ("image", "imaging")
-LABEL_NAMES = ("label", "labels", "seg", "segmentation")
+LABEL_NAMES = ("label", "labels", "seg", "segmentation", "mask")
 """What the scan and the label in the folder of a case are called, best first."""
 _OUTPUT_ENDINGS = ("_seg", "_prob", "_entropy")
 

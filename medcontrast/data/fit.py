@@ -60,8 +60,9 @@ def require_files(recipe: AnyRecipe, manifest: Manifest | ImageManifest) -> None
     missing = [path for path in files if not path.exists()]
     if missing:
         raise ManifestError(
-            f"{manifest.path}: {len(missing)} of {len(files)} files are not there, the first is {missing[0]}. The data "
-            f"folder is {manifest.root}; {root_advice(manifest.raw, recipe.data.root)}."
+            f"{manifest.path}: {len(missing)} of {len(files)} files are not there, the first is {missing[0]}. The "
+            f"recipe needs {recipe.about.needs}. The data folder is {manifest.root}; "
+            f"{root_advice(manifest.raw, recipe.data.root)}."
         )
 
 

@@ -18,6 +18,8 @@ HEADER_KEY = "values"
 """What checkpoints keep them under; those of z-scored scans, and of before there was such a key, lack it."""
 FAR = 3.0
 """Factor between standard deviations above which values are unlike; means may lie one deviation outside."""
+_UNIT = 10.0
+"""As far from SD 1, and from mean 0, values are meant as they are; crops of z-scored scans are within 2 of both."""
 _CASES = 16
 """Most training scans that are read for it."""
 _SAMPLE = 200_000
@@ -69,6 +71,19 @@ class SeenValues:
     def to_json(self) -> dict[str, list[list[float]]]:
         """The form that `from_header` reads, under HEADER_KEY."""
         return {name: [list(pair) for pair in pairs] for name, pairs in asdict(self).items()}
+
+    def far_from_unit(self, intensity: IntensitySettings) -> str | None:
+        """A sentence where the network takes values so large or so alike that no one can have meant it."""
+        wide = [deviations for deviations in self.deviations if not 1 / _UNIT <= deviations[1] <= _UNIT]
+        shifted = [means for means in self.means if max(map(abs, means)) > _UNIT]
+        if not wide and not shifted:
+            return None
+        means, deviations = (" and ".join(map(_shown, pairs)) for pairs in (self.means, self.deviations))
+        return (
+            f"data.intensity.kind {intensity.kind} leaves the labeled scans with means of {means} and SDs of "
+            f"{deviations}, while networks learn from values around 0 with an SD near 1; take kind zscore, or of CT a "
+            "clip with its low and high."
+        )
 
     def unlike(self, volumes: Iterable[Volume], intensity: IntensitySettings) -> list[str]:
         """A sentence on every channel of a scan whose values are far from those of the training scans."""

@@ -9,23 +9,21 @@ from pathlib import Path
 import numpy as np
 
 from medcontrast.data.manifest import Case, Manifest
+from medcontrast.engine.mask_folders import label_file
 from medcontrast.errors import InputError, ManifestError, VolumeError
 from medcontrast.files import read_json
 from medcontrast.labels import LabelTable
 from medcontrast.metrics.case import TargetScore, score_case
 from medcontrast.metrics.report import Report, layout
 from medcontrast.render import OverlayRow, overlay_grid_png
-from medcontrast.volume import KNOWN_SUFFIXES, Volume, output_stem, read_grid, read_volume, turns_onto, voxels_by_value
+from medcontrast.volume import Volume, output_stem, read_grid, read_volume, turns_onto, voxels_by_value
 from medcontrast.volume.segments import (
-    SAVED_WHOLE,
     how_to_place,
-    is_own_export,
     named_segments,
     names_of_values,
     read_label_map,
     require_one_layer,
 )
-from medcontrast.volume_names import volume_suffix
 
 WORST_SHOWN = 4
 
@@ -104,49 +102,10 @@ def _on_the_grid(pair: Pair) -> Volume:
     if turned is None:
         raise VolumeError(
             f"Case {pair.case}: the prediction {prediction.path} is not on the grid of {pair.reference.path}: "
-            f"{difference}. Masks are compared on the scan's own grid: `medcontrast infer` writes them there; of one "
-            f"that was edited in 3D Slicer, {SAVED_WHOLE}."
+            f"{difference}; {how_to_place(prediction.path, prediction.grid, grid)}. Masks are compared on the scan's "
+            "own grid, where `medcontrast infer` writes them."
         )
     return turned
-
-
-def folder_pairs(predictions: Path, labels: Path) -> list[tuple[str, Path, Path]]:
-    """Pairs files by name: `CASE.nii.gz` or `CASE_seg.nii.gz` with `CASE.nii.gz`.
-
-    Where all labels end in _seg it is no part of the cases' names.
-
-    A `.seg.nrrd` beside a mask of its name is an export of that mask, and left aside, unless it was saved since.
-
-    Raises:
-        InputError: A folder is empty, two files stand for one case, be it a mask and its edited export, or a label has
-            no prediction: a missing mask is an error, never skipped.
-    """
-    references, found = _by_stem(labels), _by_stem(predictions)
-    if all(name.endswith("_seg") for name in references):  # the case is called as where its scan is known
-        references = {name.removesuffix("_seg"): files for name, files in references.items()}
-    pairs, missing = [], []
-    for name, reference in references.items():
-        masks = _without_exports(found.get(name, []))
-        masks += [] if f"{name}_seg" in references else _without_exports(found.get(f"{name}_seg", []))
-        _require_one(predictions, masks, f"a prediction of {name}")
-        _require_one(labels, reference, f"a label of {name}")
-        pairs += [(name, mask, reference[0]) for mask in masks]
-        missing += [] if masks else [reference[0].name]
-    if missing:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise InputError(
-            f"{predictions}: no prediction for {len(missing)} of {len(references)} labels ({shown}). "
-            "A missing mask is not skipped: make it, or take its label away."
-        )
-    return pairs
-
-
-def without_label(predictions: Path, pairs: Sequence[tuple[str, Path, Path]]) -> list[str]:
-    """Names of the masks of a folder that no pair takes; the maps that `infer` writes beside a mask are none."""
-    found = _by_stem(predictions)
-    maps = {f"{stem.removesuffix('_seg')}_{kind}" for stem in found for kind in ("prob", "entropy")}
-    paired = {output_stem(mask) for _, mask, _ in pairs}
-    return [files[0].name for stem, files in found.items() if stem not in paired | maps]
 
 
 def table_beside(predictions: list[Path]) -> LabelTable | None:
@@ -231,59 +190,19 @@ def scored_cases(manifest: Manifest, split: str) -> dict[str, Case]:
                 f"{manifest.path}: {case.images[0]}, the scan of case {case.name} of {split}, is not there. Paths "
                 f"start from {manifest.root}; if the data lies elsewhere now, name its folder with --root."
             )
-        if case.label is None or not case.label.exists():
-            named = "the manifest names none" if case.label is None else f"{case.label} is not there"
-            raise InputError(
-                f"{manifest.path}: case {case.name} of {split} has no label file to score against ({named})."
-            )
+        label = label_file(case, manifest, split)
         # before anything is predicted: afterwards it would seem to be the prediction that lies elsewhere
-        require_one_layer(case.label)
-        own, scan = read_grid(case.label), read_grid(case.images[0])
+        require_one_layer(label)
+        own, scan = read_grid(label), read_grid(case.images[0])
         if turns_onto(own, scan) is None:
             difference = own.difference(scan)
             raise VolumeError(
-                f"{case.label}: the label of case {case.name} does not lie on the grid of its scan {case.images[0]}: "
-                f"{difference}; {how_to_place(case.label, own, scan)}. `medcontrast data check` lists all such labels."
+                f"{label}: the label of case {case.name} does not lie on the grid of its scan {case.images[0]}: "
+                f"{difference}; {how_to_place(label, own, scan)}. `medcontrast data check` lists all such labels."
             )
-        if named_segments(case.label, manifest.labels):  # what contradicts the manifest is refused now
-            read_label_map(case.label, manifest.labels)
+        if named_segments(label, manifest.labels):  # what contradicts the manifest is refused now
+            read_label_map(label, manifest.labels)
     return cases
-
-
-def _by_stem(folder: Path) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
-    for path in _volumes(folder):
-        found.setdefault(output_stem(path), []).append(path)
-    return found
-
-
-def _without_exports(masks: list[Path]) -> list[Path]:
-    """Files of one stem; where there are others, without a .seg.nrrd that was exported from one of them."""
-    others = [path for path in masks if not path.name.lower().endswith(".seg.nrrd")]
-    edited = [path for path in masks if path not in others and not is_own_export(path)]
-    if others and edited:
-        raise InputError(
-            f"{edited[0]}: was saved by 3D Slicer or another program and may hold corrections that {others[0].name} "
-            "beside it lacks; keep the one of the two that shall be scored, and move the other away."
-        )
-    return others or masks
-
-
-def _require_one(folder: Path, files: list[Path], what: str) -> None:
-    if len(files) > 1:
-        raise InputError(f"{folder}: both {files[0].name} and {files[1].name} are {what}; keep one.")
-
-
-def _volumes(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder.")
-    files = sorted(path for path in folder.iterdir() if volume_suffix(path) and path.name[0] != ".")
-    if not files:
-        raise InputError(
-            f"{folder}: holds no volume ({', '.join(KNOWN_SUFFIXES)}) itself; put the files of all cases into it, each "
-            "called as its case."
-        )
-    return files
 
 
 def _require_known_values(volume: Volume, labels: LabelTable) -> None:

@@ -22,6 +22,7 @@ from medcontrast.data.images.sources import fields_of, listed_fields
 from medcontrast.data.manifest import Manifest
 from medcontrast.data.sampler import TwoStreamSampler
 from medcontrast.data.scan_facts import scan_facts
+from medcontrast.data.seen_values import SeenValues
 from medcontrast.data.volumes import PatchDataset, lost_structures, make_loader
 from medcontrast.engine.build import make_encoder, make_generator_method, make_method, make_pretraining_method
 from medcontrast.engine.generator.generator import UNIFORM, header_parents
@@ -171,8 +172,10 @@ class Segmentation(Job):
 
     def warnings(self, loader: DataLoader[Any], validator: Validator | None) -> list[str]:
         assert isinstance(loader.dataset, PatchDataset)
-        sentences = [lost_structures(loader.dataset.labeled, "labeled")]
+        sentences: list[str | None] = [lost_structures(loader.dataset.labeled, "labeled")]
         sentences += [] if validator is None else [lost_structures(validator.cases, "validation")]
+        values = SeenValues.from_header(self._scan_facts)
+        sentences += [] if values is None else [values.far_from_unit(self.recipe.data.intensity)]
         return [sentence for sentence in sentences if sentence]
 
     def take_over(self, tensors: dict[str, Tensor], header: dict[str, Any], *, where: Path) -> str:

@@ -89,7 +89,13 @@ class Trainer:
         source = self.run.recipe.train.init_from
         if source is None:
             return
-        path = checkpoint.resolve_checkpoint(self.run.folder / source)  # an absolute path stays what it is
+        place = self.run.folder / source  # an absolute path stays what it is
+        if not place.exists():
+            needed = self.run.recipe.about.needs
+            raise CheckpointError(
+                f"train.init_from {place}: there is no such checkpoint or run folder. The recipe needs {needed}."
+            )
+        path = checkpoint.resolve_checkpoint(place)
         tensors, header, digest = checkpoint.load_hashed_weights(path)
         self.source = {"file": f"{path.parent.name}/{path.name}", "sha256": digest}
         self._say(self.job.take_over(tensors, header, where=path))

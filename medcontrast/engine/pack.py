@@ -16,7 +16,14 @@ from rich.console import Console
 from torch import Tensor
 
 import medcontrast
-from medcontrast.checkpoint import checkpoint_hash, header_recipe, load_weights, resolve_checkpoint, save_weights
+from medcontrast.checkpoint import (
+    checkpoint_hash,
+    header_recipe,
+    load_weights,
+    resolve_checkpoint,
+    save_weights,
+    unfinished,
+)
 from medcontrast.data.manifest import Manifest
 from medcontrast.data.scan_facts import with_scan_facts
 from medcontrast.engine.run import Run, at_root
@@ -24,6 +31,7 @@ from medcontrast.engine.scoring import score_checkpoints
 from medcontrast.errors import CheckpointError, InputError
 from medcontrast.files import require_free, staged, write_text
 from medcontrast.labels import LabelTable
+from medcontrast.metrics.bootstrap import drawn_words, patient_units
 from medcontrast.say import quoted, say
 from medcontrast.settings import Recipe, require_segmentation
 
@@ -92,9 +100,9 @@ def pack(
         report = json.loads((stage / REPORT).read_text(encoding="utf-8"))
         page = card(output, weights, opened.manifest, header, report, split=split, notes=words)
         write_text(stage / CARD, page)
-    learned = _learned_from(header, opened.manifest, split)
-    if learned:
-        say(console, f"Warning: {learned}")
+    for sentence in (_learned_from(header, opened.manifest, split), unfinished(source, header)):
+        if sentence:
+            say(console, f"Warning: {sentence}")
     say(console, f"Written to {output}: {', '.join(FILES)}")
     return output / CARD
 
@@ -155,7 +163,7 @@ def card(
         "trained on": f"{len(seen['labeled'])} labeled, {len(seen['unlabeled'])} unlabeled cases ({manifest.name})",
         "data": _sentences(manifest.source, manifest.description) or "not stated in the manifest",
         "licence of the data": manifest.licence or "not stated in the manifest",
-        "method": f"{recipe.method.name}, {header['step']} steps, seed {recipe.seed}; the {header['network']}",
+        "method": f"{recipe.method.name}, {_steps(header, recipe)}, seed {recipe.seed}; the {header['network']}",
         "network": f"{recipe.network.name}, patch {list(recipe.data.patch)}, norm {recipe.network.norm}",
         "predicts": _prediction(recipe),
         "weights": f"float16, SHA-256 {checkpoint_hash(weights)}",
@@ -169,6 +177,11 @@ def card(
     if notes:
         lines += [notes.strip(), ""]
     return "\n".join(lines)
+
+
+def _steps(header: dict[str, Any], recipe: Recipe) -> str:
+    step, total = header["step"], recipe.train.steps
+    return f"{step} steps" if step >= total else f"{step} of {total} steps"
 
 
 def _prediction(recipe: Recipe) -> str:
@@ -208,7 +221,8 @@ def _values(values: tuple[int, ...]) -> str:
 def _figures(report: dict[str, Any], split: str, warning: str) -> list[str]:
     rows = list(report["summary"].values())
     cases = rows[0]["cases"]
-    counted = f"{cases} {split} cases, one run, these weights; means with 95 % bootstrap intervals over cases"
+    drawn = drawn_words(cases, patient_units(report["cases"], report.get("patients", {})))
+    counted = f"{cases} {split} cases, one run, these weights; means with 95 % bootstrap intervals over {drawn}"
     if cases == 1:
         counted = f"1 {split} case, one run, these weights"
     how = "The last checkpoint, each case on its own grid, in mm (docs/protocol.md)"

@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from medcontrast.data.manifest import Case, Manifest, load_manifest
+from medcontrast.data.manifest import Case, Manifest
 from medcontrast.engine.evaluate import (
     Pair,
     ScoringRules,
     WorstPredictions,
     draw_worst,
-    folder_pairs,
     score_pairs,
     scored_cases,
     table_beside,
     table_of_values,
-    without_label,
 )
 from medcontrast.engine.evaluation_output import (
     PICTURE,
@@ -31,6 +29,7 @@ from medcontrast.engine.evaluation_output import (
     leave_no_picture,
     report_to_compare,
 )
+from medcontrast.engine.mask_folders import MaskPair, folder_pairs, split_pairs, without_label
 from medcontrast.engine.run import run_beside
 from medcontrast.errors import InputError
 from medcontrast.files import require_free
@@ -51,9 +50,9 @@ if TYPE_CHECKING:  # scores of masks need no torch
 
 def score_folders(
     predictions: Path,
-    labels: Path,
+    labels: Path | str,
     *,
-    manifest: Path | None = None,
+    manifest: Manifest | None = None,
     output: Path | None = None,
     tolerance_mm: float | None = None,
     voxels: bool = False,
@@ -64,7 +63,18 @@ def score_folders(
     """Scores anybody's masks against label files of the same names.
 
     Names of the labels come from the manifest, else from the JSON record beside a mask, else from the headers of
-    .seg.nrrd files and the values found. There are no scans here, and so no picture.
+    .seg.nrrd files and the values found. No scan is opened, and so there is no picture.
+
+    Args:
+        predictions: Folder of masks; `mask_folders` says how they are called.
+        labels: Folder of label files, or a split of the manifest.
+        manifest: Names the labels, and knows the patients.
+        output: Folder for tables; by default they are shown alone.
+        tolerance_mm: Of the surface Dice; by default 1.
+        voxels: Distances in voxels too.
+        against: report.json of another system on the same cases; differences are shown and kept.
+        overwrite: Replace an existing evaluation.
+        console: Where progress is shown.
 
     Raises:
         InputError: A prediction is missing, a folder is empty, or `against` is no report on the same cases.
@@ -72,17 +82,21 @@ def score_folders(
     console = console or Console()
     if output is not None:
         require_free(*(output / name for name in TABLES), overwrite=overwrite)
-    files = folder_pairs(predictions, labels)
-    table = _table(files, manifest)
+    if isinstance(labels, Path):
+        files, place = folder_pairs(predictions, labels), str(labels)
+    else:
+        assert manifest is not None
+        files, place = split_pairs(predictions, manifest, labels), f"the split {labels} of {manifest.path}"
+    table = manifest.labels if manifest is not None else _table(files)
     rules = ScoringRules(table, EvaluationSettings().tolerance_mm if tolerance_mm is None else tolerance_mm, voxels)
     other = report_to_compare(against, [name for name, *_ in files], rules.layout)
     warn = Warnings(console)
-    _warn_of_unscored(warn, predictions, labels, files)
+    _warn_of_unscored(warn, predictions, place, files)
     _warn_of_own_labels(warn, files)
     report = score_pairs(_read(files, table, warn), rules)
     if manifest is not None:
-        report = replace(report, patients=load_manifest(manifest).patients_of(report.cases))
-    facts = {"predictions": str(predictions), "labels": str(labels), "label_table": table.to_json()}
+        report = replace(report, patients=manifest.patients_of(report.cases))
+    facts = {"predictions": str(predictions), "labels": place, "label_table": table.to_json()}
     if output is not None:
         leave_no_picture(output / PICTURE, overwrite, warn)
     leave_and_show(output, report, facts, warn, other=other, against=against)
@@ -124,6 +138,7 @@ def score_checkpoints(
         InputError: No such split, a case without its label file, an output that exists already, or `against` is no
             report on the same cases.
     """
+    from medcontrast.checkpoint import unfinished
     from medcontrast.inference.inputs import require_same_channels
     from medcontrast.inference.predict import Predictor
 
@@ -136,6 +151,9 @@ def score_checkpoints(
     require_same_channels(manifest.channels, predictor.channels, manifest.path)
     _require_same_labels(predictor.labels, manifest)
     warn = Warnings(console)
+    for member in predictor.members:
+        if sentence := unfinished(member.path, member.header):
+            warn(sentence)
     _warn_of_training_cases(warn, dict(zip(checkpoints, predictor.members, strict=True)), manifest, list(cases))
     own = predictor.members[0].recipe.evaluation.tolerance_mm
     rules = ScoringRules(manifest.labels, own if tolerance_mm is None else tolerance_mm, voxels)
@@ -183,31 +201,27 @@ def overlay_row(case: Case, prediction: Volume, title: str, labels: LabelTable) 
     return OverlayRow(shown, reference * kept, mask * kept, spacing, title)
 
 
-def _table(files: Sequence[tuple[str, Path, Path]], manifest: Path | None) -> LabelTable:
-    if manifest is not None:
-        return load_manifest(manifest).labels
-    predictions, references = [mask for _, mask, _ in files], [label for *_, label in files]
+def _table(files: Sequence[MaskPair]) -> LabelTable:
+    predictions, references = [pair.mask for pair in files], [pair.label for pair in files]
     return table_beside(predictions) or table_of_values(references, predictions)
 
 
-def _warn_of_unscored(
-    warn: Callable[[str], None], predictions: Path, labels: Path, files: Sequence[tuple[str, Path, Path]]
-) -> None:
+def _warn_of_unscored(warn: Callable[[str], None], predictions: Path, place: str, files: Sequence[MaskPair]) -> None:
     left = without_label(predictions, files)
     if left:
         shown = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
         masks = "1 mask has" if len(left) == 1 else f"{len(left)} masks have"
-        warn(f"{predictions}: {masks} no label in {labels}, and no score ({shown}); {len(files)} are scored.")
+        warn(f"{predictions}: {masks} no label in {place}, and no score ({shown}); {len(files)} are scored.")
 
 
-def _warn_of_own_labels(warn: Callable[[str], None], files: Sequence[tuple[str, Path, Path]]) -> None:
+def _warn_of_own_labels(warn: Callable[[str], None], files: Sequence[MaskPair]) -> None:
     own = [name for name, mask, label in files if mask.resolve() == label.resolve()]
     if own:
         count = f"{len(own)} of {len(files)} cases"
         warn(f"the masks of {count} are their own labels ({own[0]} the first), and score as such.")
 
 
-def _read(files: Sequence[tuple[str, Path, Path]], labels: LabelTable, warn: Callable[[str], None]) -> Iterator[Pair]:
+def _read(files: Sequence[MaskPair], labels: LabelTable, warn: Callable[[str], None]) -> Iterator[Pair]:
     """Mask after mask; said is what was read by name, and what is odd about a label's grid, which gives millimetres."""
     for name, *paths in files:
         (prediction, told), (reference, more) = (read_label_map(path, labels) for path in paths)

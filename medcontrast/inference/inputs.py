@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medcontrast.data.beside import (
+    CALLED_MASKS,
     DRAWN,
     IMAGE_NAMES,
     LABEL_NAMES,
@@ -22,7 +22,7 @@ from medcontrast.data.manifest import Manifest, root_advice
 from medcontrast.errors import ManifestError, VolumeError
 from medcontrast.say import quoted
 from medcontrast.volume import KNOWN_SUFFIXES, is_dicom, output_stem
-from medcontrast.volume_names import volume_suffix
+from medcontrast.volume_names import case_stem, volume_suffix
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def scans_of_split(manifest: Manifest, split: str) -> list[Scan]:
             f"{manifest.path}: {len(missing)} image file(s) of the split {split} are not there; "
             f"{root_advice(manifest.raw)}:{listed}"
         )
-    stems = [re.sub(r"[^\w.\-]+", "_", case.name) for case in cases]
+    stems = [case_stem(case.name) for case in cases]
     names = unique_names(stems, ["" for _ in cases])
     shown = [tuple(_from_root(image, manifest.root) for image in case.images) for case in cases]
     return [Scan(name, case.images, paths) for name, case, paths in zip(names, cases, shown, strict=True)]
@@ -156,6 +156,9 @@ def _expand(path: Path, channels: Sequence[str], faults: list[str], tell: Callab
         if path.is_file():
             return _of_file(path, faults)
         scans = _without_masks(path, _of_folder(path, faults), channels, tell)
+    except VolumeError as error:
+        faults.append(str(error))
+        return {}
     except OSError as error:
         faults.append(
             f"{error.filename or path}: cannot be read ({error.strerror or error}); give the scans themselves, or "
@@ -178,10 +181,17 @@ def _of_file(path: Path, faults: list[str]) -> dict[Path, str]:
 def _without_masks(
     folder: Path, found: Sequence[Path], channels: Sequence[str], tell: Callable[[str], None]
 ) -> list[Path]:
-    masks = dict.fromkeys(masks_beside(found, channels))
-    if masks:
-        tell(f"{folder}: {DRAWN}: {listed(list(masks), folder)}; name the files themselves to have them segmented.")
-    return [scan for scan in found if scan not in masks]
+    bare = [scan for scan in found if scan.is_file() and _called(scan, LABEL_NAMES)]
+    if bare and len(bare) == len(found):
+        raise VolumeError(
+            f"{folder}: no volume in this folder but masks ({listed(bare, folder)}); name the files themselves to have "
+            "them segmented."
+        )
+    masks = [scan for scan in dict.fromkeys(masks_beside(found, channels)) if scan not in bare]
+    for words, files in ((CALLED_MASKS, bare), (DRAWN, masks)):
+        if files:
+            tell(f"{folder}: {words}: {listed(files, folder)}; name the files themselves to have them segmented.")
+    return [scan for scan in found if scan not in (*bare, *masks)]
 
 
 def _name_in(folder: Path, scan: Path, *, alone: bool) -> str:

@@ -65,8 +65,8 @@ def _thin(members: Sequence[Member], volume: Volume, sides: Sequence[int]) -> li
     """Along which axis a scan shows so little that most of every patch is padding."""
     patch = np.max([member.recipe.data.patch for member in members], axis=0).tolist()
     return [
-        f"{volume.path}: is {side} voxels thick along {axis} as the network sees it, which was trained on patches "
-        f"of {length}; most of what it sees is padding, so that its mask is likely to be wrong."
+        f"{volume.path}: is {side} voxel{'' if side == 1 else 's'} thick along {axis} as the network sees it, which "
+        f"was trained on patches of {length}; most of what it sees is padding, so that its mask is likely to be wrong."
         for axis, side, length in zip("xyz", sides, patch, strict=True)
         if _THIN * side < length
     ]

@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 Units = Sequence[Hashable] | None
 """Of every case what is drawn with it, such as its patient; None where every case is drawn by itself."""
 
+_HELD = {2: 50, 3: 75, 4: 80, 5: 84, 6: 86, 7: 88, 8: 89, 9: 90}
+"""Units -> in percent how often the interval of 95 % over them holds the mean of normally distributed scores.
+
+Of two it spans just the two; the others were simulated.
+"""
 _CHUNK = 1000
 DECIMALS = 12
 """Kept of a mean: the digits below are the processor's order of summation, not the data."""
@@ -79,14 +84,23 @@ def patient_units(cases: Iterable[str], patients: Mapping[str, str]) -> list[tup
     return found if len(set(found)) < len(found) else None
 
 
-def drawn_words(units: Units) -> str:
-    """What intervals are over, in words."""
+def drawn_words(cases: int, units: Units) -> str:
+    """What intervals are over, in words; of few, how little such an interval says."""
     if units is None:
-        return "cases"
+        return f"cases{few_words(cases)}"
     patients = len(set(units))
     if patients == 1:
-        return f"the one patient of {len(units)} cases, which gives none"
-    return f"the {patients} patients of {len(units)} cases, scans of one together"
+        return f"the one patient of {cases} cases, which gives none"
+    return f"the {patients} patients of {cases} cases, scans of one together{few_words(patients)}"
+
+
+def few_words(count: int) -> str:
+    """In brackets, how little an interval over so few says; nothing where they are ten or more, or give none."""
+    held = _HELD.get(count)
+    return (
+        f" ({count}, so few that 95 % intervals of normally distributed scores hold the mean {held} % of the time)"
+        * (held is not None)
+    )
 
 
 def unit_sums(

@@ -96,7 +96,7 @@ class Report:
     @property
     def drawn(self) -> str:
         """What intervals are over, in words."""
-        return drawn_words(self.units)
+        return drawn_words(len(self.cases), self.units)
 
     @property
     def metrics(self) -> list[str]:
@@ -193,7 +193,7 @@ class Report:
 
         # Without a count in its caption a miss would pass unseen in a mean distance. Names are no markup.
         caption = Text(" ".join(self._count_lines())) if self._count_lines() else None
-        table = Table(title=f"{len(self.cases)} cases", caption=caption, show_lines=True)
+        table = Table(title=_counted(len(self.cases)), caption=caption, show_lines=True)
         table.add_column("mean over cases", no_wrap=True)
         for target in self.targets:
             table.add_column(Text(target), justify="right")
@@ -217,7 +217,7 @@ class Report:
         """Plain text: the figures of every target, misses, then their definitions, units, tolerance and empty rule."""
         out = []
         for summary in self.summary.values():
-            out.append(f"{summary.target} ({summary.cases} cases)")
+            out.append(f"{summary.target} ({_counted(summary.cases)})")
             for metric, interval in summary.metrics.items():
                 unit = DEFINITIONS[metric].unit
                 label = f"{DEFINITIONS[metric].title}{f' ({unit})' if unit else ''}"
@@ -233,6 +233,10 @@ class Report:
             if summary.invented:
                 lines.append(f"{summary.target}: invented in {summary.invented} of {summary.cases} cases.")
         return lines
+
+
+def _counted(cases: int) -> str:
+    return "1 case" if cases == 1 else f"{cases} cases"
 
 
 def _matrix(scores: Sequence[TargetScore], metrics: Sequence[str]) -> NDArray[np.float64]:

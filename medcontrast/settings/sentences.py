@@ -64,6 +64,11 @@ def _sentence(fault: Any, settings: type[BaseModel], names: Mapping[str, str]) -
         return f"{place}.{key}: expected one of {known}, {got}"
     if place in names and kind == "dict_type":
         return f"{place}: expected a mapping with a name out of {names[place]}, but got {value!r}"
+    if kind == "tuple_type":
+        example = "[train.steps=1000]" if keys[-1:] == ["set"] else "[first, second]"
+        return (
+            f"{place}: expected a list such as {example}, but got {'{...}' if isinstance(value, dict) else repr(value)}"
+        )
     if isinstance(value, str) and _SCIENTIFIC.fullmatch(value):
         short = len(value.lower().partition("e")[2]) < 4  # such as e-07
         plain = f"{Decimal(value):f}" if short and abs(Decimal(value).adjusted()) < 20 else "it out in digits"

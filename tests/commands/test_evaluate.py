@@ -47,9 +47,16 @@ def test_evaluate_a_checkpoint(cli, refused, trained, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "Say what to score: --ckpt RUN (with --split), or --predictions FOLDER with --labels FOLDER, or --pool"),
-        (["--ckpt", "RUN", "--predictions", "x"], "Say what to score: "),
-        (["--predictions", "x"], "--predictions goes with --labels: the folder of label files to score against."),
+        (
+            [],
+            "Say what to score, and one thing alone: --ckpt RUN (with --split), or --predictions FOLDER with --labels",
+        ),
+        (["--ckpt", "RUN", "--predictions", "x"], "Say what to score, and one thing alone: "),
+        (
+            ["--predictions", "x"],
+            "--predictions goes with --labels, the folder of label files to score against, or with",
+        ),
+        (["--predictions", "x", "--split", "test"], "or with --manifest and --split, whose label files those are."),
         (
             ["--ckpt", "RUN", "--labels", "x"],
             "--labels goes with --predictions; a checkpoint is scored on the labels of its manifest (--manifest",
@@ -59,7 +66,14 @@ def test_evaluate_a_checkpoint(cli, refused, trained, tmp_path):
                 ["--predictions", "x", "--labels", "x", *words],
                 f"{words[0].replace('no-', '')} goes with --ckpt; masks of",
             )
-            for words in (["--split", "test"], ["--no-flips"], ["--device", "cpu"])
+            for words in (["--no-flips"], ["--device", "cpu"])
+        ),
+        *(
+            (
+                ["--predictions", "x", "--labels", "x", word, "x"],
+                f"{word} goes with --ckpt, or with --predictions and no --labels: the label files are those named.",
+            )
+            for word in ("--split", "--root")
         ),
         (["--ckpt", "RUN", "--tolerance-mm", "0"], "--tolerance-mm 0.0: must be positive."),
         (

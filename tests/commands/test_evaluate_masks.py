@@ -147,6 +147,72 @@ def test_evaluate_masks_named_alike_on_both_sides(cli, masks):
     assert said not in cli("evaluate", "--predictions", predictions, "--labels", labels).out
 
 
+@pytest.mark.parametrize("ending", ["_seg", "_label", "_Mask", "_pred", ".prediction"])
+@pytest.mark.parametrize("called", ["CASE_label", "CASE.labels", "CASE/label", "CASE/CASE_seg", "CASE"])
+def test_masks_and_labels_as_other_programs_call_them(cli, masks, ending, called):
+    predictions, labels, folder = masks
+    for number in (0, 1):
+        case = f"case_{number}"
+        (predictions / f"{case}_seg.nii").rename(predictions / f"{case}{ending}.nii")
+        place = labels / f"{called.replace('CASE', case)}.nii"
+        place.parent.mkdir(exist_ok=True)
+        (labels / f"{case}.nii").rename(place)
+        if "/" in called:
+            (place.parent / "image.nii").touch()  # a scan is no label, and is not opened
+    result = cli("evaluate", "--predictions", predictions, "--labels", labels, "-o", folder / "scores")
+    assert result.code == 0, result.err
+    assert "Warning" not in result.out
+    rows = (folder / "scores" / "cases.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == ["case_0", "case_0", "case_1", "case_1"]
+
+
+def test_masks_in_folders_of_their_cases(cli, refused, masks):
+    predictions, labels, _ = masks
+    for number in (0, 1):
+        place = predictions / f"case_{number}"
+        place.mkdir()
+        (predictions / f"case_{number}_seg.nii").rename(place / "pred.nii")
+    words = ("evaluate", "--predictions", predictions, "--labels", labels)
+    result = cli(*words)
+    assert result.code == 0, result.err
+    assert "Warning" not in result.out
+    (place / "mask.nii").write_bytes((place / "pred.nii").read_bytes())
+    refused(cli(*words), f"{predictions}: both mask.nii and pred.nii are a prediction of case_1; keep one.")
+    (place / "mask.nii").unlink()
+    (place / "pred.nii").unlink()
+    refused(
+        cli(*words),
+        f"{predictions}: no prediction for 1 of 2 labels (case_1.nii). A missing mask is not skipped: make it, or take "
+        "its label away; a mask is called as its label, CASE.nii.gz, or CASE_seg, CASE_label, CASE_mask, CASE_pred, or "
+        "lies in CASE/.",
+    )
+
+
+def test_masks_against_a_split(cli, refused, tiny, tmp_path):
+    """Cases are called as `infer --manifest` calls them, whatever their label files are called."""
+    manifest = tiny.write_data(tmp_path / "data", labeled=2, unlabeled=0)
+    raw = json.loads(manifest.read_text())
+    for number, entry in enumerate(raw["labeled"]):
+        entry |= {"case": f"case {number}", "patient": "one"}
+    manifest.write_text(json.dumps(raw))
+    predictions = tmp_path / "masks"
+    predictions.mkdir()
+    for number, entry in enumerate(raw["labeled"]):
+        label = manifest.parent / entry["label"]
+        (predictions / f"case_{number}_seg{''.join(label.suffixes)}").write_bytes(label.read_bytes())
+    words = ("evaluate", "--predictions", predictions, "--manifest", manifest, "--split")
+    result = cli(*words, "labeled", "-o", tmp_path / "scores")
+    assert result.code == 0, result.err
+    assert "front" in result.out and "the one patient of 2 cases" in result.out
+    facts = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
+    assert facts["labels"] == f"the split labeled of {manifest}"
+    refused(cli(*words, "training"), "there is no split 'training'; choose one of labeled, unlabeled, validation")
+    next(predictions.iterdir()).unlink()
+    refused(cli(*words, "labeled"), f"{predictions}: no prediction for 1 of 2 labels (")
+    label.unlink()
+    refused(cli(*words, "labeled"), f"{manifest}: case case 1 of labeled has no label file to score against (")
+
+
 def test_a_mask_stands_for_one_case(cli, refused, masks):
     predictions, labels, _ = masks
     (labels / "case_0_seg.nii").write_bytes((labels / "case_0.nii").read_bytes())
@@ -195,6 +261,9 @@ def test_evaluate_masks_that_do_not_fit(cli, refused, tiny, masks):
     mask = predictions / "case_1_seg.nii"
     tiny.write_nifti(mask, label, np.diag([1.0, 1.0, 1.5, 1.0]))
     refused(cli(*words), f"Case case_1: the prediction {mask} is not on the grid of {labels / 'case_1.nii'}: ")
+    refused(
+        cli(*words), "if it was drawn on this scan, its header was lost: copy the scan's header onto it, and do not"
+    )
     tiny.write_nifti(mask, label * 3)
     refused(
         cli(*words),
@@ -213,7 +282,7 @@ def test_evaluate_masks_that_do_not_fit(cli, refused, tiny, masks):
     refused(
         cli("evaluate", "--predictions", folder / "empty", "--labels", labels),
         f"{folder / 'empty'}: holds no volume",
-        "itself; put the files of all cases into it, each called as its case.",
+        "itself, nor folders CASE/ with label.nii.gz or CASE_seg.nii.gz; put the files of all cases into it, each",
     )
     assert not (folder / "evaluation").exists()
 

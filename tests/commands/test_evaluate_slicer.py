@@ -108,6 +108,6 @@ def test_a_mask_that_was_cropped_may_come_from_slicer(cli, refused, masks):
     refused(
         cli("evaluate", "--predictions", predictions, "--labels", labels),
         f"Case case_1: the prediction {cropped} is not on the grid of {labels / 'case_1.nii'}: ",
-        "of one that was edited in 3D Slicer, make the scan its reference geometry there (Segment Editor, Specify "
+        "in 3D Slicer, make the scan its reference geometry there (Segment Editor, Specify "
         'geometry) and save it again with "Crop to minimum extent" off.',
     )

@@ -175,4 +175,4 @@ def test_a_run_whose_data_lies_elsewhere_now(cli, refused, tiny, tmp_path):
         assert done.code == 0, done.err
     card = (tmp_path / "my models/m/README.md").read_text()
     assert f"medcontrast infer --ckpt '{tmp_path}/my models/m' scan.nii.gz" in card
-    refused(cli("evaluate", "--predictions", new, "--labels", new, "--root", new), "--root goes with --ckpt; masks of")
+    refused(cli("evaluate", "--predictions", new, "--labels", new, "--root", new), "--root goes with --ckpt, or with")

@@ -16,6 +16,7 @@ from PIL import Image
 from probe_words import QUICK, Cli, change, refused
 from safetensors.torch import load_file
 
+from medcontrast.checkpoint import load_weights, save_weights
 from medcontrast.data.images.manifest import load_image_manifest
 from medcontrast.data.images.sources import ImageCase
 from medcontrast.engine.build import make_encoder, make_pretraining_method
@@ -124,6 +125,18 @@ def test_fresh_weights_of_a_seed_are_those_that_its_run_starts_from(tiny: Simple
     assert all(torch.equal(a, b) for a, b in zip(start.parameters(), fresh.parameters(), strict=True))
     other = make_encoder(recipe, recipe.seed + 1)
     assert not torch.equal(next(other.parameters()), next(fresh.parameters()))
+
+
+def test_an_unfinished_run_is_said(trained: Path, tmp_path: Path, cli: Cli) -> None:
+    folder = tmp_path / "stopped"
+    shutil.copytree(trained, folder)
+    tensors, header = load_weights(folder / "last.safetensors")
+    save_weights(folder / "last.safetensors", tensors, {**header, "step": 1})
+    words = ("--manifest", trained / "manifest.json", *QUICK, "--no-finetune", "-o")
+    answer = cli("probe", "--ckpt", folder, *words, tmp_path / "first")
+    said = f"Warning: {folder}/last.safetensors is of step 1 of 2, of a run that is not finished; `medcontrast train "
+    assert f"{said}--resume {folder}` goes on with it." in answer.out, answer.err
+    assert "not finished" not in cli("probe", "--ckpt", trained, *words, tmp_path / "second").out
 
 
 # --- images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import nibabel as nib
 import pytest
 import torch
 
@@ -100,7 +101,38 @@ def test_max_time_saves_and_resume_goes_on(cli, place):
     )
     assert sentence in result.out
     assert load_resume(run / "last.pt")["progress"]["step"] == 1
+    unfinished = (
+        f"Warning: {run}/last.safetensors is of step 1 of 2, of a run that is not finished; `medcontrast train "
+        f"--resume {run}` goes on with it."
+    )
+    found = cli("evaluate", "--ckpt", run)
+    assert unfinished in found.out, found.err
+    found = cli("infer", "--ckpt", run, place.parent / "data/images/case_00_0.nii", "-o", place.parent / "masks")
+    assert unfinished in found.err
+    found = cli("pack", run, "-o", place.parent / "model")
+    assert (
+        unfinished in found.out and "| mean_teacher, 1 of 2 steps, " in (place.parent / "model/README.md").read_text()
+    )
+    assert "Warning" not in cli("evaluate", "--ckpt", place.parent / "model", "--manifest", run / "manifest.json").out
     assert "Finished 2 steps" in cli("train", "--resume", run, *words).out
+    assert "Warning" not in cli("evaluate", "--ckpt", run, "--overwrite").out
+
+
+def test_raw_values_taken_as_stored_are_said(cli, tiny, place):
+    for path in (place.parent / "data" / "images").iterdir():
+        image = nib.load(path, mmap=False)
+        nib.save(nib.Nifti1Image(image.get_fdata() * 40 + 90, image.affine), path)
+    words = ("--accelerator", "cpu", "--set", "data.intensity.kind=as_stored")
+    found = cli("train", place, "-o", place.parent / "run", *words)
+    assert (
+        "Warning: data.intensity.kind as_stored leaves the labeled scans with means of 101 to 102 and " in found.out
+    ), found.err
+
+
+def test_a_start_that_is_not_there_says_what_the_recipe_needs(cli, refused, place):
+    words = ("--accelerator", "cpu", "--set", "train.init_from=../none")
+    found = cli("train", place, "-o", place.parent / "run", *words)
+    refused(found, "none: there is no such checkpoint or run folder. The recipe needs ")
 
 
 @pytest.mark.parametrize(

@@ -65,13 +65,42 @@ def test_nrrd_keeps_its_place_in_the_world(tmp_path: Path, label: Any) -> None:
     scan = np.arange(120, dtype=np.uint8).reshape(4, 5, 6)
     write_nrrd(tmp_path / "in" / "X" / "lgemri.nrrd", scan)
     write_nrrd(tmp_path / "in" / "X" / "laendo.nrrd", label * np.uint8(255))
-    import_la("la-nrrd", tmp_path / "in", tmp_path / "out")
+    import_la("la-nrrd", tmp_path / "in", tmp_path / "out", whole=True)
     made = read_volume(tmp_path / "out" / "X" / "image.nii.gz", "image")
     mask = read_volume(tmp_path / "out" / "X" / "label.nii.gz", "label")
     assert np.array_equal(made.array, scan) and np.array_equal(mask.array, label)
     lps = np.array([10.0 + 3 * 0.5, -20.0 - 2 * 0.625, 30.0 + 4 * 1.25])
     assert np.allclose((made.grid.affine @ [2, 3, 4, 1])[:3], lps * [-1, -1, 1])
     assert mask.grid.same_as(made.grid, 1e-3)
+
+
+def test_nrrd_becomes_what_the_recipes_take(tmp_path: Path) -> None:
+    """z-scored as a whole, then cropped in x and y: by hand to a margin of 14 voxels, and to no less than 112."""
+    scan = np.random.default_rng(0).integers(0, 255, (160, 200, 5)).astype(np.uint8)
+    label = np.zeros_like(scan)
+    label[30:150, 90:101, 1:3] = 255  # x: 120 voxels, 16 to 160 (the border); y: 11, of which (112 - 11) // 2 = 50 more
+    write_nrrd(tmp_path / "in" / "X" / "lgemri.nrrd", scan)
+    write_nrrd(tmp_path / "in" / "X" / "laendo.nrrd", label)
+    import_la("la-nrrd", tmp_path / "in", tmp_path / "out")
+    import_la("la-nrrd", tmp_path / "in", tmp_path / "whole", whole=True)
+    made = read_volume(tmp_path / "out" / "X" / "image.nii.gz", "image")
+    mask = read_volume(tmp_path / "out" / "X" / "label.nii.gz", "label")
+    scored = (scan - scan.mean()) / scan.std()
+    assert np.allclose(made.array, scored[16:, 26:165], atol=1e-5)
+    assert np.array_equal(mask.array, label[16:, 26:165] > 0) and mask.grid.same_as(made.grid, 1e-3)
+    whole = read_volume(tmp_path / "whole" / "X" / "image.nii.gz", "image")
+    assert np.array_equal(whole.array, scan)
+    assert np.allclose(made.grid.affine @ [3, 4, 2, 1], whole.grid.affine @ [19, 30, 2, 1])
+
+
+def test_nothing_to_crop_around(tmp_path: Path, label: Any) -> None:
+    write_nrrd(tmp_path / "in" / "X" / "lgemri.nrrd", label)
+    write_nrrd(tmp_path / "in" / "X" / "laendo.nrrd", label * 0)
+    with pytest.raises(VolumeError, match=r"laendo.nrrd: is empty, so that there is nothing to crop around; import wi"):
+        import_la("la-nrrd", tmp_path / "in", tmp_path / "out")
+    import_la("la-nrrd", tmp_path / "in", tmp_path / "out", whole=True)
+    with pytest.raises(InputError, match="--whole goes with la-nrrd: the files of la-h5 are crops already"):
+        import_la("la-h5", tmp_path / "in", tmp_path / "out", whole=True)
 
 
 def test_lists_choose_cases_and_folders(tmp_path: Path, image: Any, label: Any) -> None:

@@ -94,6 +94,30 @@ def test_a_mean_a_deviation_outside_or_three_times_the_deviation_is_far(
         )
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "said"),
+    [
+        (0.0, 1.0, False),
+        (1.5, 1.7, False),  # a crop of a z-scored scan
+        (0.3, 0.2, False),  # grey values from 0 to 1
+        (9.0, 9.0, False),
+        (60.0, 50.0, True),  # grey values from 0 to 255
+        (0.0, 11.0, True),
+        (-11.0, 1.0, True),
+        (0.0, 0.05, True),
+    ],
+)
+def test_values_that_no_one_can_have_meant(mean: float, std: float, said: bool) -> None:
+    seen = SeenValues(((0.0, 0.0), (mean, mean)), ((1.0, 1.0), (std, std)))
+    sentence = seen.far_from_unit(STORED)
+    assert (sentence is not None) is said
+    if sentence:
+        assert sentence.startswith(
+            f"data.intensity.kind as_stored leaves the labeled scans with means of 0 and {mean:g}"
+        )
+        assert sentence.endswith("near 1; take kind zscore, or of CT a clip with its low and high.")
+
+
 @pytest.mark.parametrize("air", [0.0, 0.5])
 def test_hounsfield_units_stored_1024_too_high_are_far(tiny: SimpleNamespace, tmp_path: Path, air: float) -> None:
     window = IntensitySettings(kind="clip", low=-160.0, high=240.0)

@@ -306,7 +306,26 @@ def test_patients_of_the_manifest_are_what_intervals_are_over(cli, grid):
     assert "intervals over the one patient of 2 cases, which gives none" in table
 
 
+def test_runs_with_one_labeled_subset_are_said(cli, grid):
+    def without_labels(content):
+        for entry in content["unlabeled"]:
+            del entry["label"]
+
+    sentence = (
+        "has no more than 2 cases with a label file to train on, so that the 2 runs with 2 labels have one labeled"
+    )
+    below = "With 2 labels that is one subset: runs differ in their seeds alone."
+    cells = ("--only", "supervised-2-0", "--only", "supervised-2-1")
+    found = cli("benchmark", grid, *cells, "--max-time", "0.001s")
+    assert sentence not in found.out
+    edit_manifest(without_labels)
+    found = cli("benchmark", grid, *cells)
+    assert sentence in found.out, found.err
+    assert below in Path("benchmarks/results/tiny/table.md").read_text(encoding="utf-8")
+
+
 def test_an_unknown_row_is_named(cli, grid):
-    found = cli("benchmark", grid, "--only", "other")
+    found = cli("benchmark", grid, "--only", "supervised-3-0")
     assert found.code == 2
-    assert "--only other: neither a row nor a cell" in found.err
+    assert "--only supervised-3-0: neither a row nor a cell of " in found.err
+    assert "its cells: supervised-2-0 to full-all-0." in found.err

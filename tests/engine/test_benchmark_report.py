@@ -19,6 +19,7 @@ from medcontrast.engine.benchmark.records import (
 )
 from medcontrast.engine.benchmark.report import write_report
 from medcontrast.errors import InputError
+from medcontrast.metrics.bootstrap import drawn_words
 from medcontrast.settings.grid import GridSettings
 
 INFERENCE = {"overlap": 0.5, "weighting": "gaussian", "flips": True, "largest_component": "none"}
@@ -148,7 +149,9 @@ def test_scans_of_a_patient_are_drawn_together(tmp_path):
     row = table(text, "2 labeled")["mean_teacher"]
     assert row["Dice front"] == "0.7000 (0.6000 to 0.8000)"
     assert row["against supervised"] == "+0.2000 (+0.1000 to +0.3000), p 0.500"
-    assert "intervals over the 2 patients of 6 cases, scans of one together (10,000 resamples)" in text
+    drawn = drawn_words(6, [patients[f"c{number}"] for number in range(6)])
+    assert drawn.startswith("the 2 patients of 6 cases, scans of one together (2, so few that ")
+    assert f"intervals over {drawn} (10,000 resamples)" in text
     assert "signed-rank test over patients, Holm" in text
     found = list(csv.DictReader((tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()))
     assert next(each for each in found if (each["row"], each["figure"]) == ("mean_teacher", "dice"))["low"] == "0.6"
@@ -194,6 +197,16 @@ def test_the_note_says_which_runs_a_comparison_is_over(tmp_path):
     del records["supervised-2-0"], records["supervised-2-1"]  # no common run
     text = write_report(settings(rows=rows), records, tmp_path)
     assert uneven in text and not any("against" in head for head in table(text, "2 labeled")["supervised"])
+
+
+def test_one_labeled_subset_of_all_runs_is_said(tmp_path):
+    records = {f"supervised-2-{run}": make("supervised", run, [0.5, 0.6]) for run in (0, 1)}
+    said = "labeled subset k. With 2 labels that is one subset: runs differ in their seeds alone. Differences"
+    assert said in write_report(settings(), records, tmp_path)
+    records["supervised-2-1"].facts["labeled_cases"] = ["b"]
+    assert "one subset" not in write_report(settings(), records, tmp_path)
+    del records["supervised-2-1"]
+    assert "one subset" not in write_report(settings(), records, tmp_path)
 
 
 def test_the_note_names_what_was_rounded_to_bfloat16(tmp_path):

@@ -121,10 +121,28 @@ def test_the_label_in_the_folder_of_a_case_is_no_scan(tmp_path: Path) -> None:
     touch(*(tmp_path / "case" / name for name in ("image.nii.gz", "Label.nrrd", "label_2.nii.gz")))
     touch(*(tmp_path / "others" / name for name in ("images.nii.gz", "label.nii.gz")))
     assert found([tmp_path / "case"]) == {"case": ["image.nii.gz"], "label_2": ["label_2.nii.gz"]}
-    assert set(found([tmp_path / "others"])) == {"images", "label"}
+    assert set(found([tmp_path / "others"])) == {"images"}
     assert set(found([tmp_path / "case" / "Label.nrrd"])) == {"Label"}
     touch(tmp_path / "case_00000" / "imaging.nii.gz", tmp_path / "case_00000" / "segmentation.nii.gz")
     assert found([tmp_path / "case_00000"]) == {"case_00000": ["imaging.nii.gz"]}
+
+
+def test_files_called_as_masks_and_nothing_else_are_no_scans(tmp_path: Path) -> None:
+    touch(*(tmp_path / "a" / name for name in ("scan.nii.gz", "mask.nii.gz", "Label.nii", "seg.nrrd")))
+    touch(tmp_path / "b" / "segmentation.nii.gz")
+    told: list[str] = []
+    scans = find_scans([tmp_path / "a"], ["image"], told.append)
+    assert [scan.name for scan in scans] == ["scan"]
+    (sentence,) = told
+    assert sentence == (
+        f"{tmp_path / 'a'}: not taken, as their names say masks: Label.nii, mask.nii.gz, seg.nrrd; name the files "
+        "themselves to have them segmented."
+    )
+    assert set(found([tmp_path / "a" / "mask.nii.gz"])) == {"mask"}
+    with pytest.raises(
+        VolumeError, match=r"b: no volume in this folder but masks \(segmentation.nii.gz\); name the fi"
+    ):
+        find_scans([tmp_path / "b"], ["image"])
 
 
 def test_masks_beside_scans_are_left_aside_and_said(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from medcontrast.metrics import bootstrap_intervals
+from medcontrast.metrics.bootstrap import drawn_words, few_words
 
 
 def test_mean_and_sd_by_hand() -> None:
@@ -54,6 +57,21 @@ def test_covers_the_true_mean_about_as_often_as_it_says() -> None:
     samples = random.standard_normal((40, 400))
     hits = [i.low <= 0 <= i.high for i in bootstrap_intervals(samples, resamples=2000)]
     assert 0.89 < np.mean(hits) < 0.98
+
+
+def test_of_few_it_is_said_how_often_they_hold_the_mean() -> None:
+    """Of normally distributed scores, as the words say it; from ten on nothing is said."""
+    assert few_words(1) == few_words(10) == ""
+    for count in (2, 4, 7, 9):
+        scores = np.random.default_rng(count).standard_normal((count, 4000))
+        hits = [found.low <= 0 <= found.high for found in bootstrap_intervals(scores, resamples=1000)]
+        said = re.fullmatch(
+            r" \((\d+), so few that 95 % intervals .* hold the mean (\d+) % of the time\)", few_words(count)
+        )
+        assert int(said[1]) == count and abs(100 * np.mean(hits) - int(said[2])) < 2.5
+    assert drawn_words(3, None) == f"cases{few_words(3)}"
+    assert drawn_words(3, ["a", "a", "b"]) == f"the 2 patients of 3 cases, scans of one together{few_words(2)}"
+    assert drawn_words(2, ["a", "a"]) == "the one patient of 2 cases, which gives none"
 
 
 def test_constant_cases_have_no_width() -> None:

@@ -16,6 +16,7 @@ from target_scores import score
 
 from medcontrast.errors import InputError, OutputError
 from medcontrast.metrics import EMPTY_RULE, Report, bootstrap_intervals, score_case
+from medcontrast.metrics.bootstrap import few_words
 
 
 def report(*dices: float, **settings: int) -> Report:
@@ -58,7 +59,12 @@ def test_lines_say_definition_unit_tolerance_and_empty_rule() -> None:
     assert "HD95 max directed (mm): larger of the two directions' 95th percentiles (MONAI's)." in text
     assert "Tolerance of the surface Dice: 2 mm." in lines
     assert EMPTY_RULE in lines
-    assert lines[-1] == "Intervals: 95 % percentile bootstrap over cases, 10000 resamples, seed 0. SD over cases."
+    assert lines[-1] == (
+        "Intervals: 95 % percentile bootstrap over cases (3, so few that 95 % intervals of normally distributed scores "
+        "hold the mean 75 % of the time), 10000 resamples, seed 0. SD over cases."
+    )
+    ten = report(*(0.7,) * 10).lines()[-1]
+    assert ten == "Intervals: 95 % percentile bootstrap over cases, 10000 resamples, seed 0. SD over cases."
 
 
 def test_a_single_case_prints_no_interval() -> None:
@@ -125,7 +131,7 @@ def test_json_round_trip(tmp_path: Path, voxels: bool, patients: dict[str, str])
     assert content["bootstrap"] == {"resamples": 500, "seed": 3, "level": 0.9}
     assert content["summary"]["a"]["cases"] == 4
     assert EMPTY_RULE in content["rules"]
-    drawn = "the 3 patients of 4 cases, scans of one together" if patients else "cases"
+    drawn = f"the 3 patients of 4 cases, scans of one together{few_words(3)}" if patients else f"cases{few_words(4)}"
     assert f"Intervals: 90 % percentile bootstrap over {drawn}, 500 resamples, seed 3. SD over cases." in read.notes()
 
 

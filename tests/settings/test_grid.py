@@ -56,6 +56,8 @@ def test_cells_come_by_count_then_run(tmp_path):
             {"rows": {"plain": {"recipe": "a.yaml", "labeled": []}}},
             "rows.plain.labeled holds one value at least, each once, but is []",
         ),
+        ({"set": {"train.steps": 9}}, "set: expected a list such as [train.steps=1000], but got {...}"),
+        ({"labeled": 8}, "labeled: expected a list such as [first, second], but got 8"),
         ({"runs": 0}, "runs: input should be greater than or equal to 1, but got 0"),
         ({"titel": "x"}, "titel: unknown key; did you mean 'title'?"),
         ({"split": "labeled"}, "split: input should be 'validation' or 'test', but got 'labeled'"),

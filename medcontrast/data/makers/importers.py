@@ -22,8 +22,16 @@ LA_DESCRIPTION = {
         "Gadolinium-enhanced cardiac MR, left atrium cavity; the community's form: cropped to the atrium with a "
         "margin in x and y and z-scored before the crop, so intensities are used as stored."
     ),
-    "la-nrrd": "Gadolinium-enhanced cardiac MR, left atrium cavity; the challenge's own whole scans.",
+    "la-nrrd": (
+        "Gadolinium-enhanced cardiac MR, left atrium cavity; the challenge's own scans brought into the community's "
+        "form: z-scored, then cropped to the atrium with a margin in x and y, so intensities are used as stored."
+    ),
 }
+LA_WHOLE = "Gadolinium-enhanced cardiac MR, left atrium cavity; the challenge's own whole scans with their own values."
+LA_MARGIN = 14
+"""Voxels that stay around the atrium in x and y; the public files have 10 to 19, drawn for each scan."""
+LA_LEAST = 112
+"""Voxels that a crop has at least in x and y, where the scan has them: the patch of the published settings."""
 LA_SOURCE = (
     "2018 Atrial Segmentation Challenge (Xiong et al., Medical Image Analysis 2021); splits and processed form of "
     "UA-MT (Yu et al., MICCAI 2019)"
@@ -47,22 +55,25 @@ def import_la(
     *,
     train: Sequence[str] = (),
     test: Sequence[str] = (),
+    whole: bool = False,
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda name: None,
 ) -> list[str]:
     """Converts every case, or the named ones, to `out`/CASE/{image,label}.nii.gz.
 
     With names, cases go to `out`/train/CASE and `out`/test/CASE. Every input is looked for before anything is
-    written.
+    written. Both forms come out alike, as the recipes la_* and la125_* take them: z-scored over the whole scan, then
+    cropped around the atrium in x and y.
 
     Args:
         form: la-h5 (CASE/mri_norm2.h5 with the data sets image and label, the form of the UA-MT authors, which
             holds no geometry: 0.625 mm isotropic is written) or la-nrrd (CASE/lgemri.nrrd and CASE/laendo.nrrd,
-            the challenge's own form, whose geometry is kept and whose label 255 becomes 1).
+            the challenge's own form, whose voxels stay where they lie in the world and whose label 255 becomes 1).
         source: Folder of case folders.
         out: Folder to write to.
         train: Names of training cases.
         test: Names of test cases.
+        whole: Of la-nrrd leave scans whole and their values as they are.
         overwrite: Write over existing cases.
         tell: Called with each name that is done.
 
@@ -71,9 +82,12 @@ def import_la(
 
     Raises:
         InputError: The form is unknown, a case is missing or not of this form, or an output exists.
+        VolumeError: A file cannot be used, or a label to crop by is empty.
     """
     if form not in _READERS:
         raise InputError(f"there is no importer {form!r}; choose one of {', '.join(_READERS)}.")
+    if whole and form != "la-nrrd":
+        raise InputError("--whole goes with la-nrrd: the files of la-h5 are crops already.")
     files, read = _READERS[form]
     places = {name: out / "train" / name for name in train} | {name: out / "test" / name for name in test}
     if not places:
@@ -88,6 +102,8 @@ def import_la(
     require_free(*outputs, overwrite=overwrite)
     for name, place in places.items():
         case = read(source / name)
+        if form == "la-nrrd" and not whole:
+            case = _as_published(case, source / name / files[1])
         write_image(place / "image.nii.gz", case.image, case.grid, overwrite=overwrite)
         write_label(place / "label.nii.gz", case.label, case.grid, overwrite=overwrite)
         tell(name)
@@ -95,7 +111,13 @@ def import_la(
 
 
 def la_tree(
-    train: Sequence[str], test: Sequence[str], *, labeled: int, name: str, prefix: str = "", form: str = "la-h5"
+    train: Sequence[str],
+    test: Sequence[str],
+    *,
+    labeled: int,
+    name: str,
+    prefix: str = "",
+    description: str = LA_DESCRIPTION["la-h5"],
 ) -> Tree:
     """The benchmark's manifest: the training names in the given order, the first `labeled` labeled; no validation.
 
@@ -105,7 +127,7 @@ def la_tree(
         labeled: How many of the training cases are labeled.
         name: Of the manifest.
         prefix: Put before every path, for example "la2018/".
-        form: la-h5 or la-nrrd.
+        description: Of the scans.
 
     Raises:
         InputError: There are fewer training cases than `labeled`.
@@ -120,7 +142,7 @@ def la_tree(
     }
     return {
         "name": name,
-        "description": LA_DESCRIPTION[form],
+        "description": description,
         "source": LA_SOURCE,
         "licence": LA_LICENCE,
         "channels": {"0": "MRI"},
@@ -159,6 +181,25 @@ def _read_nrrd(folder: Path) -> Imported:
     if difference is not None:
         raise VolumeError(f"{label.path} does not lie on the grid of {image.path}: {difference}.")
     return Imported(image.array, _binary(label.array, label.path), image.grid)
+
+
+def _as_published(case: Imported, label: Path) -> Imported:
+    """A whole scan as the public files have it: z-scored, then cropped around the label in x and y; no voxel moves."""
+    if not case.label.any():
+        raise VolumeError(f"{label}: is empty, so that there is nothing to crop around; import with --whole.")
+    values = case.image.astype(np.float64)
+    image = ((values - values.mean()) / (values.std() or 1.0)).astype(np.float32)
+    start, stop = [0, 0, 0], list(image.shape)
+    for axis in (0, 1):
+        held = np.flatnonzero(case.label.any(axis=tuple({0, 1, 2} - {axis})))
+        first, end = int(held[0]), int(held[-1]) + 1
+        margin = LA_MARGIN + max(0, LA_LEAST - (end - first)) // 2
+        start[axis], stop[axis] = max(0, first - margin), min(image.shape[axis], end + margin)
+    box = tuple(slice(low, high) for low, high in zip(start, stop, strict=True))
+    affine = case.grid.affine.copy()
+    affine[:, 3] = affine @ [*start, 1]
+    cropped = image[box]
+    return Imported(cropped, case.label[box], Grid((cropped.shape[0], cropped.shape[1], cropped.shape[2]), affine))
 
 
 def _binary(label: NDArray[Any], path: Path) -> NDArray[np.uint8]:

@@ -103,6 +103,10 @@ class Benchmark(ABC, Generic[AnyCell]):
         """
         self.require_starts(self.records(), wanted)
 
+    def worth_saying(self, wanted: Sequence[AnyCell]) -> list[str]:
+        """Sentences before the work on what is no fault of the grid, and yet nobody may have meant."""
+        return []
+
     def require_starts(self, records: Mapping[str, Any], wanted: Sequence[AnyCell] = ()) -> None:
         """Refuses cells that name one checkpoint to start from, and begin with different weights of it.
 
@@ -183,6 +187,8 @@ class Benchmark(ABC, Generic[AnyCell]):
         deadline = None if max_time_s is None else time.monotonic() + max_time_s
         wanted = [cell for cell in self.cells() if not only or cell.row in only or cell.name in only]
         self.require_ready(wanted)
+        for sentence in self.worth_saying(wanted):
+            say(console, sentence)
         make_folder(self.work)
         for cell in wanted:
             left = None if deadline is None else deadline - time.monotonic()

@@ -203,18 +203,28 @@ def _notes(by_count: dict[int | str, list[MethodLine]], units: Units, *, shares:
     over_runs = tables.common_runs("Differences", by_count.values())
     named = [(f"{line.row}-{line.labeled}", line) for line in lines]
     doubts = "".join(f" {sentence}" for sentence in tables.warnings(named))
-    drawn, test = drawn_words(units), "" if units is None else " over patients"
+    drawn, test = drawn_words(len(first.cases), units), "" if units is None else " over patients"
     divided = " Shares of full supervision: means over all runs of each." if shares else ""
     return (
         f"{len(first.cases)} {first.facts['split']} cases, last checkpoint. Means are "
         f"over cases, each averaged over its runs, with 95 % bootstrap intervals over {drawn} (10,000 resamples); "
-        f"SD is that of the runs' means. Run k has seed k and labeled subset k. {over_runs} Differences are paired by "
-        f"case.{divided} p is Wilcoxon's signed-rank test{test}, Holm-corrected over the rows of its column. "
-        "Missed: structures, summed over cases and runs, that are there and were not found; Dice 0, distance the "
-        "image's diagonal. HD95 pooled: the 95th percentile of the distances of both directions together. Distances in "
-        f"mm. {_conditions(lines)}{tables.rounded_runs(named)} Hours are wall time of training; compare them only on "
-        f"one machine.{doubts}"
+        f"SD is that of the runs' means. Run k has seed k and labeled subset k.{_one_subset(by_count)} {over_runs} "
+        f"Differences are paired by case.{divided} p is Wilcoxon's signed-rank test{test}, Holm-corrected over the "
+        "rows of its column. Missed: structures, summed over cases and runs, that are there and were not found; Dice "
+        "0, distance the image's diagonal. HD95 pooled: the 95th percentile of the distances of both directions "
+        f"together. Distances in mm. {_conditions(lines)}{tables.rounded_runs(named)} Hours are wall time of training; "
+        f"compare them only on one machine.{doubts}"
     )
+
+
+def _one_subset(by_count: Mapping[int | str, Sequence[MethodLine]]) -> str:
+    """Said of numbers of labels that are all that there are, so that every subset is the same."""
+    same = []
+    for count, lines in by_count.items():
+        subsets = {frozenset(record.facts["labeled_cases"]) for line in lines for record in line.records}
+        several = len({record.run for line in lines for record in line.records}) > 1
+        same += [str(count)] if count != "all" and several and len(subsets) == 1 else []
+    return f" With {' and '.join(same)} labels that is one subset: runs differ in their seeds alone." if same else ""
 
 
 def _conditions(lines: Sequence[MethodLine]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,18 @@ class SegmentationBenchmark(Benchmark[Cell]):
             labeled_subset(manifest, count, 0)
         super().require_ready(wanted)
 
+    def worth_saying(self, wanted: Sequence[Cell]) -> list[str]:
+        manifest, told = self._manifest(), []
+        for count in dict.fromkeys(cell.labeled for cell in wanted):
+            runs = {cell.run for cell in wanted if cell.labeled == count}
+            subsets = {frozenset(_names(labeled_subset(manifest, count, run)["labeled"])) for run in runs}
+            if count != "all" and len(runs) > 1 and len(subsets) == 1:
+                told.append(
+                    f"Warning: {manifest.path} has no more than {count} cases with a label file to train on, so that "
+                    f"the {len(runs)} runs with {count} labels have one labeled subset and differ in their seeds alone."
+                )
+        return told
+
     def records(self) -> dict[str, Record]:
         """Records of the finished cells, each of the recipe, the cases and the labels that the grid asks for.
 
@@ -87,11 +99,11 @@ class SegmentationBenchmark(Benchmark[Cell]):
         record.require_recipe(recipe, path)
         require_split(record.facts, self.grid.split, path)
         subset = labeled_subset(manifest, cell.labeled, cell.run)
-        labeled = [entry["case"] for entry in subset["labeled"]]
+        labeled = _names(subset["labeled"])
         scored = [case.name for case in manifest.split(self.grid.split)]
         _require_cases(record, labeled, scored, manifest, path)
         _require_targets(record, manifest, path)
-        unlabeled = [entry["case"] for entry in subset["unlabeled"]]
+        unlabeled = _names(subset["unlabeled"])
         before, digest = record.facts["unlabeled"], names_digest(unlabeled)
         if recipe.train.unlabeled_rows and before != len(unlabeled):
             raise InputError(
@@ -118,7 +130,7 @@ class SegmentationBenchmark(Benchmark[Cell]):
         require_split(record.facts, self.grid.split, path)
         labeled = labeled_subset(manifest, record.labeled, record.run)["labeled"]
         scored = [case.name for case in manifest.split(self.grid.split)]
-        _require_cases(record, [entry["case"] for entry in labeled], scored, manifest, path)
+        _require_cases(record, _names(labeled), scored, manifest, path)
         _require_targets(record, manifest, path)
 
     def record(self, cell: Cell, recipe: AnyRecipe, run: Run, path: Path) -> None:
@@ -162,6 +174,10 @@ class SegmentationBenchmark(Benchmark[Cell]):
             "network": header["network"],
             **run_facts(run),
         }
+
+
+def _names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [entry["case"] for entry in entries]
 
 
 def _warnings(evaluation: Path, run: Run) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from medcontrast.checkpoint import header_recipe, load_hashed_weights, resolve_checkpoint
+from medcontrast.checkpoint import header_recipe, load_hashed_weights, resolve_checkpoint, unfinished
 from medcontrast.data.images.manifest import ImageManifest, image_identity, load_image_manifest, training_digest
 from medcontrast.data.images.sources import ImageCase
 from medcontrast.engine.build import make_encoder
@@ -47,6 +47,7 @@ class Trained:
         loaded: Tensors that were taken from the file: all of the encoder's.
         sha256: Of that file.
         images_digest: `training_digest` of what it was trained on; None where its version did not say.
+        unfinished: A sentence where its run is not finished.
     """
 
     encoder: Encoder
@@ -56,6 +57,7 @@ class Trained:
     loaded: int
     sha256: str
     images_digest: str | None = None
+    unfinished: str | None = None
 
     @property
     def run(self) -> Path | None:
@@ -77,7 +79,7 @@ def load_trained(checkpoint: Path) -> Trained:
     encoder = make_encoder(recipe, recipe.seed)
     loaded = load_encoder(encoder, tensors, where=str(file))
     digest = (header.get("trained_on") or {}).get("images_hash")
-    return Trained(encoder, recipe, file, int(header["step"]), loaded, sha256, digest)
+    return Trained(encoder, recipe, file, int(header["step"]), loaded, sha256, digest, unfinished(file, header))
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ def probe_checkpoint(
     shares, same = distinct_shares(images.sets.train.targets, request.fractions)
     request, notes = replace(request, fractions=shares), [*images.notes, *same]
     own = manifest if manifest_path is None else None
-    warnings = [*images.warnings, *_seen_in_training(trained, own, images.scored)]
+    warnings = [trained.unfinished] if trained.unfinished else []
+    warnings += [*images.warnings, *_seen_in_training(trained, own, images.scored)]
     counts = ", ".join(f"{count} {part}" for part, count in images.sizes.items())
     about += [f"{manifest.path}: images: {counts}.", *notes, *(f"Warning: {warning}" for warning in warnings)]
     say(console, *about[1:])

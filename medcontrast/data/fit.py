@@ -175,7 +175,7 @@ def _target_faults(method: MultiLevelSettings, manifest: ImageManifest, cases: S
 
 def worth_saying(recipe: AnyRecipe, manifest: Manifest | ImageManifest) -> list[str]:
     """Sentences on what is no fault, and yet nobody may have meant."""
-    told = [told_by_targets(recipe, manifest), mirrored_sides(recipe, manifest)]
+    told = [told_by_targets(recipe, manifest), mirrored_sides(recipe, manifest), other_window(recipe)]
     return [*(said for said in told if said is not None), *unfinished_ramps(recipe)]
 
 
@@ -187,6 +187,16 @@ def unfinished_ramps(recipe: AnyRecipe) -> list[str]:
         for key, value in leaves(recipe.model_dump()).items()
         if key.endswith(("ramp_up_steps", "warm_up_steps")) and value > steps
     ]
+
+
+def other_window(recipe: AnyRecipe) -> str | None:
+    """That a network predicts in other windows than it learned from, in a sentence; None where it does not."""
+    if not isinstance(recipe, Recipe) or recipe.inference.window in (None, recipe.data.patch):
+        return None
+    return (
+        f"Warning: inference.window {list(recipe.inference.window or ())} is not data.patch {list(recipe.data.patch)}, "
+        "from which the network learns; wherever that was measured it cost Dice (docs/findings.md)."
+    )
 
 
 def mirrored_sides(recipe: AnyRecipe, manifest: Manifest | ImageManifest) -> str | None:

@@ -52,6 +52,15 @@ def test_check_says_what_leads_to_the_data(cli, tiny, place, tmp_path, monkeypat
     note("moved")
     result = cli("train", place, "-o", tmp_path / "run")
     assert result.code == 2 and f"; correct the manifest's root moved {end}" in result.err
+    assert "The recipe needs nothing. The data folder is " in result.err
+
+
+def test_check_says_that_windows_are_not_the_patches(cli, place):
+    said = (
+        "Warning: inference.window [32, 16, 16] is not data.patch [16, 16, 16], from which the network learns; wherever"
+    )
+    assert said in cli("check", place, "--set", "inference.window=[32, 16, 16]").out
+    assert "Warning" not in cli("check", place, "--set", "inference.window=[16, 16, 16]").out
 
 
 def test_check_says_that_the_tensors_to_start_from_are_not_there(cli, place):

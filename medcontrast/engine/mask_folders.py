@@ -75,7 +75,7 @@ def without_label(predictions: Path, pairs: Sequence[MaskPair]) -> list[str]:
     """Names of the masks of a folder that no pair takes; the maps that `infer` writes beside a mask are none."""
     found = _found(predictions)
     maps = {f"{stem.removesuffix('_seg')}_{kind}" for stem in found for kind in ("prob", "entropy")}
-    taken = {output_stem(pair.mask) for pair in pairs} | {pair.mask.parent.name for pair in pairs}
+    taken = {output_stem(mask) if mask.parent == predictions else mask.parent.name for _, mask, _ in pairs}
     return [files[0].name for stem, files in found.items() if stem not in taken | maps]
 
 

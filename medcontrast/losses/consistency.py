@@ -56,8 +56,7 @@ def mse_consistency(student_logits: Tensor, target_probabilities: Tensor, weight
     """
     require_shape("target_probabilities", target_probabilities, student_logits.shape, "that of student_logits")
     target = target_probabilities.detach().to(student_logits.dtype)
-    means, counted = row_means((_probabilities(student_logits) - target).square(), weight)
-    return mean_over(means, counted)
+    return _mean_square(_probabilities(student_logits), target, weight)
 
 
 @in_full_precision
@@ -77,9 +76,10 @@ def mutual_consistency(logits: Sequence[Tensor], temperature: float) -> Tensor:
         raise InputError(f"mutual consistency compares 2 decoders or more, but got the logits of {len(logits)}.")
     for place, each in enumerate(logits):
         require_shape(f"logits[{place}]", each, logits[0].shape, "that of logits[0]")
-    targets = [sharpen(_probabilities(each.detach()), temperature) for each in logits]
+    answers = [_probabilities(each) for each in logits]
+    targets = [sharpen(each.detach(), temperature) for each in answers]
     pairs = [(i, j) for i in range(len(logits)) for j in range(len(logits)) if i != j]
-    return torch.stack([mse_consistency(logits[i], targets[j]) for i, j in pairs]).sum()
+    return torch.stack([_mean_square(answers[i], targets[j]) for i, j in pairs]).sum()
 
 
 @in_full_precision
@@ -93,6 +93,11 @@ def entropy(probabilities: Tensor) -> Tensor:
 def maximum_entropy(classes: int) -> float:
     """The entropy of C equal probabilities, ln C; one channel holds two classes."""
     return math.log(max(classes, 2))
+
+
+def _mean_square(probabilities: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    means, counted = row_means((probabilities - target).square(), weight)
+    return mean_over(means, counted)
 
 
 def _probabilities(logits: Tensor) -> Tensor:

@@ -85,22 +85,20 @@ class TeacherMethod(Method):
         return loaded
 
 
-def supervised_loss(logits: Tensor, label: Tensor, settings: SegmentationLossSettings) -> Tensor:
+def supervised_loss(
+    logits: Tensor, label: Tensor, settings: SegmentationLossSettings, where: Tensor | None = None
+) -> Tensor:
     """Dice and cross-entropy of labeled rows; this process's share of the mean over all processes' rows.
 
     Args:
         logits: (b, k, x, y, z).
         label: (b, 1, x, y, z) class indices, negative where ignored.
-        settings: Weights of the two parts.
+        settings: Weights of the two parts, and whether Dice counts the background.
+        where: (b, 1, x, y, z) bool, the voxels that count; default: all.
     """
-    loss = dice_cross_entropy(
-        logits,
-        label,
-        dice_weight=settings.dice_weight,
-        cross_entropy_weight=settings.cross_entropy_weight,
-        include_background=settings.include_background,
-    )
-    return share_over_rows(loss, is_known(label))
+    loss = dice_cross_entropy(logits, label, **settings.model_dump(), weight=where)
+    known = is_known(label)
+    return share_over_rows(loss, known if where is None else known & where)
 
 
 def share_over_rows(mean: Tensor, where: Tensor) -> Tensor:

@@ -7,16 +7,7 @@ from torch import Tensor
 
 from medcontrast.batch import Batch, StepInfo
 from medcontrast.components import keep_largest
-from medcontrast.labels import is_known
-from medcontrast.losses.segmentation import dice_cross_entropy
-from medcontrast.methods.base import (
-    MakeNetwork,
-    TeacherMethod,
-    rows_in_turn,
-    share_over_rows,
-    strong_and_weak,
-    supervised_loss,
-)
+from medcontrast.methods.base import MakeNetwork, TeacherMethod, rows_in_turn, strong_and_weak, supervised_loss
 from medcontrast.settings.methods import BCPSettings
 from medcontrast.transforms.copy_paste import mix, paste_boxes
 
@@ -52,7 +43,10 @@ class BCP(TeacherMethod):
             target = self._target(self.teacher(weak[~labeled]).logits)
         other, target = rows_in_turn(strong[~labeled], len(ours)), rows_in_turn(target, len(ours))
         own, logits = self._mixtures(ours, other, rows, info)
-        supervised, consistency = self._loss(logits, label, own), self._loss(logits, target, ~own)
+        supervised, consistency = (
+            supervised_loss(logits, torch.cat([each, each]), self.settings.segmentation, where)
+            for each, where in ((label, own), (target, ~own))
+        )
         loss = supervised + self.settings.unlabeled_weight * consistency
         return {"loss": loss, "supervised": supervised, "consistency": consistency}
 
@@ -68,19 +62,6 @@ class BCP(TeacherMethod):
         )
         own = torch.cat([boxes, ~boxes])
         return own, self.student(mix(torch.cat([ours, ours]), torch.cat([other, other]), own)).logits
-
-    def _loss(self, logits: Tensor, label: Tensor, where: Tensor) -> Tensor:
-        segmentation = self.settings.segmentation
-        label = torch.cat([label, label])
-        loss = dice_cross_entropy(
-            logits,
-            label,
-            dice_weight=segmentation.dice_weight,
-            cross_entropy_weight=segmentation.cross_entropy_weight,
-            include_background=segmentation.include_background,
-            weight=where,
-        )
-        return share_over_rows(loss, where & is_known(label))
 
     def _target(self, logits: Tensor) -> Tensor:
         """The teacher's arg-max (b, 1, x, y, z), stray pieces removed."""

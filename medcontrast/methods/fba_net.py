@@ -124,18 +124,11 @@ class FBANet(TeacherMethod):
         return partner, target, confidence
 
     def _consistency(self, logits: Tensor, target: Tensor, confidence: Tensor) -> Tensor:
-        segmentation, consistency = self.settings.segmentation, self.settings.consistency
+        consistency = self.settings.consistency
         weight = confidence if consistency.weigh_by_confidence else None
         if consistency.target == "soft":
             return mse_consistency(logits, target, weight)
-        return soft_dice_cross_entropy(
-            logits,
-            target,
-            dice_weight=segmentation.dice_weight,
-            cross_entropy_weight=segmentation.cross_entropy_weight,
-            include_background=segmentation.include_background,
-            weight=weight,
-        )
+        return soft_dice_cross_entropy(logits, target, **self.settings.segmentation.model_dump(), weight=weight)
 
 
 def _certainty(logits: Tensor) -> Tensor:

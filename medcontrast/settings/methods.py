@@ -91,7 +91,7 @@ class ContrastSettings(Settings):
     patch. 0 embeds whole patches, one foreground and one background a row, which the head alone tells apart. A cell of
     one voxel cannot hold both."""
     regions: int = Field(default=256, ge=2)
-    """Most cells of a class in one step; chosen evenly where there are more."""
+    """Most cells of a class in one micro-batch (train.accumulate); chosen evenly where there are more."""
     weigh_by_confidence: bool = False
     """Voxels of unlabeled rows count by the teacher's certainty, 1 - entropy / ln(classes), when they are pooled."""
     pull_rank_decay: float = Field(default=0.0, ge=0.0)

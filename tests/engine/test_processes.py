@@ -33,6 +33,7 @@ PROCESSES = 2
 METHODS = ("supervised", "ua_mt", "bcp", "fba_net")
 SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.001}
 BEGUN = "begun in {} processes"
+ACCUMULATED = "micro-batches in {}"
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
@@ -91,6 +92,7 @@ def process(number, folder, port):
         for name in ("two", BEGUN.format(1), BEGUN.format(2)):
             stop = AfterThree() if name == BEGUN.format(2) else StopRequest()
             make_trainer(folder / f"{method} {name}", PROCESSES).fit(stop)
+    make_trainer(folder / ACCUMULATED.format("two"), PROCESSES).fit(StopRequest())
     trainer = make_trainer(folder / "broken", PROCESSES)
     break_the_second(trainer)
     with pytest.raises(NonFiniteLossError) as caught:
@@ -109,6 +111,10 @@ def runs(tiny, tmp_path_factory):
             tiny.make_run(folder, tiny.recipe_tree(method, steps=6, **constant), name=f"{method} {name}")
         make_trainer(folder / f"{method} one", 1).fit(StopRequest())
         make_trainer(folder / f"{method} {BEGUN.format(1)}", 1).fit(AfterThree())
+    for name in ("one", "two"):
+        halves = tiny.recipe_tree("fba_net", steps=4, accumulate=2, labeled_rows=4, unlabeled_rows=4, **constant)
+        tiny.make_run(folder, halves, name=ACCUMULATED.format(name))
+    make_trainer(folder / ACCUMULATED.format("one"), 1).fit(StopRequest())
     tiny.make_run(folder, tiny.recipe_tree(steps=3), name="broken")
     multiprocessing.spawn(process, (str(folder), free_port()), nprocs=PROCESSES)
     for method in METHODS:
@@ -119,7 +125,15 @@ def runs(tiny, tmp_path_factory):
 @pytest.mark.parametrize("name", ["two", BEGUN.format(1), BEGUN.format(2)])
 @pytest.mark.parametrize("method", METHODS)
 def test_the_number_of_processes_changes_nothing_and_may_change(tiny, runs, method, name):
-    one, other = (Run.open(runs / f"{method} {each}") for each in ("one", name))
+    require_same(tiny, runs / f"{method} one", runs / f"{method} {name}")
+
+
+def test_the_number_of_processes_changes_nothing_in_micro_batches(tiny, runs):
+    require_same(tiny, *(runs / ACCUMULATED.format(name) for name in ("one", "two")))
+
+
+def require_same(tiny, *folders):
+    one, other = map(Run.open, folders)
     for left, right in zip(tiny.read_log(one), tiny.read_log(other), strict=True):
         assert left == pytest.approx(right, rel=1e-5, abs=1e-5)
     left, right = (load_resume(run.resume_file)["method"] for run in (one, other))

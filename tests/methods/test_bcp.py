@@ -31,16 +31,19 @@ def boxes_of(info, rows=2):
     return paste_boxes((16, 16, 16), 0.667, seed=info.seed, step=info.step, rows=list(range(rows)))
 
 
-def test_both_mixtures_are_learned_with_the_label_of_each_voxel(tiny, make):
-    method, batch = make(largest_component="none", unlabeled_weight=0.25), tiny.make_batch()
+@pytest.mark.parametrize("plain", [{}, {"include_background": True}, {"dice_weight": 0.3}, {"cross_entropy_weight": 2}])
+def test_both_mixtures_are_learned_with_the_label_of_each_voxel(tiny, make, plain):
+    settings = {f"segmentation.{key}": value for key, value in plain.items()}
+    method, batch = make(largest_component="none", unlabeled_weight=0.25, **settings), tiny.make_batch()
     strong, label, boxes = batch["views"]["strong"], batch["label"][:2], boxes_of(INFO)
     with torch.no_grad():
         target = method.teacher(batch["views"]["weak"][2:]).logits.argmax(1, keepdim=True)
         terms = method.losses(batch, INFO)
         inside = method.student(torch.where(boxes, strong[:2], strong[2:])).logits
         outside = method.student(torch.where(boxes, strong[2:], strong[:2])).logits
-    ours = dice_cross_entropy(inside, label, weight=boxes) + dice_cross_entropy(outside, label, weight=~boxes)
-    theirs = dice_cross_entropy(inside, target, weight=~boxes) + dice_cross_entropy(outside, target, weight=boxes)
+    pairs = ((inside, boxes), (outside, ~boxes))
+    ours = sum(dice_cross_entropy(logits, label, weight=own, **plain) for logits, own in pairs)
+    theirs = sum(dice_cross_entropy(logits, target, weight=~own, **plain) for logits, own in pairs)
     torch.testing.assert_close(terms["supervised"], ours / 2)
     torch.testing.assert_close(terms["consistency"], theirs / 2)
     torch.testing.assert_close(terms["loss"], ours / 2 + 0.25 * theirs / 2)

@@ -13,6 +13,7 @@ from medcontrast.losses.segmentation import dice_cross_entropy
 from medcontrast.methods import build_method
 from medcontrast.networks.build import build_network
 from medcontrast.schedules import gaussian_ramp_up
+from medcontrast.transforms.copy_paste import exchange_boxes
 
 INFO = StepInfo(step=5, total=10, seed=1)
 
@@ -141,6 +142,29 @@ def test_the_contrast_has_a_map_for_every_foreground_class(tiny):
         torch.testing.assert_close(terms[name], value)
 
 
+def test_the_contrast_goes_by_what_the_boxes_hold(tiny):
+    """Maps and certainty of exchanged boxes are those of the labels in them, not the teacher's of what was there."""
+    changes = {"consistency.paste_probability": 1.0, "contrast.weigh_by_confidence": True, "contrast.memory": 0}
+    method, batch = make(tiny, **changes), tiny.make_batch()
+    seen: dict[str, torch.Tensor] = {}
+
+    def look(module, args, names):
+        seen.update(maps=args[1], confidence=names["confidence"])
+
+    method.contrast.register_forward_pre_hook(look, with_kwargs=True)
+    boxes = exchange_boxes(
+        (16, 16, 16), method.settings.consistency.paste_fraction, 1.0, seed=1, step=5, rows=batch["index"][2:].tolist()
+    )
+    with torch.no_grad():
+        method.losses(batch, INFO)
+        logits = method.teacher(batch["views"]["weak"][2:]).logits
+    answer = torch.where(boxes, batch["label"][:2], logits.argmax(1, keepdim=True))
+    assert bool((answer != logits.argmax(1, keepdim=True)).any())
+    assert torch.equal(seen["maps"][2:], torch.cat([answer == 1, answer == 2], dim=1).float())
+    confidence = seen["confidence"][2:]
+    assert bool((confidence[boxes] == 1).all()) and float(confidence[~boxes].max()) < 1
+
+
 def test_consistency_and_contrast_have_a_ramp_each(tiny):
     changes = {"consistency.ramp_up_steps": 8, "consistency.weight": 0.7, "consistency.mutual_weight": 0.3}
     method = make(tiny, decoders=3, **changes, **{"contrast.ramp_up_steps": 20, "contrast.weight": 0.2})
@@ -153,15 +177,14 @@ def test_consistency_and_contrast_have_a_ramp_each(tiny):
     torch.testing.assert_close(terms["loss"], expected)
 
 
-@pytest.mark.parametrize("background", [False, True])
-def test_the_background_counts_in_both_dice_or_in_none(tiny, background):
-    changes = {"consistency.perturbation": "noise", "segmentation.include_background": background}
-    method, batch = make(tiny, **changes), tiny.make_batch()
+@pytest.mark.parametrize("plain", [{}, {"include_background": True}, {"dice_weight": 0.3}, {"cross_entropy_weight": 2}])
+def test_the_segmentation_loss_is_that_of_labels_and_of_the_teachers_answers(tiny, plain):
+    changes = {f"segmentation.{key}": value for key, value in plain.items()}
+    method, batch = make(tiny, **changes, **{"consistency.perturbation": "noise"}), tiny.make_batch()
     with torch.no_grad():
         answer = method.teacher(batch["views"]["weak"][2:]).logits.argmax(1, keepdim=True)
         logits = method.student(batch["views"]["strong"]).logits
         terms = method.losses(batch, INFO)
-    plain = {"include_background": background}
     torch.testing.assert_close(terms["supervised"], dice_cross_entropy(logits[:2], batch["label"][:2], **plain))
     torch.testing.assert_close(terms["consistency"], dice_cross_entropy(logits[2:], answer, **plain))
 

@@ -40,6 +40,16 @@ CASES = {
         {"contrast.pull_rank_decay": 0.25, "contrast.push_rank_decay": 2.5, "contrast.weigh_by_confidence": True},
         (2, 4),
     ),
+    "fba_net, boxes of unlabeled rows": (
+        "fba_net",
+        {
+            "consistency.paste_from": "unlabeled",
+            "consistency.paste_probability": 1,
+            "consistency.weigh_by_confidence": True,
+            "contrast.weigh_by_confidence": True,
+        },
+        (4, 4),
+    ),
     "fba_net, whole patches": ("fba_net", {"contrast.region": 0, "consistency.target": "soft"}, (4, 4)),
     "fba_net, no contrast": ("fba_net", {"contrast.weight": 0.0}, (4, 4)),
     "fba_net, three decoders": ("fba_net", {"consistency.mutual_weight": 0.5}, (4, 4)),

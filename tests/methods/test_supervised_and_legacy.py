@@ -168,6 +168,16 @@ def test_legacy_terms_are_sums_over_decoders(tiny, make):
     torch.testing.assert_close(terms["consistency"], 6 * (probabilities - sharpened).square().mean())
 
 
+def test_labels_of_unlabeled_rows_change_nothing_in_the_legacy_loss(tiny, make):
+    method, batch = make("fba_legacy"), tiny.make_batch()
+    with torch.no_grad():
+        before = method.losses(batch, INFO)
+        label = batch["label"].clone()
+        label[2:] = 1
+        after = method.losses({**batch, "label": label}, INFO)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
 def test_legacy_consistency_ignores_no_row(tiny, make):
     method, batch = make("fba_legacy"), tiny.make_batch()
     with torch.no_grad():

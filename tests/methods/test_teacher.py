@@ -17,6 +17,7 @@ FORMS = {
     **{name: (name, {}) for name in TEACHERS},
     "bcp, pre-training": ("bcp", {"pretrain_steps": 6}),
     "soft targets": ("fba_net", {"consistency.target": "soft"}),
+    "soft, not sharpened": ("fba_net", {"consistency.target": "soft", "consistency.temperature": 1.0}),
     "soft, by confidence": (
         "fba_net",
         {"consistency.target": "soft", "consistency.weigh_by_confidence": True, "contrast.weigh_by_confidence": True},
@@ -244,7 +245,7 @@ def test_weights_ramp_up(tiny, make, name):
     batch = tiny.make_batch()
     with torch.no_grad():
         shares = []
-        for number in (0, 1, 2, 50):
+        for number in (0, 1, 2):
             terms = make(name).losses(batch, INFO._replace(step=number))
             shares.append(float(terms["loss"] - terms["supervised"]))
     assert 0 < shares[0] < shares[1] < shares[2]
@@ -276,30 +277,15 @@ def test_load_student_gives_the_teacher_the_same(tiny, make, name):
     assert equal(parameters(method.student), parameters(method.teacher))
 
 
-@pytest.mark.parametrize("name", TEACHERS)
-def test_a_bfloat16_step_stays_finite(tiny, make, name):
-    method, batch = make(name), tiny.make_batch()
+@pytest.mark.parametrize("form", FORMS)
+def test_a_bfloat16_step_stays_finite(tiny, make, form):
+    name, settings = FORMS[form]
+    method, batch = make(name, **settings), tiny.make_batch()
     with torch.autocast("cpu", torch.bfloat16):
         terms = method.losses(batch, INFO)
     terms["loss"].backward()
     assert all(bool(torch.isfinite(value)) and value.dtype == torch.float32 for value in terms.values())
     assert all(bool(torch.isfinite(p.grad).all()) for p in method.parameters() if p.grad is not None)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"consistency.perturbation": "noise"},
-        {"consistency.perturbation": "copy_paste", "consistency.target": "hard"},
-        {"contrast.memory": 0},
-        {"consistency.target": "soft", "consistency.temperature": 1.0},
-    ],
-)
-def test_every_form_of_fba_net_takes_a_step(tiny, make, settings):
-    method = make("fba_net", **settings)
-    for number in range(2):
-        terms = step(method, tiny.make_batch(), INFO._replace(step=number))
-        assert all(bool(torch.isfinite(value)) for value in terms.values())
 
 
 def test_fba_net_takes_rows_without_foreground_and_ignored_voxels(tiny, make):

@@ -11,6 +11,7 @@ from medcontrast.batch import StepInfo
 from medcontrast.methods import build_method
 from medcontrast.networks.build import build_network
 from medcontrast.networks.output import Output
+from medcontrast.schedules import gaussian_ramp_up
 
 INFO = StepInfo(step=5, total=10, seed=1)
 
@@ -40,6 +41,18 @@ def test_only_certain_voxels_count(tiny):
     student = method.student(batch["views"]["strong"]).logits[2:].softmax(1)[:, :, :8]
     target = torch.tensor([0.0, 1.0, 0.0]).view(1, 3, 1, 1, 1)
     torch.testing.assert_close(terms["consistency"], (student - target).square().mean(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_consistency_is_weighed_by_its_own_ramp(tiny):
+    """Of `ramp_up_steps` steps, however long the run is."""
+    method, batch = make(tiny, ramp_up_steps=8, consistency_weight=0.7), tiny.make_batch()
+    method._uncertainty = lambda image, *_: torch.zeros_like(image)  # every voxel is certain
+    for info in (INFO, INFO._replace(total=100), INFO._replace(step=50, total=100)):
+        with torch.no_grad():
+            terms = method.losses(batch, info)
+        assert float(terms["consistency"]) > 1e-4
+        expected = terms["supervised"] + 0.7 * gaussian_ramp_up(info.step, 8) * terms["consistency"]
+        torch.testing.assert_close(terms["loss"], expected)
 
 
 def test_the_threshold_ramps_up_to_the_largest_entropy_over_the_whole_run(tiny):

@@ -107,6 +107,17 @@ def test_by_the_recipes_the_default_is_ahead_of_the_other_methods_on_the_left_at
     assert len(gain.by_run) == 2 and min(gain.by_run) > 0 and gain.better == better
 
 
+def test_by_the_recipes_the_default_is_near_full_supervision_on_the_left_atrium() -> None:
+    found = {}
+    for row, name in (("full", "full-all-0"), ("fba_net", "fba_net-8-[01]"), ("supervised", "supervised-8-[01]")):
+        records = map(Record.load, sorted((RESULTS / "left_atrium_125_recipes").glob(f"{name}.json")))
+        found[row] = np.mean([_by_case(record, "left atrium", frozenset()) for record in records], axis=0)
+    shares = {row: round(100 * float(found[row].mean() / found["full"].mean()), 1) for row in ("fba_net", "supervised")}
+    assert shares == {"fba_net": 99.6, "supervised": 97.2}
+    left = difference({0: found["full"]}, {0: found["fba_net"]})
+    assert left is not None and left.interval.low is not None and 0 < left.interval.low < left.interval.mean < 0.004
+
+
 def test_the_mean_teacher_gives_nothing_on_the_left_atrium_by_the_recipes_either() -> None:
     gain = gain_in_dice("left_atrium_125_recipes", "left atrium", "mean_teacher", "supervised")
     assert gain.interval.low is not None and gain.interval.low < 0 < gain.interval.high

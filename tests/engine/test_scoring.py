@@ -52,7 +52,9 @@ class HandPredictor:
         self.labels, self.settings = labels, InferenceSettings()
         self.channels = ("channel 0",)
         self.lost = dict(zip(range(1, 10), (1, 4, 0, 2, 7, 5, 3, 6, 1), strict=True))
-        self.members = [SimpleNamespace(recipe=SimpleNamespace(evaluation=SimpleNamespace(tolerance_mm=1.0)))]
+        recipe = SimpleNamespace(evaluation=SimpleNamespace(tolerance_mm=1.0))
+        header = {"step": 2, "recipe": {"train": {"steps": 2}}}
+        self.members = [SimpleNamespace(recipe=recipe, header=header, path=Path("last.safetensors"))]
         self.given: list[weakref.ref[Any]] = []
         self.most = 0
 

@@ -23,6 +23,7 @@ from medcontrast.errors import VolumeError
 from medcontrast.inference.predict import Predictor
 from medcontrast.labels import LabelTable
 from medcontrast.metrics import score_case
+from medcontrast.metrics.bootstrap import few_words
 from medcontrast.metrics.report import Report
 from medcontrast.render import OverlayRow
 from medcontrast.settings.train import InferenceSettings
@@ -108,8 +109,10 @@ def test_scans_of_one_patient_are_drawn_together(manifest: Manifest, hand: HandP
     report, said = score(replace(manifest, validation=tuple(twins)), tmp_path)
     alone, words = score(manifest, tmp_path)
     assert report.patients == {case.name: case.patient for case in twins} and not alone.patients
-    assert "bootstrap over the 5 patients of 9 cases, scans of one together, 10000 resamples" in " ".join(said.split())
-    assert "bootstrap over cases, 10000 resamples" in " ".join(words.split())
+    few = few_words(5), few_words(9)
+    said, words = (" ".join(text.split()) for text in (said, words))
+    assert f"bootstrap over the 5 patients of 9 cases, scans of one together{few[0]}, 10000 resamples" in said
+    assert f"bootstrap over cases{few[1]}, 10000 resamples" in words
     assert report.summary["front"].metrics["dice"] != alone.summary["front"].metrics["dice"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from medcontrast.volume_names import output_stem
 
 CHANNEL_NAME = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
-LABEL_ENDING = re.compile(r"[_.\- ](seg|segmentation|labels?|mask)$", re.IGNORECASE)
+LABEL_ENDING = re.compile(r"[_.\- ](seg|segmentation|labels?|mask|pred|prediction)$", re.IGNORECASE)
 DRAWN = "not taken, as their names say masks of the scans beside them"
 """What is said of masks that `masks_beside` finds."""
 CALLED_MASKS = "not taken, as their names say masks"

@@ -178,8 +178,12 @@ def _patch(
 
 def _intensity(manifest: Manifest, scans: Sequence[MeasuredScan], reasons: dict[str, str]) -> dict[str, Any]:
     named = all(called_ct(name) for name in manifest.channels)
-    if named or all(_like_ct(scan) for scan in scans):
-        return _window(scans, "the channel is called CT" if named else "values look like Hounsfield units", reasons)
+    alike = [scan for scan in scans if _like_ct(scan)]
+    if named:
+        return _window(scans, "the channel is called CT", reasons)
+    if 2 * len(alike) > len(scans):  # as `data check` tells CT; one scan whose intercept was lost decides nothing
+        whose = "values" if len(alike) == len(scans) else f"values of {len(alike)} of {len(scans)} scans"
+        return _window(alike, f"{whose} look like Hounsfield units", reasons)
     if all((np.abs(scan.mean) < 0.05).all() and (np.abs(scan.std - 1) < 0.05).all() for scan in scans):
         reasons["data.intensity.kind"] = "every scan has mean 0 and SD 1 already"
         return {"kind": "as_stored"}

@@ -81,8 +81,8 @@ class SeenValues:
         means, deviations = (" and ".join(map(_shown, pairs)) for pairs in (self.means, self.deviations))
         return (
             f"data.intensity.kind {intensity.kind} leaves the labeled scans with means of {means} and SDs of "
-            f"{deviations}, while networks learn from values around 0 with an SD near 1; take kind zscore, or of CT a "
-            "clip with its low and high."
+            f"{deviations}, while networks learn from values around 0 with an SD near 1; take kind zscore, or of CT "
+            "kind clip, whose mean and std are the middle and half the width of its window where they are left out."
         )
 
     def unlike(self, volumes: Iterable[Volume], intensity: IntensitySettings) -> list[str]:

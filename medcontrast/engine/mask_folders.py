@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from medcontrast.data.folders import entries_of
+from medcontrast.data.beside import LABEL_ENDING, LABEL_NAMES
+from medcontrast.data.folders import entries_of, listed
 from medcontrast.data.manifest import Case, Manifest
 from medcontrast.errors import InputError
 from medcontrast.volume import KNOWN_SUFFIXES, output_stem
 from medcontrast.volume.segments import is_own_export
 from medcontrast.volume_names import case_stem, volume_suffix
 
-_WORDS = ("seg", "segmentation", "label", "labels", "mask", "pred", "prediction")
-_ENDING = re.compile(rf"[_.\- ]({'|'.join(_WORDS)})$", re.IGNORECASE)
-"""What may stand behind a case's name, of a mask, and of labels where all of them have it."""
-_RULE = "a mask is called as its label, CASE.nii.gz, or CASE_seg, CASE_label, CASE_mask, CASE_pred, or lies in CASE/"
+_BARE = (*LABEL_NAMES, "pred", "prediction")
+"""What a mask in the folder of its case may be called."""
+_RULE = (
+    "a mask is called as its {}, CASE.nii.gz, or CASE_seg, CASE_label, CASE_mask, CASE_pred, or so in a folder CASE/"
+)
 
 
 class MaskPair(NamedTuple):
@@ -40,13 +41,13 @@ def folder_pairs(predictions: Path, labels: Path) -> list[MaskPair]:
             no prediction: a missing mask is an error, never skipped.
     """
     references = _found(labels)
-    ends = {match.group().lower() if (match := _ENDING.search(name)) else "" for name in references}
+    ends = {match.group().lower() if (match := LABEL_ENDING.search(name)) else "" for name in references}
     if len(ends) == 1:  # the case is called as where its scan is known
         cut = len(ends.pop())
         references = {name[: len(name) - cut]: files for name, files in references.items()}
     for name, files in references.items():
         _require_one(labels, files, f"a label of {name}")
-    return _paired(predictions, {name: files[0] for name, files in references.items()})
+    return _paired(predictions, {name: files[0] for name, files in references.items()}, "label")
 
 
 def split_pairs(predictions: Path, manifest: Manifest, split: str) -> list[MaskPair]:
@@ -56,7 +57,7 @@ def split_pairs(predictions: Path, manifest: Manifest, split: str) -> list[MaskP
         InputError: As `folder_pairs`, or a case has no label file.
     """
     cases = manifest.split(split, "name one whose cases have label files by --split")
-    return _paired(predictions, {case.name: label_file(case, manifest, split) for case in cases})
+    return _paired(predictions, {case.name: label_file(case, manifest, split) for case in cases}, "case")
 
 
 def label_file(case: Case, manifest: Manifest, split: str) -> Path:
@@ -76,13 +77,16 @@ def without_label(predictions: Path, pairs: Sequence[MaskPair]) -> list[str]:
     found = _found(predictions)
     maps = {f"{stem.removesuffix('_seg')}_{kind}" for stem in found for kind in ("prob", "entropy")}
     taken = {output_stem(mask) if mask.parent == predictions else mask.parent.name for _, mask, _ in pairs}
-    return [files[0].name for stem, files in found.items() if stem not in taken | maps]
+    left = (files[0] for stem, files in found.items() if stem not in taken | maps)
+    return [file.relative_to(predictions).as_posix() for file in left]
 
 
-def _paired(predictions: Path, references: Mapping[str, Path]) -> list[MaskPair]:
+def _paired(predictions: Path, references: Mapping[str, Path], like: str) -> list[MaskPair]:
+    """Pairs of the references' cases; `like` says whether a mask is called as its label or as its case."""
     masks: dict[str, list[list[Path]]] = {}
-    for stem, files in _found(predictions).items():
-        ending = None if stem in references else _ENDING.search(stem)
+    every = _found(predictions)
+    for stem, files in every.items():
+        ending = None if stem in references else LABEL_ENDING.search(stem)
         masks.setdefault(stem if ending is None else stem[: ending.start()], []).append(files)
     pairs, missing = [], []
     for case, label in references.items():
@@ -90,12 +94,15 @@ def _paired(predictions: Path, references: Mapping[str, Path]) -> list[MaskPair]
         found = [mask for files in groups for mask in _without_exports(files)]
         _require_one(predictions, found, f"a prediction of {case}")
         pairs += [MaskPair(case, mask, label) for mask in found]
-        missing += [] if found else [f"{case}/{label.name}" if label.parent.name == case else label.name]
+        own = f"{case}/{label.name}" if label.parent.name == case else label.name
+        missing += [] if found else [case if like == "case" else own]
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        held = listed([files[0] for files in every.values()], predictions)
+        way = "make it, or take its label away, or name the split that was predicted by --manifest and --split"
         raise InputError(
-            f"{predictions}: no prediction for {len(missing)} of {len(references)} labels ({shown}). "
-            f"A missing mask is not skipped: make it, or take its label away; {_RULE}."
+            f"{predictions}: no prediction for {len(missing)} of {len(references)} {like}s ({shown}); it holds {held}. "
+            f"A missing mask is not skipped: {way if like == 'label' else 'make it'}; {_RULE.format(like)}."
         )
     return pairs
 
@@ -110,7 +117,7 @@ def _found(folder: Path) -> dict[str, list[Path]]:
     if found:
         return found
     for case in entries_of(folder):
-        masks = [path for path in _volumes(case) if _named_mask(output_stem(path))] if case.is_dir() else []
+        masks = _masks_of(case) if case.is_dir() else []
         found |= {case.name: masks} if masks else {}
     if not found:
         raise InputError(
@@ -124,8 +131,15 @@ def _volumes(folder: Path) -> Iterator[Path]:
     return (path for path in entries_of(folder) if volume_suffix(path))
 
 
-def _named_mask(stem: str) -> bool:
-    return stem.lower() in _WORDS or _ENDING.search(stem) is not None
+def _masks_of(case: Path) -> list[Path]:
+    """The masks in the folder of a case: what is called so, or as the folder; never what names another case."""
+    files = {path: output_stem(path) for path in _volumes(case)}
+    called = [path for path, stem in files.items() if stem.lower() in _BARE or _cut(stem) == case.name != stem]
+    return called or [path for path, stem in files.items() if stem == case.name and len(files) == 1]
+
+
+def _cut(stem: str) -> str:
+    return LABEL_ENDING.sub("", stem)
 
 
 def _without_exports(masks: list[Path]) -> list[Path]:

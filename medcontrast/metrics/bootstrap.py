@@ -86,6 +86,8 @@ def patient_units(cases: Iterable[str], patients: Mapping[str, str]) -> list[tup
 
 def drawn_words(cases: int, units: Units) -> str:
     """What intervals are over, in words; of few, how little such an interval says."""
+    if cases == 1:
+        return "the one case, which gives none"
     if units is None:
         return f"cases{few_words(cases)}"
     patients = len(set(units))

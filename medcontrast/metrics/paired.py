@@ -96,7 +96,7 @@ def difference_lines(differences: Differences, drawn: str = "cases") -> list[str
     return [
         *out,
         f"Intervals: 95 % paired bootstrap over {drawn}. p: Wilcoxon's signed-rank test"
-        f"{'' if drawn.startswith('cases') else ' of the means of patients'}, not corrected for the number of figures.",
+        f"{' of the means of patients' if 'patient' in drawn else ''}, not corrected for the number of figures.",
     ]
 
 

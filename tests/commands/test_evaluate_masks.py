@@ -148,7 +148,7 @@ def test_evaluate_masks_named_alike_on_both_sides(cli, masks):
 
 
 @pytest.mark.parametrize("ending", ["_seg", "_label", "_Mask", "_pred", ".prediction"])
-@pytest.mark.parametrize("called", ["CASE_label", "CASE.labels", "CASE/label", "CASE/CASE_seg", "CASE"])
+@pytest.mark.parametrize("called", ["CASE_label", "CASE.labels", "CASE/label", "CASE/CASE_seg", "CASE/CASE", "CASE"])
 def test_masks_and_labels_as_other_programs_call_them(cli, masks, ending, called):
     predictions, labels, folder = masks
     for number in (0, 1):
@@ -157,7 +157,7 @@ def test_masks_and_labels_as_other_programs_call_them(cli, masks, ending, called
         place = labels / f"{called.replace('CASE', case)}.nii"
         place.parent.mkdir(exist_ok=True)
         (labels / f"{case}.nii").rename(place)
-        if "/" in called:
+        if called in ("CASE/label", "CASE/CASE_seg"):
             (place.parent / "image.nii").touch()  # a scan is no label, and is not opened
     result = cli("evaluate", "--predictions", predictions, "--labels", labels, "-o", folder / "scores")
     assert result.code == 0, result.err
@@ -179,13 +179,25 @@ def test_masks_in_folders_of_their_cases(cli, refused, masks):
     (place / "mask.nii").write_bytes((place / "pred.nii").read_bytes())
     refused(cli(*words), f"{predictions}: both mask.nii and pred.nii are a prediction of case_1; keep one.")
     (place / "mask.nii").unlink()
-    (place / "pred.nii").unlink()
+    (place / "pred.nii").rename(place / "case_0_pred.nii")  # of another case, as its name says
     refused(
         cli(*words),
-        f"{predictions}: no prediction for 1 of 2 labels (case_1.nii). A missing mask is not skipped: make it, or take "
-        "its label away; a mask is called as its label, CASE.nii.gz, or CASE_seg, CASE_label, CASE_mask, CASE_pred, or "
-        "lies in CASE/.",
+        f"{predictions}: no prediction for 1 of 2 labels (case_1.nii); it holds case_0/pred.nii. A missing mask is not "
+        "skipped: make it, or take its label away, or name the split that was predicted by --manifest and --split; a "
+        "mask is called as its label, CASE.nii.gz, or CASE_seg, CASE_label, CASE_mask, CASE_pred, or so in a folder "
+        "CASE/.",
     )
+
+
+def test_a_mask_without_a_label_is_said_with_its_folder(cli, masks):
+    predictions, labels, _ = masks
+    for number in (0, 1):
+        (predictions / f"case_{number}").mkdir()
+        (predictions / f"case_{number}_seg.nii").rename(predictions / f"case_{number}" / "seg.nii")
+    (labels / "case_1.nii").unlink()
+    result = cli("evaluate", "--predictions", predictions, "--labels", labels)
+    assert f"1 mask has no label in {labels}, and no score (case_1/seg.nii); 1 are scored." in result.out, result.err
+    assert "percentile bootstrap over the one case, which gives none, 10000 resamples" in " ".join(result.out.split())
 
 
 def test_masks_against_a_split(cli, refused, tiny, tmp_path):
@@ -208,7 +220,8 @@ def test_masks_against_a_split(cli, refused, tiny, tmp_path):
     assert facts["labels"] == f"the split labeled of {manifest}"
     refused(cli(*words, "training"), "there is no split 'training'; choose one of labeled, unlabeled, validation")
     next(predictions.iterdir()).unlink()
-    refused(cli(*words, "labeled"), f"{predictions}: no prediction for 1 of 2 labels (")
+    refused(cli(*words, "labeled"), f"{predictions}: no prediction for 1 of 2 cases (case ")
+    refused(cli(*words, "labeled"), "A missing mask is not skipped: make it; a mask is called as its case, CASE.nii.gz")
     label.unlink()
     refused(cli(*words, "labeled"), f"{manifest}: case case 1 of labeled has no label file to score against (")
 
@@ -217,7 +230,7 @@ def test_a_mask_stands_for_one_case(cli, refused, masks):
     predictions, labels, _ = masks
     (labels / "case_0_seg.nii").write_bytes((labels / "case_0.nii").read_bytes())
     result = cli("evaluate", "--predictions", predictions, "--labels", labels)
-    refused(result, f"{predictions}: no prediction for 1 of 3 labels (case_0.nii). A missing mask is not skipped")
+    refused(result, f"{predictions}: no prediction for 1 of 3 labels (case_0.nii); it holds ")
 
 
 @pytest.mark.parametrize("axes", ["LPS", "PIR", "SAL"])
@@ -271,7 +284,7 @@ def test_evaluate_masks_that_do_not_fit(cli, refused, tiny, masks):
         "manifest that names the value with --manifest.",
     )
     mask.unlink()
-    refused(cli(*words), f"{predictions}: no prediction for 1 of 2 labels (case_1.nii). A missing mask is not skipped")
+    refused(cli(*words), f"{predictions}: no prediction for 1 of 2 labels (case_1.nii); it holds case_0_seg.nii. A")
     tiny.write_nifti(predictions / "case_0.nii", label)
     refused(cli(*words), "both case_0.nii and case_0_seg.nii are a prediction of case_0; keep one.")
     refused(

@@ -172,6 +172,16 @@ def test_ct_is_clipped_at_percentiles_of_the_structures(plain: Manifest, channel
     assert intensity.std == pytest.approx(np.clip(values, 5, 995).std(), abs=0.01)
 
 
+def test_one_scan_unlike_ct_decides_nothing(plain: Manifest) -> None:
+    """Its intercept was lost, say: the window is that of the others, and the reason says how many those are."""
+    ct = scan(low=np.array([-1024.0]), high=np.array([1500.0]), structure=np.full((1, 10), 40.0, np.float32))
+    odd = replace(ct, low=np.array([0.0]), structure=np.full((1, 10), 1064.0, np.float32))
+    found = propose(plain, ct, ct, odd)
+    assert (found.recipe.data.intensity.kind, found.recipe.data.intensity.low) == ("clip", 40.0)
+    assert "values of 2 of 3 scans look like Hounsfield units" in found.reasons["data.intensity.kind"]
+    assert propose(plain, ct, odd, odd).recipe.data.intensity.kind == "zscore"
+
+
 def test_ct_without_labels_takes_what_is_not_air(plain: Manifest) -> None:
     ct = scan(low=np.array([-1024.0]), high=np.array([1500.0]), body=np.full((1, 10), 40.0, np.float32))
     intensity = propose(plain, ct).recipe.data.intensity

@@ -324,6 +324,13 @@ def test_runs_with_one_labeled_subset_are_said(cli, grid):
     assert below in Path("benchmarks/results/tiny/table.md").read_text(encoding="utf-8")
 
 
+def test_a_manifest_without_cases_to_score_says_how_to_make_some(cli, grid):
+    edit_manifest(lambda content: content.update(validation=[]))
+    found = cli("benchmark", grid)
+    assert found.code == 2
+    assert "a grid scores validation or test cases: make some with `medcontrast data split`." in found.err
+
+
 def test_an_unknown_row_is_named(cli, grid):
     found = cli("benchmark", grid, "--only", "supervised-3-0")
     assert found.code == 2

@@ -145,6 +145,12 @@ def test_files_called_as_masks_and_nothing_else_are_no_scans(tmp_path: Path) -> 
         find_scans([tmp_path / "b"], ["image"])
 
 
+@pytest.mark.parametrize("ending", ["_seg", "_Mask", "_pred", ".prediction"])
+def test_a_mask_by_whatever_program_is_no_scan(tmp_path: Path, ending: str) -> None:
+    touch(tmp_path / "a.nii.gz", tmp_path / f"a{ending}.nii.gz")
+    assert set(found([tmp_path])) == {"a"}
+
+
 def test_masks_beside_scans_are_left_aside_and_said(tmp_path: Path) -> None:
     touch(*(tmp_path / name for name in ("a.nii.gz", "a_seg.nii.gz", "B.nii.gz", "b-Mask.nrrd", "c_label.nii.gz")))
     dicom(tmp_path / "d" / "0001")

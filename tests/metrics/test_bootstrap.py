@@ -69,6 +69,7 @@ def test_of_few_it_is_said_how_often_they_hold_the_mean() -> None:
             r" \((\d+), so few that 95 % intervals .* hold the mean (\d+) % of the time\)", few_words(count)
         )
         assert int(said[1]) == count and abs(100 * np.mean(hits) - int(said[2])) < 2.5
+    assert drawn_words(1, None) == "the one case, which gives none"
     assert drawn_words(3, None) == f"cases{few_words(3)}"
     assert drawn_words(3, ["a", "a", "b"]) == f"the 2 patients of 3 cases, scans of one together{few_words(2)}"
     assert drawn_words(2, ["a", "a"]) == "the one patient of 2 cases, which gives none"

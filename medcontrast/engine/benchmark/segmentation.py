@@ -63,7 +63,9 @@ class SegmentationBenchmark(Benchmark[Cell]):
             raise InputError(
                 f"{self.path}: target {self.grid.target!r} is none of those of {manifest.path}: {', '.join(targets)}."
             )
-        manifest.split(self.grid.split)
+        manifest.split(
+            self.grid.split, "a grid scores validation or test cases: make some with `medcontrast data split`"
+        )
         for count in dict.fromkeys(cell.labeled for cell in wanted):
             labeled_subset(manifest, count, 0)
         super().require_ready(wanted)

@@ -356,7 +356,7 @@ def import_(
     """
     from medcontrast.commands.progress import counting
     from medcontrast.data.listing import names_from_file, write_manifest
-    from medcontrast.data.makers.importers import LA_DESCRIPTION, LA_WHOLE, import_la, la_tree
+    from medcontrast.data.makers.importers import import_la, la_tree
     from medcontrast.files import require_free
 
     train = names_from_file(train_list) if train_list is not None else []
@@ -367,9 +367,7 @@ def import_(
     tree = None
     if train:
         require_free(path, overwrite=overwrite)
-        name = f"la_{labeled}of{len(train)}"
-        description = LA_WHOLE if whole else LA_DESCRIPTION.get(form, "")
-        tree = la_tree(train, test, labeled=labeled, name=name, description=description)
+        tree = la_tree(train, test, labeled=labeled, name=f"la_{labeled}of{len(train)}", form=form, whole=whole)
     with counting("writing") as tell:
         names = import_la(form, source, output, train=train, test=test, whole=whole, overwrite=overwrite, tell=tell)
     typer.echo(f"{output}: {len(names)} case(s).")

@@ -79,7 +79,7 @@ def _look(folder: Path) -> _Folder:
     parts: dict[str, list[Path]] = {}
     for path in scans:
         if not is_own_output(path):
-            parts.setdefault(_part(path, folder), []).append(path)
+            parts.setdefault(part_of(path, folder), []).append(path)
     label = _first(parts, LABEL_NAMES)
     channels = {
         part: paths
@@ -95,7 +95,7 @@ def _begins(path: Path, folder: Path) -> bool:
     return stem.startswith(name) and stem[len(name) :][:1] in ("", "_", "-", ".", " ")
 
 
-def _part(path: Path, folder: Path) -> str:
+def part_of(path: Path, folder: Path) -> str:
     """The name of a file in small letters, without its folder's where it begins so."""
     stem = output_stem(path).lower()
     return stem[len(folder.name) + 1 :] if _begins(path, folder) else stem

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medcontrast.data.beside import LABEL_ENDING, LABEL_NAMES
+from medcontrast.data.case_folders import part_of
 from medcontrast.data.folders import entries_of, listed
 from medcontrast.data.manifest import Case, Manifest
 from medcontrast.errors import InputError
@@ -133,13 +134,9 @@ def _volumes(folder: Path) -> Iterator[Path]:
 
 def _masks_of(case: Path) -> list[Path]:
     """The masks in the folder of a case: what is called so, or as the folder; never what names another case."""
-    files = {path: output_stem(path) for path in _volumes(case)}
-    called = [path for path, stem in files.items() if stem.lower() in _BARE or _cut(stem) == case.name != stem]
-    return called or [path for path, stem in files.items() if stem == case.name and len(files) == 1]
-
-
-def _cut(stem: str) -> str:
-    return LABEL_ENDING.sub("", stem)
+    parts = {path: part_of(path, case) for path in _volumes(case)}
+    called = [path for path, part in parts.items() if part in _BARE]
+    return called or [path for path, part in parts.items() if not part and len(parts) == 1]
 
 
 def _without_exports(masks: list[Path]) -> list[Path]:

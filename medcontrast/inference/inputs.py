@@ -181,7 +181,7 @@ def _of_file(path: Path, faults: list[str]) -> dict[Path, str]:
 def _without_masks(
     folder: Path, found: Sequence[Path], channels: Sequence[str], tell: Callable[[str], None]
 ) -> list[Path]:
-    bare = [scan for scan in found if scan.is_file() and _called(scan, LABEL_NAMES)]
+    bare = [scan for scan in found if scan.is_file() and output_stem(scan).lower() in LABEL_NAMES]
     if bare and len(bare) == len(found):
         raise VolumeError(
             f"{folder}: no volume in this folder but masks ({listed(bare, folder)}); name the files themselves to have "
@@ -227,8 +227,6 @@ def _of_folder(path: Path, faults: list[str]) -> list[Path]:
         faults.append(f"{lost[0]}: is a link to a file that is not there{_and_more(lost)}; fetch it, or take it away.")
         return []
     scans = [entry for entry in entries if _is_scan(entry)]
-    if any(_called(scan, IMAGE_NAMES) for scan in scans):  # the folder of a case, as `data split` takes them
-        scans = [scan for scan in scans if not _called(scan, LABEL_NAMES)]
     slices = holds_dicom(path)
     if scans and slices:
         faults.append(
@@ -259,10 +257,6 @@ def _no_volume(folder: Path, entries: Sequence[Path]) -> str:
 
 def _and_more(paths: Sequence[Path]) -> str:
     return f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
-
-
-def _called(scan: Path, names: Sequence[str]) -> bool:
-    return output_stem(scan).lower() in names
 
 
 def _is_scan(entry: Path) -> bool:

@@ -98,10 +98,11 @@ def drawn_words(cases: int, units: Units) -> str:
 
 def few_words(count: int) -> str:
     """In brackets, how little an interval over so few says; nothing where they are ten or more, or give none."""
-    held = _HELD.get(count)
+    if count not in _HELD:
+        return ""
     return (
-        f" ({count}, so few that 95 % intervals of normally distributed scores hold the mean {held} % of the time)"
-        * (held is not None)
+        f" ({count}, so few that 95 % intervals of normally distributed scores hold the mean {_HELD[count]} % of the "
+        "time)"
     )
 
 

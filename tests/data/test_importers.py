@@ -183,3 +183,7 @@ def test_the_tree_by_hand() -> None:
     assert "unlabeled" not in la_tree(["b"], [], labeled=1, name="x")
     with pytest.raises(InputError, match=r"--labeled 3 must lie between 1 and the 2 names of the training list"):
         la_tree(["b", "a"], [], labeled=3, name="x")
+    with pytest.raises(InputError, match=r"there is no importer 'la'; choose one of la-h5, la-nrrd"):
+        la_tree(["b", "a"], [], labeled=1, name="x", form="la")
+    whole = la_tree(["b"], [], labeled=1, name="x", form="la-nrrd", whole=True)
+    assert "own whole scans" in str(whole["description"])

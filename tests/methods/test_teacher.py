@@ -283,6 +283,15 @@ def test_a_bfloat16_step_stays_finite(tiny, make, form):
     assert all(bool(torch.isfinite(p.grad).all()) for p in method.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_takes_two_steps(tiny, make, form):
+    name, settings = FORMS[form]
+    method = make(name, **settings)
+    for number in range(2):
+        terms = step(method, tiny.make_batch(), INFO._replace(step=number))
+        assert all(bool(torch.isfinite(value)) for value in terms.values())
+
+
 def test_fba_net_takes_rows_without_foreground_and_ignored_voxels(tiny, make):
     method, batch = make("fba_net"), tiny.make_batch()
     batch["label"][0] = 0

@@ -84,10 +84,7 @@ def import_la(
         InputError: The form is unknown, a case is missing or not of this form, or an output exists.
         VolumeError: A file cannot be used, or a label to crop by is empty.
     """
-    if form not in _READERS:
-        raise InputError(f"there is no importer {form!r}; choose one of {', '.join(_READERS)}.")
-    if whole and form != "la-nrrd":
-        raise InputError("--whole goes with la-nrrd: the files of la-h5 are crops already.")
+    _require_form(form, whole)
     files, read = _READERS[form]
     places = {name: out / "train" / name for name in train} | {name: out / "test" / name for name in test}
     if not places:
@@ -117,7 +114,8 @@ def la_tree(
     labeled: int,
     name: str,
     prefix: str = "",
-    description: str = LA_DESCRIPTION["la-h5"],
+    form: str = "la-h5",
+    whole: bool = False,
 ) -> Tree:
     """The benchmark's manifest: the training names in the given order, the first `labeled` labeled; no validation.
 
@@ -127,11 +125,13 @@ def la_tree(
         labeled: How many of the training cases are labeled.
         name: Of the manifest.
         prefix: Put before every path, for example "la2018/".
-        description: Of the scans.
+        form: As for `import_la`.
+        whole: As for `import_la`.
 
     Raises:
-        InputError: There are fewer training cases than `labeled`.
+        InputError: There are fewer training cases than `labeled`, or the form is unknown.
     """
+    _require_form(form, whole)
     if not 0 < labeled <= len(train):
         raise InputError(f"--labeled {labeled} must lie between 1 and the {len(train)} names of the training list.")
     splits = {"labeled": train[:labeled], "unlabeled": train[labeled:], "test": test}
@@ -142,13 +142,20 @@ def la_tree(
     }
     return {
         "name": name,
-        "description": description,
+        "description": LA_WHOLE if whole else LA_DESCRIPTION[form],
         "source": LA_SOURCE,
         "licence": LA_LICENCE,
         "channels": {"0": "MRI"},
         "labels": {"0": "background", "1": LEFT_ATRIUM},
         **lists,
     }
+
+
+def _require_form(form: str, whole: bool) -> None:
+    if form not in _READERS:
+        raise InputError(f"there is no importer {form!r}; choose one of {', '.join(_READERS)}.")
+    if whole and form != "la-nrrd":
+        raise InputError("--whole goes with la-nrrd: the files of la-h5 are crops already.")
 
 
 def _la_entry(case: str, folder: str) -> dict[str, str]:
